@@ -83,14 +83,14 @@ func (a *applier) entry(l *raft.Log) (*Result, error) {
 	a.account = accountOf(c)
 	e, err := wire.Decode(l.Data)
 	if err != nil {
-		if c == nil || a.f.signed(c, l.Data) {
+		if c == nil || a.f.verified.Encoded(c, l.Data) {
 			return nil, err
 		}
 		// A leader can put anything into the log. An entry that no unsealed node signed has
 		// no effect, so one that cannot be read does not mean that this binary is too old.
 		e = &wire.Entry{}
 	}
-	signed := c != nil && authentic(e, c, &a.f.verified)
+	signed := c != nil && a.f.verified.Entry(c, e)
 	if signed {
 		// Without the signature, any leader could stop all nodes with a wrong hash.
 		if err := a.f.compare(e.Check); err != nil {

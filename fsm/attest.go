@@ -2,12 +2,12 @@ package fsm
 
 import (
 	"bytes"
-	"errors"
 	"fmt"
 	"io"
 	"sync"
 
 	"github.com/conclavekms/conclave/fsm/fsmpb"
+	"github.com/conclavekms/conclave/fsm/origin"
 )
 
 // A node believes its snapshot. Anybody who can edit the file on its disk, or who leads it,
@@ -24,17 +24,6 @@ import (
 // part of the immutable states that other nodes keep. The observation of unsigned
 // clocks, in which nodes may differ, is not attested either: editing it gains nothing
 // that a leader of a sealed cluster does not have anyway. See package clustertime.
-
-// attestDomain separates attestations from the other messages that the origin key signs.
-const attestDomain = "conclave state v1"
-
-var (
-	// ErrAttestation is returned for a snapshot without a valid attestation by an
-	// unsealed node of this cluster.
-	ErrAttestation = errors.New("snapshot without a valid attestation")
-	// ErrNoAttestation is returned when no unsealed node is available to attest a snapshot.
-	ErrNoAttestation = errors.New("no unsealed node attests the state")
-)
 
 // recentStates is how many states a node keeps. It is asked for an attestation at
 // the moment when the other node begins its snapshot, so the states of less than a
@@ -80,7 +69,7 @@ func (f *FSM) StateAt(index uint64) *State {
 // attest asks for an attestation of s, and returns a function that waits for it.
 func (f *FSM) attest(s *State) func([32]byte) (*fsmpb.Attestation, error) {
 	if f.cfg.Attest == nil {
-		return func([32]byte) (*fsmpb.Attestation, error) { return nil, ErrNoAttestation }
+		return func([32]byte) (*fsmpb.Attestation, error) { return nil, origin.ErrNoAttestation }
 	}
 	wait := f.cfg.Attest(s)
 	return func(digest [32]byte) (*fsmpb.Attestation, error) {
@@ -90,26 +79,8 @@ func (f *FSM) attest(s *State) func([32]byte) (*fsmpb.Attestation, error) {
 		}
 		c, _ := s.Cluster()
 		// Fail now rather than when the snapshot is restored.
-		return a, VerifyAttestation(c, digest, a)
+		return a, origin.VerifyAttestation(c, digest, a)
 	}
-}
-
-// Attest signs the digest of a state.
-func Attest(digest [32]byte, sign Sign) (*fsmpb.Attestation, error) {
-	g, sig, err := sign(attestDomain, digest)
-	if err != nil {
-		return nil, err
-	}
-	return &fsmpb.Attestation{Generation: g, Signature: sig}, nil
-}
-
-// VerifyAttestation verifies an attestation of a state with that digest against
-// the cluster's origin keys. Its error wraps ErrAttestation.
-func VerifyAttestation(c *fsmpb.Cluster, digest [32]byte, a *fsmpb.Attestation) error {
-	if a == nil || !VerifyOrigin(c, a.Generation, attestDomain, digest, a.Signature) {
-		return ErrAttestation
-	}
-	return nil
 }
 
 // attests reports whether the attestation covers an item of a snapshot.
@@ -132,15 +103,15 @@ func (n *restored) verify(current *State) error {
 	case c == nil && known == nil && n.uninitialised():
 		return nil // there is nothing to protect yet, and no key to sign with
 	case c == nil:
-		return fmt.Errorf("%w: it belongs to no cluster", ErrAttestation)
+		return fmt.Errorf("%w: it belongs to no cluster", origin.ErrAttestation)
 	case known != nil && !bytes.Equal(known.Id, c.Id):
-		return fmt.Errorf("%w: it belongs to another cluster", ErrAttestation)
+		return fmt.Errorf("%w: it belongs to another cluster", origin.ErrAttestation)
 	case known != nil:
 		c = known // the keys that this node trusts, whatever the snapshot has
 	}
 	var digest [32]byte
 	n.sum.Sum(digest[:0])
-	return VerifyAttestation(c, digest, n.attested)
+	return origin.VerifyAttestation(c, digest, n.attested)
 }
 
 // uninitialised reports whether the snapshot holds only what can be there before
@@ -197,7 +168,7 @@ func CheckSnapshot(r io.Reader, current *State, index uint64) error {
 	}
 	if n.state.index != index {
 		// Otherwise the sender could make the node skip the commands between the two.
-		return fmt.Errorf("%w: it should reach Raft index %d, and reaches %d", ErrAttestation, index, n.state.index)
+		return fmt.Errorf("%w: it should reach Raft index %d, and reaches %d", origin.ErrAttestation, index, n.state.index)
 	}
 	return n.verify(current)
 }

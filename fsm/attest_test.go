@@ -12,12 +12,13 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/conclavekms/conclave/fsm/fsmpb"
+	"github.com/conclavekms/conclave/fsm/origin"
 	"github.com/conclavekms/conclave/fsm/wire"
 )
 
 // attested is a Config.Attest that signs with the key of theCluster.
 func attested(*State) func([32]byte) (*fsmpb.Attestation, error) {
-	return func(digest [32]byte) (*fsmpb.Attestation, error) { return Attest(digest, testSign) }
+	return func(digest [32]byte) (*fsmpb.Attestation, error) { return origin.Attest(digest, testSign) }
 }
 
 // unpack returns the items of a snapshot, and pack makes a snapshot of them.
@@ -182,7 +183,7 @@ func TestEditedSnapshotIsRefused(t *testing.T) {
 		}
 		for at, f := range map[string]*FSM{"a new node": fresh(), "a node with a state": m.fsm} {
 			before := f.Current()
-			if err := restore(f, pack(t, copies)); !errors.Is(err, ErrAttestation) {
+			if err := restore(f, pack(t, copies)); !errors.Is(err, origin.ErrAttestation) {
 				t.Errorf("%s: %s answered %v", name, at, err)
 			}
 			if f.Current() != before {
@@ -213,21 +214,21 @@ func TestForeignSnapshotIsRefused(t *testing.T) {
 			digest.sum.Write(b)
 		}
 		if a := item.GetAttestation(); a != nil {
-			a.Signature = signWith(private, attestDomain, [32]byte(digest.sum.Sum(nil)))
+			a.Signature = signWith(private, "conclave state v1", [32]byte(digest.sum.Sum(nil)))
 		}
 	}
 	forged := pack(t, items)
 	if err := blank(t).restore(forged); err != nil {
 		t.Fatalf("the forgery is not good enough for this test: %v", err)
 	}
-	if err := m.restore(forged); !errors.Is(err, ErrAttestation) {
+	if err := m.restore(forged); !errors.Is(err, origin.ErrAttestation) {
 		t.Errorf("a node of the real cluster answered %v", err)
 	}
-	if err := CheckSnapshot(bytes.NewReader(forged), m.fsm.Current(), m.index); !errors.Is(err, ErrAttestation) {
+	if err := CheckSnapshot(bytes.NewReader(forged), m.fsm.Current(), m.index); !errors.Is(err, origin.ErrAttestation) {
 		t.Errorf("CheckSnapshot answered %v", err)
 	}
 	// The snapshot of a cluster that is not initialised is refused too.
-	if err := m.restore(blank(t).snapshot()); !errors.Is(err, ErrAttestation) {
+	if err := m.restore(blank(t).snapshot()); !errors.Is(err, origin.ErrAttestation) {
 		t.Errorf("a snapshot without a cluster: %v", err)
 	}
 }
@@ -243,7 +244,7 @@ func TestCheckSnapshotIndex(t *testing.T) {
 		t.Error(err)
 	}
 	for _, index := range []uint64{m.index - 1, m.index + 1} {
-		if err := CheckSnapshot(bytes.NewReader(snap), m.fsm.Current(), index); !errors.Is(err, ErrAttestation) {
+		if err := CheckSnapshot(bytes.NewReader(snap), m.fsm.Current(), index); !errors.Is(err, origin.ErrAttestation) {
 			t.Errorf("index %d instead of %d: %v", index, m.index, err)
 		}
 	}
@@ -255,10 +256,10 @@ func TestSnapshotNeedsAnAttestation(t *testing.T) {
 	for name, attest := range map[string]func(*State) func([32]byte) (*fsmpb.Attestation, error){
 		"nobody": nil,
 		"sealed": func(*State) func([32]byte) (*fsmpb.Attestation, error) {
-			return func([32]byte) (*fsmpb.Attestation, error) { return nil, ErrNoAttestation }
+			return func([32]byte) (*fsmpb.Attestation, error) { return nil, origin.ErrNoAttestation }
 		},
 		"a wrong one": func(*State) func([32]byte) (*fsmpb.Attestation, error) {
-			return func([32]byte) (*fsmpb.Attestation, error) { return Attest([32]byte{1}, testSign) }
+			return func([32]byte) (*fsmpb.Attestation, error) { return origin.Attest([32]byte{1}, testSign) }
 		},
 	} {
 		blank(t).snapshot() // not initialised

@@ -21,6 +21,7 @@ import (
 
 	"github.com/conclavekms/conclave/auditlog"
 	"github.com/conclavekms/conclave/fsm/fsmpb"
+	"github.com/conclavekms/conclave/fsm/origin"
 	"github.com/conclavekms/conclave/fsm/wire"
 )
 
@@ -88,7 +89,7 @@ type FSM struct {
 	uses     *uses
 	texts    *texts
 	recent   recent
-	verified verified
+	verified origin.Verified
 	restored bool // cfg.Audit was told where the state begins
 	fault    error
 }

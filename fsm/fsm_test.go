@@ -21,6 +21,7 @@ import (
 
 	"github.com/conclavekms/conclave/auditlog"
 	"github.com/conclavekms/conclave/fsm/fsmpb"
+	"github.com/conclavekms/conclave/fsm/origin"
 	"github.com/conclavekms/conclave/fsm/wire"
 )
 
@@ -107,7 +108,7 @@ func (m *machine) log(e *fsmpb.Entry) *raft.Log {
 	}
 	data, err := wire.EncodeEntry(e)
 	if err == nil && !m.unsigned {
-		data, err = SignEntry(data, testSign)
+		data, err = origin.SignEntry(data, testSign)
 	}
 	if err != nil {
 		m.t.Fatal(err)
@@ -580,7 +581,7 @@ func TestUnreadableEntriesStopTheMachine(t *testing.T) {
 // signedAnyway signs an entry that wire.EncodeEntry would not make.
 func signedAnyway(t *testing.T, data []byte) []byte {
 	t.Helper()
-	g, sig, err := testSign(entryDomain, sha256.Sum256(data))
+	g, sig, err := testSign("conclave entry v1", sha256.Sum256(data))
 	if err != nil {
 		t.Fatal(err)
 	}

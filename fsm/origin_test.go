@@ -2,6 +2,7 @@ package fsm
 
 import (
 	"bytes"
+	"crypto/ed25519"
 	"errors"
 	"slices"
 	"testing"
@@ -10,8 +11,20 @@ import (
 	"google.golang.org/protobuf/encoding/protowire"
 
 	"github.com/conclavekms/conclave/fsm/fsmpb"
+	"github.com/conclavekms/conclave/fsm/origin"
 	"github.com/conclavekms/conclave/fsm/wire"
 )
+
+// testOrigin is the origin key of theCluster.
+var testOrigin = ed25519.NewKeyFromSeed(bytes.Repeat([]byte{3}, ed25519.SeedSize))
+
+func signWith(k ed25519.PrivateKey, domain string, digest [32]byte) []byte {
+	return ed25519.Sign(k, origin.Message(theCluster().GetPutCluster(), domain, digest))
+}
+
+func testSign(domain string, digest [32]byte) (uint32, []byte, error) {
+	return 1, signWith(testOrigin, domain, digest), nil
+}
 
 // Entries of a leader without the origin key change nothing and stop no node.
 func TestUnsignedEntriesChangeNothing(t *testing.T) {
@@ -123,33 +136,33 @@ func TestInitialisation(t *testing.T) {
 func TestForgedSignatures(t *testing.T) {
 	m := newMachine(t)
 	plain := mustEncode(t, batchEntry(m.batch(record(credential("AKIATHIEF")))))
-	good, err := SignEntry(bytes.Clone(plain), testSign)
+	good, err := origin.SignEntry(bytes.Clone(plain), testSign)
 	if err != nil {
 		t.Fatal(err)
 	}
-	other, err := SignEntry(mustEncode(t, batchEntry()), testSign)
+	other, err := origin.SignEntry(mustEncode(t, batchEntry()), testSign)
 	if err != nil {
 		t.Fatal(err)
 	}
-	_, sig, _ := testSign(entryDomain, [32]byte{})
-	origin := func(o *fsmpb.Origin) []byte { return wire.AppendOrigin(nil, o) }
+	_, sig, _ := testSign("conclave entry v1", [32]byte{})
+	ending := func(o *fsmpb.Origin) []byte { return wire.AppendOrigin(nil, o) }
 	otherOrigin := other[len(mustEncode(t, batchEntry())):]
 	cases := map[string][]byte{
 		"no signature":      plain,
 		"another entry's":   append(bytes.Clone(plain), otherOrigin...),
-		"of nothing":        append(bytes.Clone(plain), origin(&fsmpb.Origin{Generation: 1, Signature: sig})...),
-		"empty":             append(bytes.Clone(plain), origin(&fsmpb.Origin{})...),
-		"without the key":   append(bytes.Clone(plain), origin(&fsmpb.Origin{Signature: make([]byte, 64)})...),
+		"of nothing":        append(bytes.Clone(plain), ending(&fsmpb.Origin{Generation: 1, Signature: sig})...),
+		"empty":             append(bytes.Clone(plain), ending(&fsmpb.Origin{})...),
+		"without the key":   append(bytes.Clone(plain), ending(&fsmpb.Origin{Signature: make([]byte, 64)})...),
 		"something behind":  append(bytes.Clone(good), protowire.AppendVarint(protowire.AppendTag(nil, 1, protowire.VarintType), wire.SchemaMax)...),
 		"signed twice":      append(bytes.Clone(good), otherOrigin...),
 		"in front":          append(bytes.Clone(good[len(plain):]), plain...),
-		"of another domain": signedAs(plain, attestDomain),
+		"of another domain": signedAs(plain, "conclave state v1"),
 	}
 	for i := range len(good) * 8 / 7 {
 		b := bytes.Clone(good)
 		b[i*7/8%len(b)] ^= 1 << (i % 8)
 		if e, err := wire.Decode(b); err == nil {
-			if authentic(e, theCluster().GetPutCluster(), new(verified)) {
+			if new(origin.Verified).Entry(theCluster().GetPutCluster(), e) {
 				t.Fatalf("an entry with byte %d changed is authentic", i*7/8)
 			}
 		}
@@ -173,7 +186,7 @@ func TestForgedSignatures(t *testing.T) {
 }
 
 func signedAs(entry []byte, domain string) []byte {
-	b, _ := SignEntry(bytes.Clone(entry), func(_ string, digest [32]byte) (uint32, []byte, error) { return testSign(domain, digest) })
+	b, _ := origin.SignEntry(bytes.Clone(entry), func(_ string, digest [32]byte) (uint32, []byte, error) { return testSign(domain, digest) })
 	return b
 }
 

@@ -57,7 +57,7 @@ var imports = []struct {
 	{"keyengine/internal/auditfield", []string{"keyengine/kmsapi", "auditlog/auditpb"}},
 	// What the keys are of, and what seals and opens: no request, and nobody's authority.
 	{"keyengine/accesskey", []string{"fsm"}},
-	{"keyengine/internal/vault", []string{"keyengine/internal/keymat", "keyengine/kmsapi", "fsm", "fsm/fsmpb", "auditlog", "policy"}},
+	{"keyengine/internal/vault", []string{"keyengine/internal/keymat", "keyengine/kmsapi", "fsm", "fsm/fsmpb", "fsm/origin", "auditlog", "policy"}},
 	// From below: records, callers, one evaluation, the operations. None knows the engine.
 	{"keyengine/internal/record", []string{"keyengine/accesskey", "keyengine/kmsapi", "keyengine/internal/auditfield", "keyengine/internal/vault", "fsm", "fsm/fsmpb", "fsm/wire", "auditlog", "auditlog/auditpb", "policy"}},
 	{"keyengine/iam", []string{
@@ -87,7 +87,7 @@ var imports = []struct {
 	}},
 	{"keyengine/internal/enginetest", []string{
 		"keyengine/ceremony", "keyengine/iam", "keyengine/kmsapi", "keyengine/internal/record", "keyengine/internal/request", "keyengine/internal/vault",
-		"fsm", "fsm/fsmpb", "fsm/wire", "auditlog", "auditlog/auditpb", "transport/sigv4",
+		"fsm", "fsm/fsmpb", "fsm/origin", "fsm/wire", "auditlog", "auditlog/auditpb", "transport/sigv4",
 	}},
 	{"keyengine/internal", nil},
 	{"keyengine", []string{"policy", "auditlog", "auditlog/auditpb", "fsm/...", "keyengine/ceremony", "keyengine/iam", "keyengine/kmsapi", "keyengine/accesskey", "keyengine/internal/..."}},
@@ -129,6 +129,7 @@ var imports = []struct {
 	{"cluster", []string{"transport/admission", "cluster/clusterpb", "fsm/...", "auditlog"}},
 	{"fsm/wire", []string{"fsm/fsmpb"}},
 	{"fsm/clustertime", []string{"fsm/fsmpb"}},
+	{"fsm/origin", []string{"fsm/fsmpb", "fsm/wire"}},
 	{"fsm", []string{"fsm/fsmpb", "auditlog"}},
 	{"policy", nil},
 	// What third parties run takes the formats and the tree from auditlog. The compiler
@@ -151,7 +152,7 @@ var importers = map[string][]string{
 var generatedMayImport = map[string][]string{"cluster/clusterpb": {"fsm/fsmpb"}}
 
 // pure are the packages that apply consists of.
-var pure = []string{"fsm", "fsm/clustertime", "fsm/wire"}
+var pure = []string{"fsm", "fsm/clustertime", "fsm/origin", "fsm/wire"}
 
 // impure are the standard packages that would let apply depend on something
 // other than the state and the entry.
