@@ -83,16 +83,6 @@ func (f *FSM) attest(s *State) func([32]byte) (*fsmpb.Attestation, error) {
 	}
 }
 
-// attests reports whether the attestation covers an item of a snapshot.
-func attests(item *fsmpb.SnapshotItem) bool {
-	switch item.Item.(type) {
-	case *fsmpb.SnapshotItem_Session, *fsmpb.SnapshotItem_KeyUse, *fsmpb.SnapshotItem_StateChecks,
-		*fsmpb.SnapshotItem_Observation, *fsmpb.SnapshotItem_Attestation, *fsmpb.SnapshotItem_End:
-		return false
-	}
-	return true
-}
-
 // verify checks the attestation of a snapshot that was read and, if the node
 // already knows its cluster, that the snapshot belongs to that cluster.
 func (n *restored) verify(current *State) error {
@@ -109,9 +99,7 @@ func (n *restored) verify(current *State) error {
 	case known != nil:
 		c = known // the keys that this node trusts, whatever the snapshot has
 	}
-	var digest [32]byte
-	n.sum.Sum(digest[:0])
-	return origin.VerifyAttestation(c, digest, n.attested)
+	return origin.VerifyAttestation(c, n.digest, n.attested)
 }
 
 // uninitialised reports whether the snapshot holds only what can be there before
@@ -123,39 +111,6 @@ func (n *restored) uninitialised() bool {
 		return ok
 	})
 	return ok && n.state.frontier.Size() == 0
-}
-
-// SnapshotIndex reads the beginning of a snapshot and returns the Raft index of
-// the newest command that it covers.
-func SnapshotIndex(r io.Reader) (uint64, error) {
-	in, close, err := openSnapshot(r)
-	if err != nil {
-		return 0, err
-	}
-	defer close()
-	item, _, err := readItem(in, maxHeader, nil)
-	if err != nil {
-		return 0, err
-	}
-	if item.GetHeader() == nil {
-		return 0, fmt.Errorf("%w: header out of place", ErrUnreadable)
-	}
-	return item.GetHeader().Index, nil
-}
-
-// SnapshotCluster reads the beginning of a snapshot and returns the record of its
-// cluster, or nil if that was not initialised yet.
-func SnapshotCluster(r io.Reader) (*fsmpb.Cluster, error) {
-	in, close, err := openSnapshot(r)
-	if err != nil {
-		return nil, err
-	}
-	defer close()
-	if _, _, err := readItem(in, maxHeader, nil); err != nil {
-		return nil, err
-	}
-	item, _, err := readItem(in, maxSnapshotItem, nil) // the rows are in order of their kinds
-	return item.GetCluster(), err
 }
 
 // CheckSnapshot reads a whole snapshot that another node sent, and returns an error

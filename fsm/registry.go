@@ -8,6 +8,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/conclavekms/conclave/fsm/fsmpb"
+	"github.com/conclavekms/conclave/fsm/snapfile"
 )
 
 // The registry has a row for each kind of object, with everything that the state
@@ -255,7 +256,7 @@ func newRow[M message](s spec[M]) *row {
 		atInit: s.atInit,
 		before: s.before,
 		whole:  s.whole,
-		number: itemFields[none.ProtoReflect().Descriptor().FullName()],
+		number: snapfile.FieldOf(none),
 		item: func(i *fsmpb.SnapshotItem) (proto.Message, bool) {
 			m := s.item(i)
 			return m, m != none
