@@ -9,6 +9,7 @@ import (
 	"github.com/conclavekms/conclave/auditlog"
 	"github.com/conclavekms/conclave/fsm/clustertime"
 	"github.com/conclavekms/conclave/fsm/fsmpb"
+	"github.com/conclavekms/conclave/fsm/statehash"
 	"github.com/conclavekms/conclave/fsm/wire"
 )
 
@@ -20,7 +21,7 @@ type applier struct {
 	db    *table // reads; its own clone once there is a change
 	write bool
 	index uint64 // of the entry being applied
-	hash  rollingHash
+	hash  statehash.Rolling
 	buf   []byte // version's
 	// versions caches the versions looked up since the last change, by rowID: the
 	// records of an entry read much the same objects.
@@ -38,7 +39,7 @@ type applier struct {
 
 func (f *FSM) begin() *applier {
 	s := *f.current.Load()
-	return &applier{f: f, state: s, db: s.db, hash: newRollingHash()}
+	return &applier{f: f, state: s, db: s.db, hash: statehash.NewRolling()}
 }
 
 // writable returns a table that may be changed, cloning it at the first change,
@@ -93,7 +94,7 @@ func (a *applier) entry(l *raft.Log) (*Result, error) {
 	signed := c != nil && a.f.verified.Entry(c, e)
 	if signed {
 		// Without the signature, any leader could stop all nodes with a wrong hash.
-		if err := a.f.compare(e.Check); err != nil {
+		if err := a.f.checks.Compare(e.Check); err != nil {
 			return nil, err
 		}
 	}
@@ -112,8 +113,8 @@ func (a *applier) entry(l *raft.Log) (*Result, error) {
 		return unsignedResult(e, l.Index), nil
 	}
 
-	a.hash.begin(a.state.hash)
-	a.hash.numbers(a.index, uint64(a.state.time))
+	a.hash.Begin(a.state.hash)
+	a.hash.Numbers(a.index, uint64(a.state.time))
 	res := &Result{Index: l.Index}
 	switch c := e.Command.(type) {
 	case []wire.Batch:
@@ -125,10 +126,8 @@ func (a *applier) entry(l *raft.Log) (*Result, error) {
 		res.Registered = a.registerNode(c)
 	case nil: // carries only a clock: a barrier
 	}
-	a.hash.end(&a.state.hash)
-	if l.Index%StateCheckEvery == 0 {
-		a.f.remember(check{index: l.Index, hash: a.state.hash})
-	}
+	a.hash.End(&a.state.hash)
+	a.f.checks.Note(l.Index, a.state.hash)
 	return res, nil
 }
 
@@ -195,8 +194,8 @@ func (a *applier) batch(b *wire.Batch, signed bool) BatchResult {
 			a.refused(&b.Records[i])
 		}
 	}
-	a.hash.numbers(b.Incarnation, b.Seq, uint64(len(verdicts)))
-	a.hash.bytes(verdictBytes(verdicts))
+	a.hash.Numbers(b.Incarnation, b.Seq, uint64(len(verdicts)))
+	a.hash.Bytes(verdictBytes(verdicts))
 	s.batches[b.Seq] = applied{index: a.index, verdicts: verdicts}
 	s.settle(b.SettledBelow, limitsAt(a.state.level).unsettled)
 	return BatchResult{Status: BatchApplied, Index: a.index, Verdicts: verdicts}
@@ -263,7 +262,7 @@ func (a *applier) record(r *wire.Record) Verdict {
 	}
 	leaf := e.LeafHash()
 	a.entries, a.leaves = append(a.entries, e), append(a.leaves, leaf)
-	a.hash.bytes(a.leaves[len(a.leaves)-1][:])
+	a.hash.Bytes(a.leaves[len(a.leaves)-1][:])
 	a.f.uses.note(r, use{time: a.state.time, requestID: e.RequestID, eventID: auditlog.EventID(leaf)})
 	a.state.frontier.Append(leaf)
 	if (e.Index+1)%auditlog.SegmentSize == 0 {

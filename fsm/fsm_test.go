@@ -22,6 +22,7 @@ import (
 	"github.com/conclavekms/conclave/auditlog"
 	"github.com/conclavekms/conclave/fsm/fsmpb"
 	"github.com/conclavekms/conclave/fsm/origin"
+	"github.com/conclavekms/conclave/fsm/statehash"
 	"github.com/conclavekms/conclave/fsm/wire"
 )
 
@@ -652,11 +653,11 @@ func TestAuditFailureStopsTheMachineBeforeAnybodySees(t *testing.T) {
 
 func TestDivergenceStopsTheMachine(t *testing.T) {
 	m := newMachine(t)
-	for m.index < StateCheckEvery {
+	for m.index < statehash.Every {
 		m.apply(batchEntry(m.batch()))
 	}
-	c, ok := m.fsm.LatestCheck()
-	if !ok || c.Index != StateCheckEvery {
+	c := m.fsm.LatestCheck()
+	if c.GetIndex() != statehash.Every {
 		t.Fatalf("check %v", c)
 	}
 	m.apply(&fsmpb.Entry{StateCheck: c})

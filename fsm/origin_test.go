@@ -12,6 +12,7 @@ import (
 
 	"github.com/conclavekms/conclave/fsm/fsmpb"
 	"github.com/conclavekms/conclave/fsm/origin"
+	"github.com/conclavekms/conclave/fsm/statehash"
 	"github.com/conclavekms/conclave/fsm/wire"
 )
 
@@ -44,14 +45,14 @@ func TestUnsignedEntriesChangeNothing(t *testing.T) {
 		},
 		"a registration": func(*machine) *fsmpb.Entry { return register },
 		"a wrong hash": func(*machine) *fsmpb.Entry {
-			return &fsmpb.Entry{StateCheck: &fsmpb.StateCheck{Index: StateCheckEvery, Hash: []byte("wrong")}}
+			return &fsmpb.Entry{StateCheck: &fsmpb.StateCheck{Index: statehash.Every, Hash: []byte("wrong")}}
 		},
 		"a clock": func(*machine) *fsmpb.Entry { return &fsmpb.Entry{} },
 	} {
 		t.Run(name, func(t *testing.T) {
 			m := newMachine(t)
 			m.propose(record(putKey(disabled)))
-			for m.index < StateCheckEvery {
+			for m.index < statehash.Every {
 				m.apply(batchEntry(m.batch()))
 			}
 			before := m.fsm.Current()

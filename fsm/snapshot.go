@@ -14,6 +14,7 @@ import (
 	"github.com/conclavekms/conclave/fsm/clustertime"
 	"github.com/conclavekms/conclave/fsm/fsmpb"
 	"github.com/conclavekms/conclave/fsm/snapfile"
+	"github.com/conclavekms/conclave/fsm/statehash"
 	"github.com/conclavekms/conclave/fsm/wire"
 )
 
@@ -27,7 +28,7 @@ func (f *FSM) Snapshot() (raft.FSMSnapshot, error) {
 	if f.fault != nil {
 		return nil, fmt.Errorf("%w: %w", ErrStopped, f.fault)
 	}
-	s := &snapshot{state: f.Current(), audit: f.cfg.Audit, checks: slices.Clone(f.checks), uses: f.uses.all()}
+	s := &snapshot{state: f.Current(), audit: f.cfg.Audit, checks: f.checks.Proto(), uses: f.uses.all()}
 	if c, _ := s.state.Cluster(); c != nil {
 		s.attest = f.attest(s.state)
 	}
@@ -46,7 +47,7 @@ func (f *FSM) Snapshot() (raft.FSMSnapshot, error) {
 type snapshot struct {
 	state    *State
 	sessions []*fsmpb.Session
-	checks   []check
+	checks   *fsmpb.StateChecks
 	uses     []keyUse
 	audit    AuditLog
 	attest   func(digest [32]byte) (*fsmpb.Attestation, error) // nil before init
@@ -86,11 +87,7 @@ func (s *snapshot) write(to io.Writer) error {
 	for _, u := range s.uses {
 		out.Item(u.proto(u.key))
 	}
-	checks := &fsmpb.StateChecks{}
-	for _, c := range s.checks {
-		checks.Checks = append(checks.Checks, &fsmpb.StateCheck{Index: c.index, Hash: c.hash[:]})
-	}
-	out.Item(checks)
+	out.Item(s.checks)
 	if o := s.state.evidence.Observation(); o != nil {
 		out.Item(o)
 	}
@@ -168,7 +165,7 @@ type restored struct {
 	db       *table
 	texts    *texts
 	sessions map[string]*session
-	checks   []check
+	checks   statehash.Checks
 	uses     []*fsmpb.KeyUse
 	account  []byte   // encoded as at the beginning of ids; nil until the cluster's record was read
 	digest   [32]byte // that attested is to sign
@@ -219,7 +216,7 @@ func (n *restored) add(item *fsmpb.SnapshotItem) error {
 		n.uses = append(n.uses, m.KeyUse)
 		return nil
 	case *fsmpb.SnapshotItem_StateChecks:
-		return n.stateChecks(m.StateChecks)
+		return n.checks.Add(m.StateChecks)
 	case *fsmpb.SnapshotItem_Observation:
 		if !n.state.evidence.TakeObservation(m.Observation) {
 			return fmt.Errorf("%w: observed time", ErrUnreadable)
@@ -263,16 +260,6 @@ func (n *restored) header(h *fsmpb.SnapshotHeader) error {
 			return fmt.Errorf("%w: segment root", ErrUnreadable)
 		}
 		n.state.roots = append(n.state.roots, auditlog.Hash(r))
-	}
-	return nil
-}
-
-func (n *restored) stateChecks(m *fsmpb.StateChecks) error {
-	for _, c := range m.Checks {
-		if len(c.Hash) != len(check{}.hash) {
-			return fmt.Errorf("%w: state hash", ErrUnreadable)
-		}
-		n.checks = append(n.checks, check{index: c.Index, hash: [32]byte(c.Hash)})
 	}
 	return nil
 }

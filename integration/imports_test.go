@@ -131,6 +131,7 @@ var imports = []struct {
 	{"fsm/clustertime", []string{"fsm/fsmpb"}},
 	{"fsm/origin", []string{"fsm/fsmpb", "fsm/wire"}},
 	{"fsm/snapfile", []string{"fsm/fsmpb", "fsm/wire"}},
+	{"fsm/statehash", []string{"fsm/fsmpb", "fsm/wire"}},
 	{"fsm", []string{"fsm/fsmpb", "auditlog"}},
 	{"policy", nil},
 	// What third parties run takes the formats and the tree from auditlog. The compiler
@@ -153,7 +154,7 @@ var importers = map[string][]string{
 var generatedMayImport = map[string][]string{"cluster/clusterpb": {"fsm/fsmpb"}}
 
 // pure are the packages that apply consists of.
-var pure = []string{"fsm", "fsm/clustertime", "fsm/origin", "fsm/snapfile", "fsm/wire"}
+var pure = []string{"fsm", "fsm/clustertime", "fsm/origin", "fsm/snapfile", "fsm/statehash", "fsm/wire"}
 
 // impure are the standard packages that would let apply depend on something
 // other than the state and the entry.
