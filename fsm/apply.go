@@ -9,6 +9,7 @@ import (
 	"github.com/conclavekms/conclave/auditlog"
 	"github.com/conclavekms/conclave/fsm/clustertime"
 	"github.com/conclavekms/conclave/fsm/fsmpb"
+	"github.com/conclavekms/conclave/fsm/session"
 	"github.com/conclavekms/conclave/fsm/statehash"
 	"github.com/conclavekms/conclave/fsm/wire"
 )
@@ -172,18 +173,11 @@ func (a *applier) batch(b *wire.Batch, signed bool) BatchResult {
 	if !signed && (a.cluster() != nil || !initialises(b)) {
 		return BatchResult{Status: BatchUnsigned, Index: a.index}
 	}
-	s := a.f.sessions[string(b.Node)]
-	if s == nil || s.incarnation != b.Incarnation {
+	switch standing, was := a.f.sessions.Find(b); standing {
+	case session.Fenced:
 		return BatchResult{Status: BatchFenced, Index: a.index}
-	}
-	if b.Watermark > s.watermark {
-		s.watermark = b.Watermark
-	}
-	if done, ok := s.batches[b.Seq]; ok {
-		return BatchResult{Status: BatchRepeated, Index: done.index, Verdicts: done.verdicts}
-	}
-	if b.Seq < s.settledBelow {
-		return BatchResult{Status: BatchFenced, Index: a.index}
+	case session.Repeated:
+		return BatchResult{Status: BatchRepeated, Index: was.Index, Verdicts: Verdicts(was.Verdicts)}
 	}
 	a.entries = slices.Grow(a.entries, len(b.Records))
 	a.leaves = slices.Grow(a.leaves, len(b.Records))
@@ -195,9 +189,9 @@ func (a *applier) batch(b *wire.Batch, signed bool) BatchResult {
 		}
 	}
 	a.hash.Numbers(b.Incarnation, b.Seq, uint64(len(verdicts)))
-	a.hash.Bytes(verdictBytes(verdicts))
-	s.batches[b.Seq] = applied{index: a.index, verdicts: verdicts}
-	s.settle(b.SettledBelow, limitsAt(a.state.level).unsettled)
+	answer := session.Answer{Index: a.index, Verdicts: verdictBytes(verdicts)}
+	a.hash.Bytes(answer.Verdicts)
+	a.f.sessions.Applied(b, answer, limitsAt(a.state.level).unsettled)
 	return BatchResult{Status: BatchApplied, Index: a.index, Verdicts: verdicts}
 }
 
@@ -312,28 +306,13 @@ func validRecord(r *wire.Record, most *limits) bool {
 
 // registerNode begins a node's incarnation.
 func (a *applier) registerNode(n *fsmpb.RegisterNode) bool {
-	if !registry[fsmpb.Kind_KIND_NODE].named(n) {
+	if !registry[fsmpb.Kind_KIND_NODE].named(n) || !a.f.sessions.Register(n) {
 		return false
 	}
-	s := a.f.sessions[n.Node]
-	if s != nil && n.Incarnation <= s.incarnation {
-		return false
-	}
-	watermark := n.Watermark
-	if s != nil {
-		watermark = max(watermark, s.watermark)
-	}
-	a.f.sessions[n.Node] = &session{incarnation: n.Incarnation, watermark: watermark, batches: make(map[uint64]applied)}
 	a.put(fsmpb.Kind_KIND_NODE, []byte(n.Node), proto.CloneOf(n))
 	return true
 }
 
 // Watermark returns the newest Raft index that the node's disk is known to hold,
 // and whether the node is known at all. It must be called on the apply goroutine.
-func (f *FSM) Watermark(node string) (uint64, bool) {
-	s := f.sessions[node]
-	if s == nil {
-		return 0, false
-	}
-	return s.watermark, true
-}
+func (f *FSM) Watermark(node string) (uint64, bool) { return f.sessions.Watermark(node) }

@@ -21,6 +21,7 @@ import (
 	"github.com/conclavekms/conclave/auditlog"
 	"github.com/conclavekms/conclave/fsm/fsmpb"
 	"github.com/conclavekms/conclave/fsm/origin"
+	"github.com/conclavekms/conclave/fsm/session"
 	"github.com/conclavekms/conclave/fsm/statehash"
 	"github.com/conclavekms/conclave/fsm/wire"
 )
@@ -80,7 +81,7 @@ type FSM struct {
 	cfg      Config
 	db       *table // the current state's rows; never published, as cloning requires
 	current  atomic.Pointer[State]
-	sessions map[string]*session
+	sessions session.Sessions
 	checks   statehash.Checks
 	uses     *uses
 	texts    *texts
@@ -94,7 +95,7 @@ var _ raft.BatchingFSM = (*FSM)(nil)
 
 // New returns a machine in its first state.
 func New(cfg Config) *FSM {
-	f := &FSM{cfg: cfg, db: newTable(), sessions: make(map[string]*session), uses: newUses(), texts: newTexts()}
+	f := &FSM{cfg: cfg, db: newTable(), sessions: session.None(), uses: newUses(), texts: newTexts()}
 	f.current.Store(&State{db: f.db.clone(), level: wire.SchemaMin, uses: f.uses})
 	return f
 }
@@ -169,6 +170,23 @@ func (v Verdict) String() string {
 		return "invalid"
 	}
 	return fmt.Sprintf("verdict %d", uint8(v))
+}
+
+// Verdicts converts the bytes that carry verdicts on the wire.
+func Verdicts(b []byte) []Verdict {
+	v := make([]Verdict, len(b))
+	for i := range b {
+		v[i] = Verdict(b[i])
+	}
+	return v
+}
+
+func verdictBytes(v []Verdict) []byte {
+	b := make([]byte, len(v))
+	for i := range v {
+		b[i] = byte(v[i])
+	}
+	return b
 }
 
 // Apply implements raft.FSM.

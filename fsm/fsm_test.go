@@ -369,7 +369,7 @@ func TestWindowIsBounded(t *testing.T) {
 	for range limitsOf[wire.SchemaMax].unsettled + 10 {
 		m.apply(batchEntry(m.batch()))
 	}
-	if n := len(m.fsm.sessions["n1"].batches); n > limitsOf[wire.SchemaMax].unsettled+1 {
+	if n := len(m.fsm.sessions.Proto()[0].Batches); n > limitsOf[wire.SchemaMax].unsettled+1 {
 		t.Errorf("%d batches are remembered", n)
 	}
 }

@@ -13,6 +13,7 @@ import (
 	"github.com/conclavekms/conclave/auditlog"
 	"github.com/conclavekms/conclave/fsm/clustertime"
 	"github.com/conclavekms/conclave/fsm/fsmpb"
+	"github.com/conclavekms/conclave/fsm/session"
 	"github.com/conclavekms/conclave/fsm/snapfile"
 	"github.com/conclavekms/conclave/fsm/statehash"
 	"github.com/conclavekms/conclave/fsm/wire"
@@ -28,19 +29,10 @@ func (f *FSM) Snapshot() (raft.FSMSnapshot, error) {
 	if f.fault != nil {
 		return nil, fmt.Errorf("%w: %w", ErrStopped, f.fault)
 	}
-	s := &snapshot{state: f.Current(), audit: f.cfg.Audit, checks: f.checks.Proto(), uses: f.uses.all()}
+	s := &snapshot{state: f.Current(), audit: f.cfg.Audit, sessions: f.sessions.Proto(), checks: f.checks.Proto(), uses: f.uses.all()}
 	if c, _ := s.state.Cluster(); c != nil {
 		s.attest = f.attest(s.state)
 	}
-	for node, session := range f.sessions {
-		s.sessions = append(s.sessions, session.proto(node))
-	}
-	slices.SortFunc(s.sessions, func(a, b *fsmpb.Session) int {
-		if a.Node < b.Node {
-			return -1
-		}
-		return 1
-	})
 	return s, nil
 }
 
@@ -164,7 +156,7 @@ type restored struct {
 	state    State
 	db       *table
 	texts    *texts
-	sessions map[string]*session
+	sessions session.Sessions
 	checks   statehash.Checks
 	uses     []*fsmpb.KeyUse
 	account  []byte   // encoded as at the beginning of ids; nil until the cluster's record was read
@@ -173,7 +165,7 @@ type restored struct {
 }
 
 func newRestored() *restored {
-	return &restored{db: newTable(), texts: newTexts(), sessions: make(map[string]*session)}
+	return &restored{db: newTable(), texts: newTexts(), sessions: session.None()}
 }
 
 func readSnapshot(r io.Reader) (*restored, error) {
@@ -207,7 +199,7 @@ func (n *restored) add(item *fsmpb.SnapshotItem) error {
 	case *fsmpb.SnapshotItem_Header:
 		return n.header(m.Header)
 	case *fsmpb.SnapshotItem_Session:
-		n.sessions[m.Session.Node] = sessionOf(m.Session)
+		n.sessions.Add(m.Session)
 		return nil
 	case *fsmpb.SnapshotItem_KeyUse:
 		if k, ok := owning(m.KeyUse); !ok || !n.ours(k.Bytes()) {

@@ -130,6 +130,7 @@ var imports = []struct {
 	{"fsm/wire", []string{"fsm/fsmpb"}},
 	{"fsm/clustertime", []string{"fsm/fsmpb"}},
 	{"fsm/origin", []string{"fsm/fsmpb", "fsm/wire"}},
+	{"fsm/session", []string{"fsm/fsmpb", "fsm/wire"}},
 	{"fsm/snapfile", []string{"fsm/fsmpb", "fsm/wire"}},
 	{"fsm/statehash", []string{"fsm/fsmpb", "fsm/wire"}},
 	{"fsm", []string{"fsm/fsmpb", "auditlog"}},
@@ -154,7 +155,7 @@ var importers = map[string][]string{
 var generatedMayImport = map[string][]string{"cluster/clusterpb": {"fsm/fsmpb"}}
 
 // pure are the packages that apply consists of.
-var pure = []string{"fsm", "fsm/clustertime", "fsm/origin", "fsm/snapfile", "fsm/statehash", "fsm/wire"}
+var pure = []string{"fsm", "fsm/clustertime", "fsm/origin", "fsm/session", "fsm/snapfile", "fsm/statehash", "fsm/wire"}
 
 // impure are the standard packages that would let apply depend on something
 // other than the state and the entry.
