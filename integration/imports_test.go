@@ -213,6 +213,11 @@ func TestImports(t *testing.T) {
 			t.Errorf("%s is imported by %v, want %v", pkg, got, want)
 		}
 	}
+	for _, pkg := range pure {
+		if _, err := os.Stat(filepath.Join(root, pkg)); err != nil {
+			t.Errorf("a package that must be pure is gone: %v", err)
+		}
+	}
 	if seen == 0 {
 		t.Fatal("no import of ours was seen: the test looks in the wrong place")
 	}
