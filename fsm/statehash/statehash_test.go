@@ -1,6 +1,7 @@
 package statehash
 
 import (
+	"crypto/sha256"
 	"errors"
 	"testing"
 
@@ -91,5 +92,32 @@ func TestChecks(t *testing.T) {
 	}
 	if err := read.Add(&fsmpb.StateChecks{Checks: []*fsmpb.StateCheck{{Index: 1, Hash: make([]byte, 31)}}}); !errors.Is(err, wire.ErrUnreadable) {
 		t.Errorf("a short hash: %v", err)
+	}
+}
+
+// Nodes of all releases compute the same hash, in which the length of what was changed
+// comes before it.
+func TestHashNeverChanges(t *testing.T) {
+	r := NewRolling()
+	r.Begin(Sum{1})
+	r.Numbers(2, 3)
+	r.Bytes([]byte{4})
+	r.Object(fsmpb.Kind_KIND_KEY, []byte("id"), &fsmpb.Key{Region: "eu-test-1"})
+	r.Object(fsmpb.Kind_KIND_KEY, []byte("id"), nil)
+	var got Sum
+	r.End(&got)
+
+	want := sha256.New()
+	want.Write(append([]byte{1}, make([]byte, 31)...))
+	want.Write([]byte{0, 0, 0, 0, 0, 0, 0, 2, 0, 0, 0, 0, 0, 0, 0, 3, 4})
+	key := wire.Marshal(nil, &fsmpb.Key{Region: "eu-test-1"})
+	head := []byte{byte(fsmpb.Kind_KIND_KEY), 0, 0, 0, 2, 'i', 'd'}
+	want.Write([]byte{0, 0, 0, 0, 0, 0, 0, byte(len(head) + len(key))})
+	want.Write(head)
+	want.Write(key)
+	want.Write([]byte{0, 0, 0, 0, 0, 0, 0, byte(len(head))})
+	want.Write(head)
+	if got != Sum(want.Sum(nil)) {
+		t.Errorf("hash %x, want %x", got, want.Sum(nil))
 	}
 }
