@@ -71,7 +71,7 @@ func TestResolve(t *testing.T) {
 				if f == request.AnyForm && !tt.aliases {
 					continue
 				}
-				ev := &request.Evaluation{Services: c.engine.services, State: c.State(), Caller: c.caller(c.root), Op: OperationNamed("DescribeKey")}
+				ev := &request.Evaluation{Services: c.engine.services, State: c.State(), Caller: c.caller(c.root), Op: OperationNamed(KMS, "DescribeKey")}
 				got, err := ev.Resolve(tt.given, f, "kms:DescribeKey")
 				if tt.kind == nil {
 					if err != nil || got.ARN != tt.message {
@@ -101,7 +101,7 @@ func TestRegion(t *testing.T) {
 	ask := func(region string) error {
 		caller := c.caller(c.root)
 		caller.Region = region
-		_, err := c.engine.Do(t.Context(), caller, OperationNamed("DescribeKey"), &kmsapi.DescribeKeyInput{KeyId: &id})
+		_, err := c.engine.Do(t.Context(), caller, OperationNamed(KMS, "DescribeKey"), &kmsapi.DescribeKeyInput{KeyId: &id})
 		return err
 	}
 	for _, region := range []string{"", testRegion} {

@@ -25,7 +25,7 @@ func methods(t testing.TB) []*method {
 	t.Helper()
 	service := kmspb.File_transport_kmspb_kms_proto.Services().ByName("KMS")
 	var all []*method
-	for _, op := range keyengine.Operations() {
+	for _, op := range keyengine.OperationsOf(keyengine.KMS) {
 		m, err := newMethod(op, service.Methods().ByName(protoreflect.Name(op.Name)))
 		if err != nil {
 			t.Fatalf("%s: %v", op.Name, err)
@@ -424,7 +424,7 @@ func TestTimes(t *testing.T) {
 
 // TestServiceMatchesEngine: an operation on one side only is an error.
 func TestServiceMatchesEngine(t *testing.T) {
-	ops := keyengine.Operations()
+	ops := keyengine.OperationsOf(keyengine.KMS)
 	if _, err := kmsService(&Server{}, ops[1:]); err == nil || !strings.Contains(err.Error(), ops[0].Name) {
 		t.Errorf("without %s: %v", ops[0].Name, err)
 	}

@@ -153,7 +153,7 @@ func New(cfg Config) (*Server, error) {
 		return nil, err
 	}
 	s.gates.init(cfg, s.api)
-	kms, err := kmsService(s, keyengine.Operations())
+	kms, err := kmsService(s, keyengine.OperationsOf(keyengine.KMS))
 	if err != nil {
 		return nil, err
 	}
