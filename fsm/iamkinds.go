@@ -202,7 +202,11 @@ func iamKinds() []*row {
 					return &fsmpb.Group{Account: account, Id: id}
 				})
 			},
-			delete: &deletion[*fsmpb.Group]{of: byEntity((*fsmpb.Change).GetDeleteGroup), malformed: "a group has no valid account"},
+			delete: &deletion[*fsmpb.Group]{
+				of:        byEntity((*fsmpb.Change).GetDeleteGroup),
+				malformed: "a group has no valid account",
+				gone:      (*applier).forgetMembers,
+			},
 			tallies: []tally[*fsmpb.Group]{
 				{fsmpb.Kind_KIND_POLICY_USES, func(m *fsmpb.Group) [][]byte { return policiesUsed(m.Account, m.Policies, "") }},
 			},
@@ -283,16 +287,6 @@ func iamKinds() []*row {
 				a := Account(m.GetAccount())
 				return GroupMembersID(a, m.GetGroup()), a.Valid()
 			},
-			owner: &owner[*fsmpb.GroupMembers]{
-				kind: fsmpb.Kind_KIND_GROUP,
-				all: func(db *table, group []byte) []*object {
-					g := lookup(db, fsmpb.Kind_KIND_GROUP, group).value.(*fsmpb.Group)
-					if o := lookup(db, fsmpb.Kind_KIND_GROUP_MEMBERS, GroupMembersID(Account(g.Account), g.Id)); o != nil {
-						return []*object{o}
-					}
-					return nil
-				},
-			},
 			count: func(id []byte, n uint32, v Version) *fsmpb.GroupMembers {
 				a, group, _ := CutAccount(id)
 				return &fsmpb.GroupMembers{Account: uint64(a), Group: string(group), Count: n, Version: v}
@@ -343,6 +337,20 @@ func iamKinds() []*row {
 				malformed: "an identity provider has no valid account",
 			},
 		}),
+	}
+}
+
+// forgetMembers deletes the set of a group's users together with the group. A group that is
+// renamed is deleted and put again in one record, and keeps the set.
+func (a *applier) forgetMembers(_ []byte, was *fsmpb.Group) {
+	if slices.ContainsFunc(a.edits, func(e edit) bool {
+		p := e.GetPutGroup()
+		return p != nil && p.Account == was.Account && p.Id == was.Id
+	}) {
+		return
+	}
+	if o := lookup(a.db, fsmpb.Kind_KIND_GROUP_MEMBERS, GroupMembersID(Account(was.Account), was.Id)); o != nil {
+		a.remove(o)
 	}
 }
 

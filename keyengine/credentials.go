@@ -42,7 +42,8 @@ func (e *Engine) byRoot(ctx context.Context, c *iam.Caller, name, what string, a
 		}
 		done = ask
 		done.Name, done.Kind, done.RequestID = name, record.KindConclave, c.RequestID
-		done.Identity = record.IdentityOf(c.Identity.Principal(), c.Identity.Credential())
+		done.Account, done.Identity = ev.Principal().Account, new(auditpb.Identity)
+		ev.Who().Record(done.Identity, c.Identity.Credential())
 		done.SourceIP, done.UserAgent, done.Transport, done.TLS = c.SourceIP, c.UserAgent, c.Transport, c.TLS.Recorded()
 		done.Err = mustBeRoot(ev, what)
 		if done.Err == nil && act != nil {
