@@ -205,7 +205,7 @@ func iamKinds() []*row {
 			delete: &deletion[*fsmpb.Group]{
 				of:        byEntity((*fsmpb.Change).GetDeleteGroup),
 				malformed: "a group has no valid account",
-				gone:      (*applier).forgetMembers,
+				gone:      forgetMembers,
 			},
 			tallies: []tally[*fsmpb.Group]{
 				{fsmpb.Kind_KIND_POLICY_USES, func(m *fsmpb.Group) [][]byte { return policiesUsed(m.Account, m.Policies, "") }},
@@ -342,7 +342,7 @@ func iamKinds() []*row {
 
 // forgetMembers deletes the set of a group's users together with the group. A group that is
 // renamed is deleted and put again in one record, and keeps the set.
-func (a *applier) forgetMembers(_ []byte, was *fsmpb.Group) {
+func forgetMembers(a *applier, _ []byte, was *fsmpb.Group) {
 	if slices.ContainsFunc(a.edits, func(e edit) bool {
 		p := e.GetPutGroup()
 		return p != nil && p.Account == was.Account && p.Id == was.Id
