@@ -26,11 +26,17 @@ import (
 // to replace it.
 const maxAccessKeys = 2
 
-// byRoot carries out a request that AWS KMS does not have and that only the account's root
-// user may make. act evaluates it on a state; what it reads is the record's read set, and
-// what it changes goes into the record. Refusals are recorded too. Nothing takes effect,
-// and the caller gets no answer, before the record is committed.
+// byRoot carries out a request that AWS does not have and that only the root user of an
+// account may make.
 func (e *Engine) byRoot(ctx context.Context, c *iam.Caller, name, what string, ask record.Event, act func(*request.Evaluation, *record.Event) error) error {
+	return e.administer(ctx, c, name, ask, func(ev *request.Evaluation) error { return mustBeRoot(ev, what) }, act)
+}
+
+// administer carries out a request that AWS does not have. may decides whether the caller
+// is authorised, and act evaluates the request on a state; what they read is the record's
+// read set, and what act changes goes into the record. Refusals are recorded too. Nothing
+// takes effect, and the caller gets no answer, before the record is committed.
+func (e *Engine) administer(ctx context.Context, c *iam.Caller, name string, ask record.Event, may func(*request.Evaluation) error, act func(*request.Evaluation, *record.Event) error) error {
 	if err := e.limits.allow(c); err != nil {
 		return err
 	}
@@ -42,9 +48,9 @@ func (e *Engine) byRoot(ctx context.Context, c *iam.Caller, name, what string, a
 		}
 		done = ask
 		done.Name, done.Kind, done.RequestID = name, record.KindConclave, c.RequestID
-		done.Identity = record.IdentityOf(c.Identity.Principal(), c.Identity.Credential())
+		done.Identity = record.IdentityOf(ev.Principal(), c.Identity.Credential())
 		done.SourceIP, done.UserAgent, done.Transport, done.TLS = c.SourceIP, c.UserAgent, c.Transport, c.TLS.Recorded()
-		done.Err = mustBeRoot(ev, what)
+		done.Err = may(ev)
 		if done.Err == nil && act != nil {
 			done.Err = act(ev, &done)
 		}
@@ -54,7 +60,7 @@ func (e *Engine) byRoot(ctx context.Context, c *iam.Caller, name, what string, a
 			}
 			done.Response, ev.Changes = nil, nil
 		}
-		done.Reads, done.Changes = ev.Reads, ev.Changes
+		done.Reads, done.Changes, done.NotBefore, done.NotAfter = ev.Reads, ev.Changes, ev.NotBefore, ev.NotAfter
 		return done, nil
 	})
 	switch {
@@ -84,6 +90,18 @@ func mustBeRoot(ev *request.Evaluation, what string) error {
 		return nil
 	}
 	return kmsapi.Errorf(kmsapi.ErrAccessDenied, "User: %s is not authorized to %s: only the account's root user is", p, what)
+}
+
+// mustAdminister returns a function that refuses callers who are not allowed an action of
+// Conclave's own. What such an action concerns belongs to all accounts, so the caller must
+// belong to the account that the cluster was initialised with.
+func mustAdminister(action string) func(*request.Evaluation) error {
+	return func(ev *request.Evaluation) error {
+		if ev.Who().Account != fsm.AccountOf(ev.State) {
+			return kmsapi.Errorf(kmsapi.ErrAccessDenied, "User: %s is not authorized to perform: %s: it does not belong to the account that administers the cluster", ev.Principal(), action)
+		}
+		return ev.AuthoriseAccount(action, "*")
+	}
 }
 
 // CredentialInfo describes a credential to the root user.

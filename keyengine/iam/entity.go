@@ -63,6 +63,10 @@ func SessionARN(partition string, r *fsmpb.Role, session string) string {
 func entityOf(s *fsm.State, account fsm.Account, known *vault.Known) (Entity, error) {
 	e := Entity{Principal: known.Principal, Account: account, ID: known.Principal.Account}
 	if known.User == "" {
+		// A credential is only as good as the account that it was stored in.
+		if e.Kind != policy.KindService && e.Principal.Account != account.String() {
+			return Entity{}, ErrUnrecognized
+		}
 		return e, nil
 	}
 	u := fsm.UserByID(s, account, known.User)
