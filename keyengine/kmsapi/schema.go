@@ -2,6 +2,7 @@ package kmsapi
 
 import (
 	"fmt"
+	"math"
 	"reflect"
 	"slices"
 	"strconv"
@@ -28,7 +29,7 @@ type Schema struct {
 
 // A Member is one field of a structure.
 type Member struct {
-	Name  string // as in requests and answers: KeyId
+	Name  string // as in requests and answers: KeyId. The rule name overrides that of the field.
 	Label string // as in AWS's messages and CloudTrail: keyId
 	Kind  Kind
 
@@ -67,12 +68,14 @@ const (
 	KindBlob                      // []byte
 	KindTextList                  // []string
 	KindTextMap                   // map[string]string
+	KindNumberMap                 // map[string]int32, in outputs only
 	KindTime                      // *time.Time
 	KindStructure                 // a pointer to a structure
 	KindStructureList             // a slice of structures
 )
 
-// Bounds are inclusive. Set is false if there are none.
+// Bounds are inclusive. Set is false if there are none, and Max is math.MaxInt if there is
+// only a lower one.
 type Bounds struct {
 	Set      bool
 	Min, Max int
@@ -136,6 +139,8 @@ func newMember(t reflect.Type, f reflect.StructField, at place) Member {
 		m.Kind = KindTextList
 	case ft == reflect.TypeFor[map[string]string]():
 		m.Kind = KindTextMap
+	case ft == reflect.TypeFor[map[string]int32]() && !at.input:
+		m.Kind = KindNumberMap
 	case ft.Kind() == reflect.Pointer && ft.Elem().Kind() == reflect.Struct:
 		m.Kind = KindStructure
 	case ft.Kind() == reflect.Slice && ft.Elem().Kind() == reflect.Struct:
@@ -188,6 +193,11 @@ func (m *Member) apply(rules []string, bad func(string)) {
 		switch name {
 		case "required":
 			m.Required = true
+		case "name":
+			if arg == "" {
+				wrong()
+			}
+			m.Name = arg
 		case "secret":
 			m.Secret = true
 		case "narrows":
@@ -237,10 +247,12 @@ func (m *Member) canBe(text string) bool {
 
 func parseBounds(s string, wrong func()) Bounds {
 	from, to, ok := strings.Cut(s, "..")
-	b := Bounds{Set: true}
+	b := Bounds{Set: true, Max: math.MaxInt}
 	var err1, err2 error
 	b.Min, err1 = strconv.Atoi(from)
-	b.Max, err2 = strconv.Atoi(to)
+	if to != "" {
+		b.Max, err2 = strconv.Atoi(to)
+	}
 	if !ok || err1 != nil || err2 != nil || b.Min > b.Max {
 		wrong()
 	}

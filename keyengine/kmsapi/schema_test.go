@@ -2,6 +2,7 @@ package kmsapi
 
 import (
 	"reflect"
+	"strings"
 	"testing"
 )
 
@@ -102,6 +103,12 @@ func TestNoSchema(t *testing.T) {
 		struct {
 			A *bool `kms:"default=yes"`
 		}{},
+		struct {
+			A *string `kms:"name="`
+		}{},
+		struct {
+			A *string `kms:"len=..4"`
+		}{},
 	} {
 		func() {
 			defer func() {
@@ -111,5 +118,48 @@ func TestNoSchema(t *testing.T) {
 			}()
 			compile(reflect.TypeOf(v), place{})
 		}()
+	}
+}
+
+// TestNumberMap: outputs may have a map of numbers, inputs not.
+func TestNumberMap(t *testing.T) {
+	type numbers struct {
+		A map[string]int32 `kms:"nolog"`
+	}
+	if m := OutputSchema[numbers]().Members[0]; m.Kind != KindNumberMap {
+		t.Errorf("kind %d", m.Kind)
+	}
+	defer func() {
+		if recover() == nil {
+			t.Error("an input may have a map of numbers")
+		}
+	}()
+	InputSchema[numbers]()
+}
+
+// TestName: a member has the name that its tag says, and no other.
+func TestName(t *testing.T) {
+	s := OutputSchema[struct {
+		Arn *string `kms:"name=arn"`
+	}]()
+	if _, ok := s.Index([]byte("Arn")); ok || s.Members[0].Name != "arn" || s.Members[0].Label != "arn" {
+		t.Errorf("member %+v", s.Members[0])
+	}
+	if i, ok := s.Index([]byte("arn")); !ok || i != 0 {
+		t.Error("there is no arn")
+	}
+}
+
+// TestLowerBoundOnly: a length without an upper bound is unlimited upwards.
+func TestLowerBoundOnly(t *testing.T) {
+	type text struct {
+		A *string `kms:"len=2..,nolog"`
+	}
+	s := InputSchema[text]()
+	if err := s.Validate(&text{new(strings.Repeat("a", 1<<20))}); err != nil {
+		t.Error(err)
+	}
+	if err := s.Validate(&text{new("a")}); err == nil {
+		t.Error("a text that is too short is valid")
 	}
 }

@@ -62,6 +62,15 @@ var enums = map[string]*Enum{
 	"IncludeKeyMaterial":       newEnum("ALL_KEY_MATERIAL", "ROTATIONS_ONLY"),
 	"CustomKeyStoreType":       newEnum("AWS_CLOUDHSM", "EXTERNAL_KEY_STORE"),
 	"XksProxyConnectivityType": newEnum("PUBLIC_ENDPOINT", "VPC_ENDPOINT_SERVICE"),
+
+	// Those of IAM.
+	"statusType":           newEnum("Active", "Inactive", "Expired"),
+	"policyScopeType":      newEnum("All", "AWS", "Local"),
+	"PolicyUsageType":      newEnum("PermissionsPolicy", "PermissionsBoundary"),
+	"EntityType":           newEnum("User", "Role", "Group", "LocalManagedPolicy", "AWSManagedPolicy"),
+	"assignmentStatusType": newEnum("Assigned", "Unassigned", "Any"),
+	"ContextKeyTypeEnum": newEnum("string", "stringList", "numeric", "numericList", "boolean", "booleanList", "ip", "ipList",
+		"binary", "binaryList", "date", "dateList"),
 }
 
 // An Enum is a set of values of the service model.
