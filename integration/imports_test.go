@@ -52,6 +52,8 @@ var imports = []struct {
 	{"transport/admission", nil},
 	{"transport", []string{"transport/...", "keyengine", "keyengine/ceremony", "keyengine/iam", "keyengine/kmsapi", "fsm"}},
 	{"keyengine/kmsapi", nil},
+	{"keyengine/iamapi/iamapitest", []string{"keyengine/iamapi", "keyengine/internal/request"}},
+	{"keyengine/iamapi", []string{"keyengine/kmsapi"}},
 	{"keyengine/internal/xks", []string{"transport/sigv4"}},
 	{"keyengine/internal/forward", []string{"keyengine/internal/forwardpb", "keyengine/kmsapi"}},
 	{"keyengine/internal/auditfield", []string{"keyengine/kmsapi", "auditlog/auditpb"}},
@@ -147,8 +149,9 @@ var importers = map[string][]string{
 	// The AWS face reads signatures, the engine has the secrets that check them, the client
 	// of external key stores and the benchmark sign, and transport has the answers to errors.
 	"transport/sigv4": {"cmd/conclave/internal/bench", "integration/xksproxy", "keyengine/iam", "keyengine/internal/enginetest", "keyengine/internal/keystore", "keyengine/internal/xks", "transport", "transport/awsapi"},
-	// Only tests import it.
+	// Only tests import these.
 	"keyengine/internal/enginetest": {},
+	"keyengine/iamapi/iamapitest":   {},
 }
 
 // generatedMayImport adds what one .proto needs of another's.

@@ -99,6 +99,12 @@ func packMember(m *kmsapi.Member, f reflect.Value) *forwardpb.Value {
 		v.Kind = &forwardpb.Value_List{List: l}
 	case kmsapi.KindTextMap:
 		v.Kind = &forwardpb.Value_Map{Map: &forwardpb.Map{Pairs: f.Interface().(map[string]string)}}
+	case kmsapi.KindNumberMap:
+		pairs := new(forwardpb.Struct)
+		for name, n := range f.Interface().(map[string]int32) {
+			pairs.Members = append(pairs.Members, &forwardpb.Member{Name: name, Value: &forwardpb.Value{Kind: &forwardpb.Value_Number{Number: int64(n)}}})
+		}
+		v.Kind = &forwardpb.Value_Struct{Struct: pairs}
 	case kmsapi.KindStructure:
 		v.Kind = &forwardpb.Value_Struct{Struct: packStruct(m.Inner, f.Elem())}
 	case kmsapi.KindStructureList:
@@ -177,10 +183,25 @@ func unpackMember(m *kmsapi.Member, f reflect.Value, from *forwardpb.Value) erro
 			f.Set(reflect.New(m.Inner.Type))
 			return unpackStruct(m.Inner, f.Elem(), k.Struct)
 		}
+		if to, ok := f.Addr().Interface().(*map[string]int32); ok {
+			return unpackNumbers(to, k.Struct)
+		}
 	case *forwardpb.Value_List:
 		return unpackList(m, f, k.List.GetValues())
 	}
 	return errKind
+}
+
+func unpackNumbers(to *map[string]int32, from *forwardpb.Struct) error {
+	*to = make(map[string]int32, len(from.GetMembers()))
+	for _, m := range from.GetMembers() {
+		k, ok := m.GetValue().GetKind().(*forwardpb.Value_Number)
+		if !ok || int64(int32(k.Number)) != k.Number {
+			return errKind
+		}
+		(*to)[m.GetName()] = int32(k.Number)
+	}
+	return nil
 }
 
 func unpackList(m *kmsapi.Member, f reflect.Value, from []*forwardpb.Value) error {

@@ -10,6 +10,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/conclavekms/conclave/keyengine"
+	"github.com/conclavekms/conclave/keyengine/iamapi/iamapitest"
 	"github.com/conclavekms/conclave/keyengine/internal/forward"
 	"github.com/conclavekms/conclave/keyengine/internal/forwardpb"
 	"github.com/conclavekms/conclave/keyengine/kmsapi"
@@ -18,7 +19,7 @@ import (
 // TestEveryInputTravels: what the inputs and outputs of all operations can hold
 // arrives as it was.
 func TestEveryInputTravels(t *testing.T) {
-	for _, op := range keyengine.Operations() {
+	for _, op := range append(keyengine.Operations(), iamapitest.Operations()...) {
 		for kind, of := range map[string]struct {
 			schema *kmsapi.Schema
 			fresh  func() any
@@ -79,6 +80,10 @@ func fillValue(t *testing.T, v reflect.Value, n *int) {
 		fillValue(t, v.Index(0), n)
 		fillValue(t, v.Index(1), n)
 	case reflect.Map:
+		if v.Type().Elem().Kind() == reflect.Int32 {
+			v.Set(reflect.ValueOf(map[string]int32{fmt.Sprint(*n): int32(-*n), "": 0}))
+			return
+		}
 		v.Set(reflect.ValueOf(map[string]string{fmt.Sprint(*n): "x", "": ""}))
 	default:
 		t.Fatalf("a %v", v.Type())
