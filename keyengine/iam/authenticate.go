@@ -68,6 +68,9 @@ func (a *Authenticator) AuthenticateSigV4(ctx context.Context, p sigv4.Proof) (I
 	if !p.WellFormed() {
 		return Identity{}, ErrSignature
 	}
+	if p.SessionToken != "" { // no access key belongs to a session
+		return Identity{}, ErrUnrecognized
+	}
 	c, err := a.accessKey(ctx, p.AccessKeyID)
 	if errors.Is(err, ErrUnrecognized) {
 		// Do the same work as for a known access key and a wrong signature.

@@ -32,6 +32,7 @@ import (
 const (
 	testKeyID  = "AKIDEXAMPLE"
 	testSecret = "wJalrXUtnFEMI/K7MDENG+bPxRfiCYEXAMPLEKEY"
+	testToken  = "session/token+of=the.key" // which the access key may have
 	testRegion = "eu-test-1"
 )
 
@@ -60,7 +61,7 @@ func (f *fakeEngine) AuthenticateSigV4(_ context.Context, p sigv4.Proof) (iam.Id
 	switch {
 	case f.authErr != nil:
 		return iam.Identity{}, f.authErr
-	case p.AccessKeyID != testKeyID:
+	case p.AccessKeyID != testKeyID || p.SessionToken != "" && p.SessionToken != testToken:
 		return iam.Identity{}, &kmsapi.Error{Code: "UnrecognizedClientException", Message: "internal words"}
 	case !signedWith(testSecret, &p):
 		return iam.Identity{}, &kmsapi.Error{Code: "InvalidSignatureException", Message: "internal words"}

@@ -97,13 +97,14 @@ func TestPresigned(t *testing.T) {
 		}, "The query string of a presigned request has"},
 		{"a plus sign", 0, "60", func(r *http.Request) { r.URL.RawQuery += "&a=b+c" }, "The query string of a presigned request has"},
 		{"a broken escape", 0, "60", func(r *http.Request) { r.URL.RawQuery += "&a=%4" }, "The query string of a presigned request has"},
-		{"a long query", 0, "60", func(r *http.Request) { r.URL.RawQuery += "&a=" + strings.Repeat("b", 8<<10) }, "The query string of a presigned request has"},
+		{"a long query", 0, "60", func(r *http.Request) { r.URL.RawQuery += "&a=" + strings.Repeat("b", 16<<10) }, "The query string of a presigned request has"},
 		{"SigV4a", 0, "60", edit("AWS4-HMAC-SHA256", "AWS4-ECDSA-P256-SHA256"), "The signature's algorithm is not supported."},
 		{"a header's signature too", 0, "60", func(r *http.Request) {
 			r.Header.Set("Authorization", header("AKIDEXAMPLE/20261123/eu-test-1/kms/aws4_request", "host;x-amz-date", goodSig))
 			r.Header.Set("X-Amz-Date", testTime.Format(sigv4.TimeFormat))
 		}, "Requests have no query string but that of a signature"},
-		{"a session", 0, "60", func(r *http.Request) { r.URL.RawQuery += "&X-Amz-Security-Token=t" }, badTokenText},
+		{"a session that is not signed", 0, "60", func(r *http.Request) { r.URL.RawQuery += "&X-Amz-Security-Token=" + url.QueryEscape(testToken) }, mismatch},
+		{"a session in a header that is not signed", 0, "60", func(r *http.Request) { r.Header.Set("X-Amz-Security-Token", "t") }, "'X-Amz-Security-Token' must be a 'SignedHeader'"},
 		{"another service", 0, "60", edit("%2Fkms%2F", "%2Fs3%2F"), "This is the endpoint of Conclave"},
 		{"another host", 0, "60", func(r *http.Request) { r.Host = "other.test" }, mismatch},
 		{"upper-case signature", 0, "60", func(r *http.Request) {
@@ -216,6 +217,55 @@ func TestUnsignedHeaders(t *testing.T) {
 		f.ServeHTTP(w, r)
 		if ok != (w.Code == 200) {
 			t.Errorf("%s: got %d %s", name, w.Code, w.Body)
+		}
+	}
+}
+
+// TestSessionToken: the engine gets a session's token from the header and from the query
+// string, and a request whose token was changed is refused like one with a wrong signature.
+func TestSessionToken(t *testing.T) {
+	body := []byte(`{}`)
+	for _, tc := range []struct {
+		name, token string
+		change      func(*http.Request)
+		code        string
+	}{
+		{"the key's", testToken, nil, ""},
+		{"another session's", "other", nil, "UnrecognizedClientException"},
+		{"changed on the way", "other", func(r *http.Request) {
+			r.URL.RawQuery = strings.Replace(r.URL.RawQuery, "=other", "="+url.QueryEscape(testToken), 1)
+			if r.Header.Get("X-Amz-Security-Token") != "" {
+				r.Header.Set("X-Amz-Security-Token", testToken)
+			}
+		}, "InvalidSignatureException"},
+		{"taken away", testToken, func(r *http.Request) {
+			r.URL.RawQuery = strings.Replace(r.URL.RawQuery, "&X-Amz-Security-Token="+url.QueryEscape(testToken), "", 1)
+			r.Header.Del("X-Amz-Security-Token")
+		}, "InvalidSignatureException"},
+	} {
+		with := aws.Credentials{AccessKeyID: testKeyID, SecretAccessKey: testSecret, SessionToken: tc.token}
+		inHeader := newRequest("EnableKey", body)
+		if err := v4.NewSigner().SignHTTP(t.Context(), with, inHeader, hashOf(body), "kms", testRegion, testTime); err != nil {
+			t.Fatal(err)
+		}
+		moved := newRequest("EnableKey", body)
+		moved.URL.RawQuery = "X-Amz-Expires=60"
+		uri, header, err := v4.NewSigner().PresignHTTP(t.Context(), with, moved, hashOf(body), "kms", testRegion, testTime)
+		if err != nil {
+			t.Fatal(err)
+		}
+		inQuery := httptest.NewRequest("POST", uri, bytes.NewReader(body))
+		inQuery.Host, inQuery.Header = moved.Host, header
+		for place, r := range map[string]*http.Request{"header": inHeader, "query": inQuery} {
+			f := newFixture(t, nil)
+			if tc.change != nil {
+				tc.change(r)
+			}
+			w := httptest.NewRecorder()
+			f.ServeHTTP(w, r)
+			if tc.code == "" && w.Code != 200 || !strings.Contains(w.Body.String(), tc.code) {
+				t.Errorf("%s, in the %s: got %d %s", tc.name, place, w.Code, w.Body)
+			}
 		}
 	}
 }

@@ -37,6 +37,7 @@ func (c *Claim) Proof(buf []byte, r *http.Request, body []byte) (p Proof, canoni
 		Service:      c.Service,
 		StringToSign: s[len(canonical):],
 		Signature:    c.signature[:],
+		SessionToken: c.SessionToken,
 	}, s[:len(canonical)], nil
 }
 
@@ -144,7 +145,7 @@ var spellings = func() map[string]string {
 	m := make(map[string]string)
 	for _, name := range []string{
 		"amz-sdk-invocation-id", "amz-sdk-request", "content-type", "user-agent",
-		"x-amz-content-sha256", "x-amz-date", "x-amz-target", "x-amz-user-agent",
+		"x-amz-content-sha256", "x-amz-date", "x-amz-security-token", "x-amz-target", "x-amz-user-agent",
 	} {
 		m[name] = http.CanonicalHeaderKey(name)
 	}

@@ -47,6 +47,9 @@ type Claim struct {
 	Time string
 	// SignedHeaders are as they were sent: names in lower case, in order, joined by ";".
 	SignedHeaders string
+	// SessionToken is the token of a session's credentials, or "" if the request has none.
+	// It is signed, but only its issuer can tell whether it is valid.
+	SessionToken string
 
 	signature  [32]byte
 	query      string     // canonical; "" if the signature is in a header
@@ -99,9 +102,19 @@ func (v *Verifier) Read(c *Claim, r *http.Request, now time.Time) error {
 	if err := current(when, now); err != nil {
 		return err
 	}
-	if _, ok := r.Header[HeaderToken]; ok {
+	return c.readToken(r.Header[HeaderToken])
+}
+
+// readToken takes the session token from the values of its header. covers has made sure that
+// it is signed.
+func (c *Claim) readToken(values []string) error {
+	if len(values) == 0 {
+		return nil
+	}
+	if len(values) > 1 || !wordOf(values[0], MaxSessionToken, func(b byte) bool { return b > ' ' && b <= '~' }) {
 		return fail(ReasonToken, CodeUnrecognized, badTokenText)
 	}
+	c.SessionToken = values[0]
 	return nil
 }
 

@@ -100,7 +100,16 @@ func TestReadAuthorization(t *testing.T) {
 		{"name twice", []string{header(cred, "host;host;x-amz-date;x-amz-target", goodSig)}, nil, invalid, badSigned, ReasonMalformed},
 		{"empty name", []string{header(cred, ";host;x-amz-date;x-amz-target", goodSig)}, nil, invalid, badSigned, ReasonMalformed},
 		{"too many names", []string{header(cred, manyNames(65), goodSig)}, nil, invalid, badSigned, ReasonMalformed},
-		{"session token", []string{header(cred, "host;x-amz-date;x-amz-security-token;x-amz-target", goodSig)}, http.Header{"X-Amz-Security-Token": {"t"}}, unknown, badTokenText, ReasonToken},
+		{name: "session token", auth: []string{header(cred, "host;x-amz-date;x-amz-security-token;x-amz-target", goodSig)}, more: http.Header{"X-Amz-Security-Token": {"t"}}},
+		{name: "longest token", auth: []string{header(cred, "host;x-amz-date;x-amz-security-token;x-amz-target", goodSig)},
+			more: http.Header{"X-Amz-Security-Token": {strings.Repeat("t", 8192)}}},
+		{"token unsigned", []string{header(cred, signed, goodSig)}, http.Header{"X-Amz-Security-Token": {"t"}}, invalid,
+			"'X-Amz-Security-Token' must be a 'SignedHeader' in the AWS Authorization.", ReasonUnsigned},
+		{"empty token", []string{header(cred, "host;x-amz-date;x-amz-security-token;x-amz-target", goodSig)}, http.Header{"X-Amz-Security-Token": {""}}, unknown, badTokenText, ReasonToken},
+		{"two tokens", []string{header(cred, "host;x-amz-date;x-amz-security-token;x-amz-target", goodSig)}, http.Header{"X-Amz-Security-Token": {"t", "t"}}, unknown, badTokenText, ReasonToken},
+		{"long token", []string{header(cred, "host;x-amz-date;x-amz-security-token;x-amz-target", goodSig)},
+			http.Header{"X-Amz-Security-Token": {strings.Repeat("t", 8193)}}, unknown, badTokenText, ReasonToken},
+		{"token with a space", []string{header(cred, "host;x-amz-date;x-amz-security-token;x-amz-target", goodSig)}, http.Header{"X-Amz-Security-Token": {"a b"}}, unknown, badTokenText, ReasonToken},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			r := newRequest("Encrypt", nil)
@@ -120,7 +129,7 @@ func TestReadAuthorization(t *testing.T) {
 				if err != nil {
 					t.Fatal(err)
 				}
-				if c.AccessKeyID != "AKIDEXAMPLE" || c.Date != "20261123" || c.Region != "eu-test-1" {
+				if c.AccessKeyID != "AKIDEXAMPLE" || c.Date != "20261123" || c.Region != "eu-test-1" || c.SessionToken != r.Header.Get("X-Amz-Security-Token") {
 					t.Errorf("got %+v", c)
 				}
 				return

@@ -23,8 +23,8 @@ const (
 	queryCred      = "X-Amz-Credential"
 
 	// maxQuery and maxParameters bound the query string, in which a session token is
-	// the longest part.
-	maxQuery      = 8 << 10
+	// the longest part. A token is mostly base64, of which little has to be encoded.
+	maxQuery      = MaxSessionToken + 8<<10
 	maxParameters = 32
 	// maxExpires is the longest duration for which a presigned request is valid,
 	// in seconds.
@@ -94,8 +94,12 @@ func (v *Verifier) readQuery(c *Claim, r *http.Request, now time.Time) error {
 	if err := currentFor(when, now, time.Duration(seconds)*time.Second); err != nil {
 		return err
 	}
-	if _, ok := r.Header[HeaderToken]; ok || q.of(HeaderToken) != "" {
-		return fail(ReasonToken, CodeUnrecognized, badTokenText)
+	token := r.Header[HeaderToken]
+	if moved := q.of(HeaderToken); moved != "" {
+		token = []string{moved} // there is no header then, see above
+	}
+	if err := c.readToken(token); err != nil {
+		return err
 	}
 	c.query = q.canonical()
 	return nil

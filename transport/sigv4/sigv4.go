@@ -13,9 +13,12 @@
 // request is limited, which bounds the work and the memory that it takes. Signatures
 // are compared in constant time.
 //
-// SigV4A, streamed payloads, session tokens, query strings other than those of
-// presigned requests, and the path rules of Amazon S3, which does not escape paths a
-// second time, are not supported. Paths are never normalised: the signature of a path
+// A session token is passed on with the proof, and is always part of what is signed.
+// Whether it is valid, and belongs to the access key, is for its issuer to say.
+//
+// SigV4A, streamed payloads, query strings other than those of presigned requests, and
+// the path rules of Amazon S3, which does not escape paths a second time, are not
+// supported. Paths are never normalised: the signature of a path
 // with empty or dot segments is for exactly that path.
 package sigv4
 
@@ -34,6 +37,8 @@ const (
 	TimeFormat = "20060102T150405Z"
 	// UnsignedPayload, in place of a body's hash, leaves the body out of the signature.
 	UnsignedPayload = "UNSIGNED-PAYLOAD"
+	// MaxSessionToken is the length of the longest session token, in bytes.
+	MaxSessionToken = 8192
 
 	dateFormat = "20060102"
 	terminator = "aws4_request"
@@ -59,13 +64,17 @@ type Proof struct {
 	StringToSign          []byte
 	// Signature is 32 bytes, decoded.
 	Signature []byte
+	// SessionToken is the session token that the request has, or "". It is among what
+	// is signed. Whoever verifies a proof must check that the token is valid for the
+	// access key, or refuse a proof that has one.
+	SessionToken string
 }
 
 // WellFormed reports whether all parts have lengths that a proof can have. Check it
 // before using a proof that does not come from Claim.Proof.
 func (p *Proof) WellFormed() bool {
 	return len(p.Signature) == sha256.Size && len(p.Date) == len(dateFormat) && p.Region != "" && len(p.Region) <= maxName &&
-		p.Service != "" && len(p.Service) <= maxName && len(p.StringToSign) <= 4096
+		p.Service != "" && len(p.Service) <= maxName && len(p.StringToSign) <= 4096 && len(p.SessionToken) <= MaxSessionToken
 }
 
 // Derive writes the signing key of a secret in the proof's scope to dst, which
