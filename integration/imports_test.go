@@ -50,7 +50,7 @@ var imports = []struct {
 	{"transport/kmspb", nil},
 	// One budget for all listeners: those for clients and those for nodes take from it.
 	{"transport/admission", nil},
-	{"transport", []string{"transport/...", "keyengine", "keyengine/ceremony", "keyengine/iam", "keyengine/kmsapi", "fsm"}},
+	{"transport", []string{"transport/...", "keyengine", "keyengine/ceremony", "keyengine/iam", "keyengine/iamapi", "keyengine/kmsapi", "fsm"}},
 	{"keyengine/kmsapi", nil},
 	{"keyengine/iamapi/iamapitest", []string{"keyengine/iamapi", "keyengine/internal/request"}},
 	{"keyengine/iamapi", []string{"keyengine/kmsapi"}},
@@ -92,7 +92,7 @@ var imports = []struct {
 		"fsm", "fsm/fsmpb", "fsm/origin", "fsm/wire", "auditlog", "auditlog/auditpb", "transport/sigv4",
 	}},
 	{"keyengine/internal", nil},
-	{"keyengine", []string{"policy", "auditlog", "auditlog/auditpb", "fsm/...", "keyengine/ceremony", "keyengine/iam", "keyengine/kmsapi", "keyengine/accesskey", "keyengine/internal/..."}},
+	{"keyengine", []string{"policy", "auditlog", "auditlog/auditpb", "fsm/...", "keyengine/ceremony", "keyengine/iam", "keyengine/iamapi", "keyengine/kmsapi", "keyengine/accesskey", "keyengine/internal/..."}},
 	{"cluster/diskspace", nil},
 	{"cluster/pki", []string{"cluster/internal/durable", "transport/admission"}},
 	{"cluster/gossip", []string{"transport/admission"}},
@@ -148,7 +148,7 @@ var imports = []struct {
 var importers = map[string][]string{
 	// The AWS face reads signatures, the engine has the secrets that check them, the client
 	// of external key stores and the benchmark sign, and transport has the answers to errors.
-	"transport/sigv4": {"cmd/conclave/internal/bench", "integration/xksproxy", "keyengine/iam", "keyengine/internal/enginetest", "keyengine/internal/keystore", "keyengine/internal/xks", "transport", "transport/awsapi"},
+	"transport/sigv4": {"cmd/conclave/internal/bench", "integration/xksproxy", "keyengine/iam", "keyengine/internal/enginetest", "keyengine/internal/keystore", "keyengine/internal/xks", "transport", "transport/awsapi", "transport/queryapi"},
 	// Only tests import these.
 	"keyengine/internal/enginetest": {},
 	"keyengine/iamapi/iamapitest":   {},

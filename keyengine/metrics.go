@@ -8,6 +8,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promauto"
 
 	"github.com/conclavekms/conclave/keyengine/iam"
+	"github.com/conclavekms/conclave/keyengine/iamapi"
 	"github.com/conclavekms/conclave/keyengine/internal/request"
 	"github.com/conclavekms/conclave/keyengine/kmsapi"
 )
@@ -87,16 +88,18 @@ func outcomeLabel(err error) string {
 	if err == nil {
 		return "ok"
 	}
-	for _, known := range kmsapi.Errors() {
-		if errors.Is(err, known) {
-			return string(known.Code)
+	for _, list := range [][]*kmsapi.Error{kmsapi.Errors(), iamapi.Errors()} {
+		for _, known := range list {
+			if errors.Is(err, known) {
+				return string(known.Code)
+			}
 		}
 	}
 	return "other"
 }
 
 func transportLabel(t string) string {
-	if t == "aws" || t == "grpc" {
+	if t == "aws" || t == "query" || t == "grpc" {
 		return t
 	}
 	return "other"

@@ -26,6 +26,7 @@ import (
 
 	"github.com/conclavekms/conclave/fsm"
 	"github.com/conclavekms/conclave/keyengine/ceremony"
+	"github.com/conclavekms/conclave/keyengine/iamapi"
 	"github.com/conclavekms/conclave/keyengine/kmsapi"
 	"github.com/conclavekms/conclave/transport/sigv4"
 )
@@ -130,6 +131,25 @@ var table = map[kmsapi.Code]row{
 	kmsapi.ErrUnrecognizedClient.Code: {http.StatusBadRequest, codes.Unauthenticated, "The security token included in the request is invalid."},
 	kmsapi.ErrInvalidSignature.Code:   {http.StatusBadRequest, codes.Unauthenticated, "The request signature we calculated does not match the signature you provided. Check your AWS Secret Access Key and signing method. Consult the service documentation for details."},
 	kmsapi.ErrExpiredToken.Code:       {http.StatusBadRequest, codes.Unauthenticated, "The security token included in the request is expired"},
+
+	// Errors of IAM and STS only.
+	iamapi.ErrNoSuchEntity.Code:                {http.StatusNotFound, codes.NotFound, "What the request names does not exist."},
+	iamapi.ErrEntityAlreadyExists.Code:         {http.StatusConflict, codes.AlreadyExists, "What is to be made exists already."},
+	iamapi.ErrLimitExceeded.Code:               {http.StatusConflict, codes.ResourceExhausted, "A quota is used up."},
+	iamapi.ErrDeleteConflict.Code:              {http.StatusConflict, codes.FailedPrecondition, "What is to be deleted is still in use."},
+	iamapi.ErrConcurrentModification.Code:      {http.StatusConflict, codes.Aborted, "The request conflicts with another one. Try again."},
+	iamapi.ErrInvalidInput.Code:                {http.StatusBadRequest, codes.InvalidArgument, "A member of the request is not valid."},
+	iamapi.ErrMalformedPolicyDocument.Code:     {http.StatusBadRequest, codes.InvalidArgument, "The policy document is not valid."},
+	iamapi.ErrPolicyNotAttachable.Code:         {http.StatusBadRequest, codes.FailedPrecondition, "The policy cannot be attached to this."},
+	iamapi.ErrUnmodifiableEntity.Code:          {http.StatusBadRequest, codes.FailedPrecondition, "This cannot be changed by a request."},
+	iamapi.ErrPolicyEvaluation.Code:            {http.StatusInternalServerError, codes.Internal, "The policies could not be evaluated."},
+	iamapi.ErrOpenIDIdPCommunication.Code:      {http.StatusBadRequest, codes.Unavailable, "The identity provider cannot be reached."},
+	iamapi.ErrInvalidIdentityToken.Code:        {http.StatusBadRequest, codes.Unauthenticated, "The web identity token is not valid."},
+	iamapi.ErrIDPRejectedClaim.Code:            {http.StatusForbidden, codes.PermissionDenied, "The web identity token's claims are not accepted."},
+	iamapi.ErrIDPCommunication.Code:            {http.StatusBadRequest, codes.Unavailable, "The identity provider cannot be reached. Try again."},
+	iamapi.ErrPackedPolicyTooLarge.Code:        {http.StatusBadRequest, codes.InvalidArgument, "The session's policies and tags are too large together."},
+	iamapi.ErrInvalidAuthorizationMessage.Code: {http.StatusBadRequest, codes.InvalidArgument, "The encoded message is not one that this cluster made."},
+	iamapi.ErrRegionDisabled.Code:              {http.StatusForbidden, codes.PermissionDenied, "The cluster does not serve this Region."},
 
 	// Errors of operators' calls, which only the gRPC face has.
 	ceremony.ErrInitialised.Code:    {http.StatusBadRequest, codes.FailedPrecondition, "The cluster is already initialised."},

@@ -35,8 +35,10 @@ type Exchange interface {
 	// all.
 	Accept(r *http.Request) error
 	// Authenticate finds out who sent the request. It sets the caller's Identity and
-	// other properties that the request states, such as the Region.
-	Authenticate(ctx context.Context, r *http.Request, body []byte, c *iam.Caller) error
+	// other properties that the request states, such as the Region. If known is false,
+	// the request is for an operation whose input proves who sends it, which only the
+	// engine can check.
+	Authenticate(ctx context.Context, r *http.Request, body []byte, c *iam.Caller) (known bool, err error)
 	// Decode returns the requested operation and its input.
 	Decode(r *http.Request, body []byte) (*keyengine.Operation, any, error)
 	// Encode appends the body of the answer to b, and sets its Content-Type in h. out
@@ -70,7 +72,9 @@ type HTTPFaceConfig struct {
 // HTTPFace is an API as an http.Handler. It is safe for concurrent use.
 //
 // The reader may rely on this. A request reaches Engine.Do only after Authenticate has
-// found out who sent it, and then exactly once. A body is read only after Accept, and
+// found out who sent it, or that this is for the engine to find out, and then exactly once.
+// In the second case the request stays in the pool of strangers, so that it can still be
+// evicted and cannot take a place from anybody who is known. A body is read only after Accept, and
 // never beyond MaxBody; the total size of bodies is bounded too. Every answer has a
 // request id, which is that of the audit record, and no answer reveals anything
 // internal. Buffers that held bodies are overwritten.
@@ -116,12 +120,13 @@ var (
 // handling is what one request needs besides the values of net/http. It is reused.
 type handling struct {
 	Exchange
-	request *Request
-	caller  *iam.Caller // once the engine has answered
-	body    []byte
-	bodies  *admission.Pool
-	charged *admission.Place // for the body; nil while it is small
-	out     []byte
+	request  *Request
+	stranger bool        // the connection is not of anybody who is known
+	caller   *iam.Caller // once the engine has answered
+	body     []byte
+	bodies   *admission.Pool
+	charged  *admission.Place // for the body; nil while it is small
+	out      []byte
 }
 
 // reading allows another goroutine to end reads of a request's body.
@@ -153,7 +158,7 @@ func (f *HTTPFace) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	in := Arrival{Remote: r.RemoteAddr, Conn: admission.FromContext(r.Context())}
 	h.bodies = f.KnownBodies
 	if in.Conn == nil || in.Conn.Class() == admission.Stranger {
-		in.Pool, h.bodies = f.api.Strangers, f.StrangersBodies
+		in.Pool, h.bodies, h.stranger = f.api.Strangers, f.StrangersBodies, true
 	}
 	reading := &reading{out: http.NewResponseController(w)}
 	defer reading.end()
@@ -189,14 +194,20 @@ func (f *HTTPFace) serve(ctx context.Context, header http.Header, r *http.Reques
 		return err
 	}
 	caller := h.request.Caller(r.UserAgent(), r.TLS)
-	if err := h.Authenticate(ctx, r, h.body, caller); err != nil {
+	known, err := h.Authenticate(ctx, r, h.body, caller)
+	if err != nil {
 		return err
 	}
-	h.request.Proved()
+	if known {
+		h.request.Proved()
+	}
 	// Only now, so that requests that are not authenticated, or arrive slowly, take
-	// no places from others.
-	if err := h.request.Work(&f.api.Calls); err != nil {
-		return err
+	// no places from others. On a connection that has been promoted there is no other
+	// limit.
+	if known || !h.stranger {
+		if err := h.request.Work(&f.api.Calls); err != nil {
+			return err
+		}
 	}
 	op, in, err := h.Decode(r, h.body)
 	if err != nil {
@@ -311,4 +322,16 @@ func (f *HTTPFace) done(h *handling) {
 	}
 	*h = handling{Exchange: h.Exchange, body: h.body[:0], out: h.out[:0]}
 	f.handled.Put(h)
+}
+
+// Grow makes room for n more bytes, overwriting a buffer that is left behind. Faces append
+// answers, which may have secrets, after a call of it.
+func Grow(b []byte, n int) []byte {
+	if cap(b)-len(b) >= n {
+		return b
+	}
+	bigger := make([]byte, len(b), 2*cap(b)+n)
+	copy(bigger, b)
+	clear(b)
+	return bigger
 }

@@ -67,14 +67,14 @@ func (x *queryExchange) Accept(r *http.Request) error {
 	return queryVerifier.Read(&x.claim, r, x.face.now())
 }
 
-func (x *queryExchange) Authenticate(ctx context.Context, r *http.Request, body []byte, c *iam.Caller) error {
+func (x *queryExchange) Authenticate(ctx context.Context, r *http.Request, body []byte, c *iam.Caller) (known bool, err error) {
 	proof, _, err := x.claim.Proof(nil, r, body)
 	if err != nil {
-		return err
+		return false, err
 	}
 	c.Region = x.claim.Region
 	c.Identity, err = x.face.engine.AuthenticateSigV4(ctx, proof)
-	return err
+	return true, err
 }
 
 func (x *queryExchange) Decode(_ *http.Request, body []byte) (*keyengine.Operation, any, error) {

@@ -19,7 +19,7 @@ type Caller struct {
 	Region    string
 	SourceIP  string
 	UserAgent string
-	// Transport is the face that took the request: "aws" or "grpc".
+	// Transport is the face that took the request: "aws", "query" or "grpc".
 	Transport string
 	TLS       TLS
 	// SourceArn is the resource on whose behalf a service makes the request, or empty. Only

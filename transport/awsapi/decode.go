@@ -193,7 +193,7 @@ func (d *decoder) structure(s *kmsapi.Schema, v reflect.Value, name string) erro
 		i, ok := lookup(s, quoted)
 		if !ok {
 			if d.unknown == nil {
-				d.unknown = unknownMember(s, quoted, name)
+				d.unknown = s.Unknown(text(quoted), name)
 			}
 			return d.skip()
 		}
@@ -213,35 +213,6 @@ func lookup(s *kmsapi.Schema, quoted []byte) (int, bool) {
 	}
 	return s.Index([]byte(text(quoted)))
 }
-
-// unknownMember returns the error for an unknown member of a structure, or nil if it can be
-// ignored. The structure is the value of the member within, or the whole input if that is
-// "".
-func unknownMember(s *kmsapi.Schema, quoted []byte, within string) error {
-	name := text(quoted)
-	meant := ""
-	if len(name) <= maxShownName {
-		meant = s.Similar(name)
-	}
-	if !s.Closed && meant == "" {
-		return nil
-	}
-	if len(name) > maxShownName {
-		name = name[:maxShownName] + "…"
-	}
-	where := strconv.QuoteToASCII(name)
-	if within != "" {
-		where += " in " + within
-	}
-	hint := "Members that this version does not know are not passed over here, as they could restrict the request. Leave it out if it does not."
-	if meant != "" {
-		hint = "Did you mean " + meant + "?"
-	}
-	return &kmsapi.Error{Code: kmsapi.ErrValidation.Code, Message: "Unknown member " + where + ". " + hint}
-}
-
-// maxShownName is how many bytes of an unknown member's name an answer repeats.
-const maxShownName = 64
 
 // member reads a value that is not null into a field.
 func (d *decoder) member(m *kmsapi.Member, v reflect.Value) error {

@@ -11,6 +11,7 @@ import (
 	"github.com/go-json-experiment/json/jsontext"
 
 	"github.com/conclavekms/conclave/keyengine/kmsapi"
+	"github.com/conclavekms/conclave/transport"
 )
 
 // appendOutput appends the JSON of the structure that out points to. Members
@@ -60,7 +61,7 @@ func appendMember(b []byte, m *kmsapi.Member, v reflect.Value) []byte {
 	case **time.Time:
 		return appendTime(b, **x)
 	case *[]byte:
-		b = grow(b, base64.StdEncoding.EncodedLen(len(*x))+2)
+		b = transport.Grow(b, base64.StdEncoding.EncodedLen(len(*x))+2)
 		b = append(b, '"')
 		b = base64.StdEncoding.AppendEncode(b, *x)
 		return append(b, '"')
@@ -101,7 +102,7 @@ func appendMember(b []byte, m *kmsapi.Member, v reflect.Value) []byte {
 // appendText appends a string. Invalid UTF-8 is replaced by U+FFFD; the
 // engine's texts have none.
 func appendText[T string | []byte](b []byte, s T) []byte {
-	b = grow(b, len(s)+2)
+	b = transport.Grow(b, len(s)+2)
 	b, _ = jsontext.AppendQuote(b, s)
 	return b
 }
@@ -119,15 +120,4 @@ func appendTime(b []byte, t time.Time) []byte {
 		b = append(b, '.', byte('0'+frac/100), byte('0'+frac/10%10), byte('0'+frac%10))
 	}
 	return b
-}
-
-// grow makes room for n more bytes, overwriting a buffer that is left behind.
-func grow(b []byte, n int) []byte {
-	if cap(b)-len(b) >= n {
-		return b
-	}
-	bigger := make([]byte, len(b), 2*cap(b)+n)
-	copy(bigger, b)
-	clear(b)
-	return bigger
 }

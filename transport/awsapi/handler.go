@@ -10,7 +10,6 @@ package awsapi
 import (
 	"cmp"
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
 	"mime"
@@ -23,7 +22,6 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/conclavekms/conclave/keyengine/iam"
-	"github.com/conclavekms/conclave/keyengine/kmsapi"
 	"github.com/conclavekms/conclave/transport"
 	"github.com/conclavekms/conclave/transport/sigv4"
 )
@@ -35,7 +33,8 @@ type Engine interface {
 	AuthenticateSigV4(context.Context, sigv4.Proof) (iam.Identity, error)
 }
 
-// Config configures a Handler. Engine and Operations are required.
+// Config configures a Handler. Engine and Operations are required. Operations of other
+// services are left out.
 type Config struct {
 	Engine     Engine
 	Operations []*keyengine.Operation
@@ -72,10 +71,6 @@ const (
 // verifier parses the signatures of requests. The operation must be signed.
 var verifier = sigv4.NewVerifier(service, headerTarget)
 
-// reasonOther is the reason in metrics for requests that the engine refused for a
-// reason that package sigv4 does not have.
-const reasonOther = "other"
-
 // contentTypes is the header of every answer. It can be shared, as net/http
 // does not change it.
 var contentTypes = []string{contentType}
@@ -106,6 +101,9 @@ func New(cfg Config) (*Handler, error) {
 		h.origins[o] = true
 	}
 	for _, op := range cfg.Operations {
+		if string(op.Service) != service {
+			continue
+		}
 		if _, ok := h.operations[op.Name]; ok {
 			return nil, fmt.Errorf("awsapi: operation %s is listed twice", op.Name)
 		}
@@ -172,17 +170,17 @@ func (ex *exchange) Accept(r *http.Request) error {
 }
 
 // Authenticate implements transport.Exchange.
-func (ex *exchange) Authenticate(ctx context.Context, r *http.Request, body []byte, c *iam.Caller) error {
+func (ex *exchange) Authenticate(ctx context.Context, r *http.Request, body []byte, c *iam.Caller) (known bool, err error) {
 	proof, canonical, err := ex.claim.Proof(ex.canonical, r, body)
 	if err != nil {
-		return err
+		return false, err
 	}
 	ex.canonical = canonical
 	if c.Identity, err = ex.handler.cfg.Engine.AuthenticateSigV4(ctx, proof); err != nil {
-		return unproven(err, canonical, &proof)
+		return false, transport.Unproven(err, canonical, &proof)
 	}
 	c.Region = ex.claim.Region
-	return nil
+	return true, nil
 }
 
 // Decode implements transport.Exchange.
@@ -203,25 +201,6 @@ func (ex *exchange) Encode(b []byte, h http.Header, out any) ([]byte, error) {
 	}
 	ex.out = out
 	return appendOutput(b, ex.op.Output(), out)
-}
-
-// unproven turns the engine's refusal of a signature into an answer. Errors that
-// are not about the signature, such as that the node is sealed, are returned
-// unchanged.
-func unproven(err error, canonical []byte, p *sigv4.Proof) error {
-	e, ok := errors.AsType[*kmsapi.Error](err)
-	if !ok {
-		return err
-	}
-	switch e.Code {
-	case kmsapi.ErrInvalidSignature.Code:
-		return sigv4.Mismatch(canonical, p)
-	case kmsapi.ErrUnrecognizedClient.Code:
-		return sigv4.UnknownKey()
-	case kmsapi.ErrExpiredToken.Code:
-		return &sigv4.Error{Code: string(e.Code), Reason: reasonOther, Message: e.Message}
-	}
-	return err
 }
 
 // operation returns the requested operation, which is named by the target of a

@@ -86,7 +86,7 @@ func check(h *Handler, r *http.Request) error {
 		return err
 	}
 	c := &iam.Caller{}
-	if err := ex.Authenticate(context.Background(), r, body, c); err != nil {
+	if _, err := ex.Authenticate(context.Background(), r, body, c); err != nil {
 		return err
 	}
 	op, in, err := ex.Decode(r, body)

@@ -102,8 +102,12 @@ func (ev *Attempt) Decided() (*fsmpb.Record, error) {
 }
 
 // inRegion refuses a request that was signed for a Region that the cluster does not serve,
-// unless the cluster accepts any.
+// unless the cluster accepts any. What IAM and STS have is in no Region, and clients of IAM
+// always sign for us-east-1.
 func inRegion(ev *Evaluation) error {
+	if ev.Op.Service != KMS {
+		return nil
+	}
 	c := ev.Cluster()
 	if r := ev.Caller.Region; r != "" && !ServesRegion(c, r) && !c.AnyRegion {
 		return kmsapi.Errorf(kmsapi.ErrInvalidSignature, "Credential should be scoped to a valid region, not '%s'.", r)
