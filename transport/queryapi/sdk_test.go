@@ -11,7 +11,6 @@ import (
 	"net/http/httptest"
 	"net/url"
 	"reflect"
-	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -320,20 +319,6 @@ func TestErrorsOfSDK(t *testing.T) {
 	}
 	if text := f.log.String(); strings.Contains(text, "refused</b>") {
 		t.Errorf("logged %s", text)
-	}
-}
-
-// TestEveryErrorHasATest: errors of the package are in the table above, and the face has no
-// name for one that is not.
-func TestNamesAreKnown(t *testing.T) {
-	var known []string
-	for _, e := range slices.Concat(kmsapi.Errors(), iamapi.Errors()) {
-		known = append(known, string(e.Code))
-	}
-	for code := range names {
-		if !slices.Contains(known, code) && !strings.HasSuffix(code, "Exception") {
-			t.Errorf("there is no %s", code)
-		}
 	}
 }
 
