@@ -3,6 +3,7 @@ package queryapi
 import (
 	"encoding/xml"
 	"errors"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
@@ -14,6 +15,8 @@ import (
 	"github.com/conclavekms/conclave/keyengine/iamapi"
 	"github.com/conclavekms/conclave/keyengine/iamapi/iamapitest"
 	"github.com/conclavekms/conclave/keyengine/kmsapi"
+	"github.com/conclavekms/conclave/transport"
+	"github.com/conclavekms/conclave/transport/admission"
 )
 
 // TestAnswer: an answer has AWS's headers, and the caller what the request says.
@@ -304,5 +307,58 @@ func TestNothingButXML(t *testing.T) {
 		if err := xml.Unmarshal(w.Body.Bytes(), &e); err != nil || w.Code < 400 || e.Error.Code == "" || w.Header().Get("Content-Type") != "text/xml" {
 			t.Errorf("%s %s: got %d %s (%v)", r.Method, r.URL, w.Code, w.Body, err)
 		}
+	}
+}
+
+// TestStrangersStayStrangers: a request without a signature does not promote its connection
+// in the node's budget, and a signed one does.
+func TestStrangersStayStrangers(t *testing.T) {
+	f := newFixture(t, nil)
+	budget, err := admission.New(admission.Config{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	inner, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var class admission.Class
+	srv := transport.NewHTTPServer(transport.HTTPConfig{}, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		f.ServeHTTP(httptest.NewRecorder(), r)
+		class = admission.FromContext(r.Context()).Class()
+	}))
+	done := make(chan error, 1)
+	go func() {
+		done <- transport.Serve(srv, budget.Listener(inner, admission.Share{Face: "aws", Sixteenths: 8}))
+	}()
+	t.Cleanup(func() {
+		srv.Close()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	})
+	const form = "Action=AssumeRoleWithWebIdentity" + stsVersion
+	for signed, want := range map[bool]admission.Class{false: admission.Stranger, true: admission.Client} {
+		r, err := http.NewRequestWithContext(t.Context(), http.MethodPost, "http://"+inner.Addr().String(), strings.NewReader(form))
+		if err != nil {
+			t.Fatal(err)
+		}
+		r.Header.Set("Content-Type", formType)
+		if signed {
+			sign(t, r, "sts", form)
+		}
+		client := &http.Client{Transport: new(http.Transport)} // a connection of its own
+		resp, err := client.Do(r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp.Body.Close()
+		client.CloseIdleConnections()
+		if class != want {
+			t.Errorf("signed %v: class %v, want %v", signed, class, want)
+		}
+	}
+	if f.engine.dos != 2 {
+		t.Errorf("%d requests reached the engine", f.engine.dos)
 	}
 }

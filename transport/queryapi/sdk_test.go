@@ -10,6 +10,8 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/url"
+	"os"
+	"os/exec"
 	"reflect"
 	"strings"
 	"testing"
@@ -25,6 +27,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
 
+	"github.com/conclavekms/conclave/integration/optional"
 	"github.com/conclavekms/conclave/keyengine"
 	"github.com/conclavekms/conclave/keyengine/iam"
 	"github.com/conclavekms/conclave/keyengine/iamapi"
@@ -355,5 +358,82 @@ func TestPresignedBySDK(t *testing.T) {
 	resp.Body.Close()
 	if resp.StatusCode != 200 || f.engine.op != "GetCallerIdentity" || f.engine.caller.Region != "eu-test-1" || f.engine.caller.Identity == (iam.Identity{}) {
 		t.Errorf("got %s %s for %s by %+v", resp.Status, body, f.engine.op, f.engine.caller)
+	}
+}
+
+// TestPython: botocore and the AWS CLI, which have codecs of their own, understand the face.
+func TestPython(t *testing.T) {
+	optional.Program(t, "aws")
+	if err := exec.Command("python3", "-c", "import boto3").Run(); err != nil {
+		optional.Skip(t, "python3 with boto3 is not installed: %v", err)
+	}
+	f := newFixture(t, realClock)
+	srv := httptest.NewServer(f.Before(http.NotFoundHandler()))
+	t.Cleanup(srv.Close)
+	f.engine.do = func(op *keyengine.Operation, in any) (any, error) {
+		switch in := in.(type) {
+		case *iamapi.CreateRoleInput:
+			return &iamapi.CreateRoleOutput{Role: &iamapi.Role{
+				RoleName: in.RoleName, AssumeRolePolicyDocument: in.AssumeRolePolicyDocument, Tags: in.Tags, CreateDate: &testTime,
+			}}, nil
+		case *iamapi.ListUsersInput:
+			if in.Marker == nil {
+				return &iamapi.ListUsersOutput{Users: []iamapi.User{{UserName: new("a")}}, IsTruncated: new(true), Marker: new("m<&")}, nil
+			}
+			return &iamapi.ListUsersOutput{Users: []iamapi.User{{UserName: in.Marker}}, IsTruncated: new(false)}, nil
+		case *iamapi.GetUserInput:
+			return nil, kmsapi.Errorf(iamapi.ErrNoSuchEntity, "The user with name %s cannot be found.", *in.UserName)
+		case *iamapi.GetAccountSummaryInput:
+			return &iamapi.GetAccountSummaryOutput{SummaryMap: map[string]int32{"Users": 7}}, nil
+		case *iamapi.GetCallerIdentityInput:
+			return &iamapi.GetCallerIdentityOutput{Account: new("111122223333"), Arn: new("arn:aws:iam::111122223333:root"), UserId: new("111122223333")}, nil
+		case *iamapi.AssumeRoleWithWebIdentityInput:
+			return &iamapi.AssumeRoleWithWebIdentityOutput{SubjectFromWebIdentityToken: in.WebIdentityToken}, nil
+		}
+		return op.NewOutput(), nil
+	}
+	const script = `
+import boto3, botocore, json, urllib.request
+iam, sts = boto3.client('iam'), boto3.client('sts')
+document = {'Version': '2012-10-17', 'Statement': [{'Effect': 'Allow', 'Principal': '*', 'Action': 'sts:AssumeRole & <\u00e9+ %>'}]}
+role = iam.create_role(RoleName='r', AssumeRolePolicyDocument=json.dumps(document), Tags=[{'Key': str(i), 'Value': 'v+%&'} for i in range(12)])['Role']
+assert role['AssumeRolePolicyDocument'] == document, role
+assert [t['Key'] for t in role['Tags']] == [str(i) for i in range(12)] and role['Tags'][0]['Value'] == 'v+%&', role
+assert role['CreateDate'].isoformat() == '2026-11-23T12:36:00+00:00', role
+assert [u['UserName'] for u in iam.get_paginator('list_users').paginate().search('Users')] == ['a', 'm<&']
+assert iam.get_account_summary()['SummaryMap'] == {'Users': 7}
+assert iam.list_mfa_devices()['MFADevices'] == []
+answer = iam.delete_user(UserName='a')['ResponseMetadata']
+assert answer['HTTPStatusCode'] == 200 and len(answer['RequestId']) == 36, answer
+try:
+    iam.get_user(UserName='n<')
+    raise SystemExit('no error')
+except iam.exceptions.NoSuchEntityException as e:
+    assert e.response['Error']['Message'] == 'The user with name n< cannot be found.', e
+try:
+    iam.create_saml_provider(SAMLMetadataDocument='x'*1000, Name='n')
+    raise SystemExit('no error')
+except botocore.exceptions.ClientError as e:
+    assert e.response['Error']['Code'] == 'InvalidAction' and 'CreateSAMLProvider' in e.response['Error']['Message'], e
+assert sts.get_caller_identity()['Account'] == '111122223333'
+assert sts.assume_role_with_web_identity(RoleArn='arn:aws:iam::111122223333:role/r', RoleSessionName='session', WebIdentityToken='a.b-c')['SubjectFromWebIdentityToken'] == 'a.b-c'
+for method in 'GET', 'POST':
+    url = sts.generate_presigned_url('get_caller_identity', HttpMethod=method)
+    assert b'111122223333' in urllib.request.urlopen(urllib.request.Request(url, method=method)).read()
+`
+	for _, command := range [][]string{
+		{"python3", "-c", script},
+		{"aws", "sts", "get-caller-identity"},
+		{"aws", "iam", "list-users", "--query", "Users[].UserName"},
+	} {
+		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+		defer cancel()
+		cmd := exec.CommandContext(ctx, command[0], command[1:]...)
+		cmd.Env = append(os.Environ(), "AWS_ACCESS_KEY_ID="+testKeyID, "AWS_SECRET_ACCESS_KEY="+testSecret, "AWS_SESSION_TOKEN="+testToken, "AWS_REGION=eu-test-1", "AWS_DEFAULT_REGION=eu-test-1",
+			"AWS_ENDPOINT_URL_IAM="+srv.URL, "AWS_ENDPOINT_URL_STS="+srv.URL, "AWS_EC2_METADATA_DISABLED=true", "AWS_MAX_ATTEMPTS=1",
+			"AWS_CONFIG_FILE="+os.DevNull, "AWS_SHARED_CREDENTIALS_FILE="+os.DevNull)
+		if out, err := cmd.CombinedOutput(); err != nil {
+			t.Errorf("%s: %v\n%s", command[0], err, out)
+		}
 	}
 }
