@@ -21,6 +21,7 @@ type Verifier struct {
 	// meaningful are the headers that the service uses. Others, such as those
 	// that proxies add (X-Amz-Cf-Id), need not be signed, as they are ignored.
 	meaningful []string
+	expires    time.Duration // see Expiring
 }
 
 // NewVerifier returns a Verifier for the service of that name in credential scopes,
@@ -34,6 +35,14 @@ func NewVerifier(service string, headers ...string) *Verifier {
 	}
 	v.meaningful = append(v.meaningful, HeaderDate, HeaderHash, HeaderToken)
 	return v
+}
+
+// Expiring returns a Verifier that takes presigned requests that do not say how long they
+// are valid as valid for d. Without, they are refused.
+func (v *Verifier) Expiring(d time.Duration) *Verifier {
+	w := *v
+	w.expires = d
+	return &w
 }
 
 // Claim is what a request's headers, or its query string, say about its signature.
