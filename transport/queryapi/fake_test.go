@@ -20,6 +20,7 @@ import (
 	"github.com/conclavekms/conclave/keyengine/iam"
 	"github.com/conclavekms/conclave/keyengine/iamapi/iamapitest"
 	"github.com/conclavekms/conclave/keyengine/kmsapi"
+	"github.com/conclavekms/conclave/policy"
 	"github.com/conclavekms/conclave/transport/sigv4"
 )
 
@@ -58,7 +59,7 @@ func (f *fakeEngine) AuthenticateSigV4(_ context.Context, p sigv4.Proof) (iam.Id
 	case !p.SignedBy(key[:]):
 		return iam.Identity{}, kmsapi.ErrInvalidSignature
 	}
-	return iam.ForwardedIdentity(iam.Identity{}.Principal(), p.AccessKeyID, [32]byte{}, ""), nil
+	return iam.ForwardedIdentity(policy.Principal{}, 0, p.AccessKeyID, [32]byte{}, "", nil)
 }
 
 func (f *fakeEngine) Do(_ context.Context, c *iam.Caller, op *keyengine.Operation, in any) (any, error) {
