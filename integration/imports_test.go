@@ -48,6 +48,7 @@ var imports = []struct {
 	{"transport/sigv4", nil},
 	{"transport/client", []string{"transport/kmspb"}},
 	{"transport/kmspb", nil},
+	{"transport/iampb", nil},
 	// One budget for all listeners: those for clients and those for nodes take from it.
 	{"transport/admission", nil},
 	{"transport", []string{"transport/...", "keyengine", "keyengine/ceremony", "keyengine/iam", "keyengine/iamapi", "keyengine/kmsapi", "fsm"}},

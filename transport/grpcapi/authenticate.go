@@ -117,6 +117,20 @@ func (s *Server) caller(ctx context.Context) (*iam.Caller, error) {
 	return c, call.Work(&s.api.Calls)
 }
 
+// callerOrStranger authenticates a call whose input proves who calls, if it says who calls
+// besides. If it does not, its caller has no identity, and the call keeps its place among
+// those that are coming in: it can be evicted until it is answered.
+func (s *Server) callerOrStranger(ctx context.Context) (*iam.Caller, error) {
+	conn := connectionOf(ctx)
+	if len(metadata.ValueFromIncomingContext(ctx, "authorization")) > 0 || conn.leaf != nil {
+		return s.caller(ctx)
+	}
+	c := callOf(ctx).Caller(userAgent(ctx), conn.state)
+	var err error
+	c.Region, err = region(ctx)
+	return c, err
+}
+
 // operator authenticates an operator's call.
 func (s *Server) operator(ctx context.Context) (ceremony.Operator, error) {
 	call, conn := callOf(ctx), connectionOf(ctx)

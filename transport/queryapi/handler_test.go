@@ -362,3 +362,14 @@ func TestStrangersStayStrangers(t *testing.T) {
 		t.Errorf("%d requests reached the engine", f.engine.dos)
 	}
 }
+
+// BenchmarkHandles measures what telling requests apart costs those for KMS.
+func BenchmarkHandles(b *testing.B) {
+	r := sign(b, newRequest("{}"), "kms", "{}")
+	b.ReportAllocs()
+	for b.Loop() {
+		if Handles(r) {
+			b.Fatal("taken for IAM or STS")
+		}
+	}
+}

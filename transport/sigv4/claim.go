@@ -131,15 +131,24 @@ func (c *Claim) readToken(values []string) error {
 // something else is wrong with it, or "" if there is none that could be a name. It is
 // for telling a client that it uses the wrong address.
 func ServiceOf(r *http.Request) string {
-	credential := r.URL.Query().Get(queryCred)
+	var credential string
 	if auth := r.Header.Get(HeaderAuthorization); strings.HasPrefix(auth, Algorithm) {
 		_, credential, _ = strings.Cut(auth, "Credential=")
 		credential, _, _ = strings.Cut(credential, ",")
+	} else if IsPresigned(r) {
+		credential = r.URL.Query().Get(queryCred)
 	}
-	if parts := strings.Split(credential, "/"); len(parts) == 5 && wordOf(parts[3], maxName, func(c byte) bool { return c == '-' || lowerOrDigit(c) }) {
-		return parts[3]
+	if strings.Count(credential, "/") != 4 {
+		return ""
 	}
-	return ""
+	for range 3 {
+		_, credential, _ = strings.Cut(credential, "/")
+	}
+	service, _, _ := strings.Cut(credential, "/")
+	if !wordOf(service, maxName, func(c byte) bool { return c == '-' || lowerOrDigit(c) }) {
+		return ""
+	}
+	return service
 }
 
 // parse parses the three parameters of the header.

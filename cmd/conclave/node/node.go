@@ -336,7 +336,7 @@ func (n *Node) startFaces(p *ports) error {
 		return err
 	}
 	grpcConfig := grpcapi.Config{
-		Engine: n.engine, Ceremony: operations{n}, Serving: func() bool { return n.health().Ready() },
+		Engine: n.engine, Operations: keyengine.Operations(), Ceremony: operations{n}, Serving: func() bool { return n.health().Ready() },
 		Clock: clock, Logger: n.log, Metrics: n.registry,
 		Plaintext: n.cfg.Insecure, LoopbackOperators: n.cfg.Insecure,
 	}
