@@ -264,7 +264,7 @@ var File_keyengine_iam_iampb_session_proto protoreflect.FileDescriptor
 
 const file_keyengine_iam_iampb_session_proto_rawDesc = "" +
 	"\n" +
-	"!keyengine/iam/iampb/session.proto\x12\x0fconclave.iam.v1\"\x82\x04\n" +
+	"!keyengine/iam/iampb/session.proto\x12\x13conclave.session.v1\"\x86\x04\n" +
 	"\aSession\x12\x18\n" +
 	"\aaccount\x18\x01 \x01(\x04R\aaccount\x12\x1d\n" +
 	"\n" +
@@ -277,8 +277,8 @@ const file_keyengine_iam_iampb_session_proto_rawDesc = "" +
 	"\aexpires\x18\b \x01(\x03R\aexpires\x12\x16\n" +
 	"\x06policy\x18\t \x01(\tR\x06policy\x12\x1a\n" +
 	"\bpolicies\x18\n" +
-	" \x03(\tR\bpolicies\x12(\n" +
-	"\x04tags\x18\v \x03(\v2\x14.conclave.iam.v1.TagR\x04tags\x12\x1e\n" +
+	" \x03(\tR\bpolicies\x12,\n" +
+	"\x04tags\x18\v \x03(\v2\x18.conclave.session.v1.TagR\x04tags\x12\x1e\n" +
 	"\n" +
 	"transitive\x18\f \x03(\tR\n" +
 	"transitive\x12'\n" +
@@ -306,11 +306,11 @@ func file_keyengine_iam_iampb_session_proto_rawDescGZIP() []byte {
 
 var file_keyengine_iam_iampb_session_proto_msgTypes = make([]protoimpl.MessageInfo, 2)
 var file_keyengine_iam_iampb_session_proto_goTypes = []any{
-	(*Session)(nil), // 0: conclave.iam.v1.Session
-	(*Tag)(nil),     // 1: conclave.iam.v1.Tag
+	(*Session)(nil), // 0: conclave.session.v1.Session
+	(*Tag)(nil),     // 1: conclave.session.v1.Tag
 }
 var file_keyengine_iam_iampb_session_proto_depIdxs = []int32{
-	1, // 0: conclave.iam.v1.Session.tags:type_name -> conclave.iam.v1.Tag
+	1, // 0: conclave.session.v1.Session.tags:type_name -> conclave.session.v1.Tag
 	1, // [1:1] is the sub-list for method output_type
 	1, // [1:1] is the sub-list for method input_type
 	1, // [1:1] is the sub-list for extension type_name
