@@ -124,7 +124,7 @@ func TestCreateKeyErrors(t *testing.T) {
 		{"same tag twice", kmsapi.CreateKeyInput{Tags: []kmsapi.Tag{{TagKey: new("x"), TagValue: new("1")}, {TagKey: new("x"), TagValue: new("2")}}}, kmsapi.ErrTag, "Duplicate tag keys"},
 		{"too many tags", kmsapi.CreateKeyInput{Tags: manyTags(51)}, kmsapi.ErrTag, "Too many tags"},
 		{"policy is no JSON", kmsapi.CreateKeyInput{Policy: new("{")}, kmsapi.ErrMalformedPolicy, "…"},
-		{"policy with a condition", kmsapi.CreateKeyInput{Policy: new(policyDocument(root, `{"Effect":"Allow","Principal":"*","Action":"*","Resource":"*","Condition":{}}`))},
+		{"policy with a condition", kmsapi.CreateKeyInput{Policy: new(policyDocument(root, `{"Effect":"Allow","Principal":"*","Action":"*","Resource":"*","Condition":{"Null":{"aws:username":"true"}}}`))},
 			kmsapi.ErrMalformedPolicy, "…"},
 		{"policy for nobody", kmsapi.CreateKeyInput{Policy: new(policyDocument(root, statement("Allow", "arn:aws:iam::111122223333:user/nobody", "kms:*")))},
 			kmsapi.ErrMalformedPolicy, "Policy contains a statement with one or more invalid principals."},

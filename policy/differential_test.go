@@ -206,13 +206,13 @@ func TestEvaluateEqualsSpecification(t *testing.T) {
 			statements = append(statements, randomStatement(rng))
 		}
 		doc := render(rng, statements)
-		parsed, err := Parse(doc)
+		parsed, err := Parse(KeyPolicy, doc)
 		if err != nil {
 			t.Fatalf("Parse: %v\n%s", err, doc)
 		}
 		for range perPolicy {
 			r := plainRequest{principal: pick(rng, diffPrincipals), action: pick(rng, diffActions), resource: pick(rng, diffResources)}
-			req := Request{mustPrincipal(t, r.principal), r.action, r.resource}
+			req := Request{mustPrincipal(t, r.principal), r.action, r.resource, nil}
 			if req.Principal.Kind == KindAssumedRole {
 				r.role = "arn:aws:iam::" + req.Principal.Account + ":role/app"
 				if rng.IntN(2) == 0 {
@@ -222,7 +222,7 @@ func TestEvaluateEqualsSpecification(t *testing.T) {
 					t.Fatal(err)
 				}
 			}
-			d := Evaluate(req, Policies{Key: parsed})
+			d := Evaluate(req, Policies{Resource: parsed})
 			got := plainAnswer{d.Effect.String(), d.Reason.String(), d.Statement}
 			want := plainEvaluate(statements, r)
 			if got != want {
@@ -252,11 +252,11 @@ func denyDominates(t *testing.T, rng *rand.Rand, statements []plainStatement, re
 	deny := plainStatement{true, []string{pick(rng, names)}, []string{r.action}, []string{r.resource}}
 	at := rng.IntN(len(statements) + 1)
 	doc := render(rng, slices.Insert(slices.Clone(statements), at, deny))
-	parsed, err := Parse(doc)
+	parsed, err := Parse(KeyPolicy, doc)
 	if err != nil {
 		t.Fatalf("Parse: %v\n%s", err, doc)
 	}
-	if d := Evaluate(req, Policies{Key: parsed}); d.Effect != ExplicitDeny || d.Statement != at {
+	if d := Evaluate(req, Policies{Resource: parsed}); d.Effect != ExplicitDeny || d.Statement != at {
 		t.Fatalf("with a Deny at %d: %s\nrequest %+v\npolicy %s", at, show(d), r, doc)
 	}
 }

@@ -1,50 +1,168 @@
 package policy
 
-import "slices"
+import (
+	"slices"
+	"strings"
+)
 
-// A Document is a parsed key policy. It does not change and may be shared.
+// A Kind says what a document is attached to, and so which elements it may and
+// must have.
+type Kind uint8
+
+// The kinds of documents.
+const (
+	// KeyPolicy: the policy of a key. Every statement names principals. One
+	// without actions or resources is accepted and has no effect.
+	KeyPolicy Kind = iota
+	// IdentityPolicy: a managed or inline policy of a user, group or role, or a
+	// permissions boundary. It names no principals.
+	IdentityPolicy
+	// TrustPolicy: the policy of a role, which says who may assume it. It names
+	// principals and actions of sts, but no resources.
+	TrustPolicy
+	// SessionPolicy: a policy that is passed when a role is assumed. It has the
+	// form of an IdentityPolicy.
+	SessionPolicy
+)
+
+// String returns what the kind is called in messages.
+func (k Kind) String() string {
+	switch k {
+	case KeyPolicy:
+		return "key policy"
+	case TrustPolicy:
+		return "trust policy"
+	case SessionPolicy:
+		return "session policy"
+	default:
+		return "identity policy"
+	}
+}
+
+// hasPrincipals reports whether the statements of such a document name
+// principals.
+func (k Kind) hasPrincipals() bool { return k == KeyPolicy || k == TrustPolicy }
+
+// A Document is a parsed policy. It does not change and may be shared. The zero
+// Document has no statements: it neither allows nor denies anything, in place
+// of a document of any kind.
 type Document struct {
+	kind Kind
 	// Denies are evaluated first, so they are kept separately.
 	denies, allows []statement
-	principals     []Principal
+	principals     []Principal // of AWS elements
+	providers      []Principal // of Federated elements
+	keys           []string    // condition keys, sorted
 }
 
 // A statement says which principals may or may not perform which actions on
-// which resources. It matches a request if all three parts do. Each part is a
-// list of alternatives, and an empty one never matches.
+// which resources under which conditions. It matches a request if all of its
+// parts do.
 type statement struct {
 	index      int // position in the document, for the audit record
 	sid        string
-	principals principalSet
-	actions    []glob
-	resources  []glob
+	deny       bool
+	principals principalSet // not of identity policies
+	actions    actionSet
+	resources  resourceSet
+	conditions []condition
 }
 
-// Principals returns the principals that the document names in Allow and Deny
-// statements, each once and in the order of the document, without "*". An
-// account has KindRoot, whether it was written as an ARN or as a bare id; in
-// the latter case its ARN and Partition are empty. AWS refuses a document that
-// names a principal that does not exist, with InvalidPrincipalMessage.
+// An actionSet is an Action or NotAction element. The zero set matches nothing.
+type actionSet struct {
+	globs []glob
+	not   bool // all but these
+}
+
+// A resourceSet is a Resource or NotResource element. The zero set matches
+// nothing.
+type resourceSet struct {
+	patterns []pattern
+	not      bool // all but these
+	any      bool // the element does not exist in this kind of document
+}
+
+// Principals returns the principals that the document names as AWS in Principal
+// and NotPrincipal elements, each once and in the order of the document,
+// without "*". An account has KindRoot, whether it was written as an ARN or as
+// a bare id; in the latter case its ARN and Partition are empty. AWS refuses a
+// document that names a principal that does not exist, with
+// InvalidPrincipalMessage.
 func (d *Document) Principals() []Principal { return slices.Clone(d.principals) }
 
-// concerns reports whether the statement applies to this action on this
-// resource.
-func (s *statement) concerns(action, resource string) bool {
-	return matchAny(s.actions, action) && matchAny(s.resources, resource)
-}
+// Providers returns the identity providers that the document names as
+// Federated, each once and in the order of the document.
+func (d *Document) Providers() []Principal { return slices.Clone(d.providers) }
 
-func matchAny(globs []glob, text string) bool {
-	for i := range globs {
-		if globs[i].match(text) {
-			return true
+// ContextKeys returns the condition keys that the document uses in conditions
+// and variables, sorted, each once and as it is first written. Case is ignored
+// in their names.
+func (d *Document) ContextKeys() []string { return slices.Clone(d.keys) }
+
+// contextKeys collects the condition keys of statements.
+func contextKeys(lists ...[]statement) []string {
+	known := make(map[string]string)
+	add := func(key, name string) {
+		if _, ok := known[name]; !ok {
+			known[name] = key
 		}
 	}
-	return false
+	addPattern := func(p *pattern) {
+		for _, part := range p.parts {
+			if part.name != "" {
+				add(part.key, part.name)
+			}
+		}
+	}
+	for _, statements := range lists {
+		for i := range statements {
+			s := &statements[i]
+			for j := range s.resources.patterns {
+				addPattern(&s.resources.patterns[j])
+			}
+			for j := range s.conditions {
+				c := &s.conditions[j]
+				add(c.key, c.name)
+				for k := range c.patterns {
+					addPattern(&c.patterns[k])
+				}
+				for k := range c.arns {
+					a := &c.arns[k]
+					if a.whole != nil {
+						addPattern(a.whole)
+					}
+					for l := range a.parts {
+						addPattern(&a.parts[l])
+					}
+				}
+			}
+		}
+	}
+	var keys []string
+	for _, key := range known {
+		keys = append(keys, key)
+	}
+	slices.SortFunc(keys, strings.Compare)
+	return keys
 }
 
-// A principalSet is a statement's Principal element.
+// match reports whether the element covers an action.
+func (s *actionSet) match(action string) bool {
+	if len(s.globs) == 0 {
+		return false
+	}
+	for i := range s.globs {
+		if s.globs[i].match(action) {
+			return !s.not
+		}
+	}
+	return s.not
+}
+
+// A principalSet is a Principal or NotPrincipal element.
 type principalSet struct {
 	everybody bool
+	not       bool // all but these; only in a Deny
 	named     []Principal
 }
 
@@ -54,35 +172,41 @@ type reach uint8
 const (
 	reachNone    reach = iota
 	reachAccount       // through the account: its identity policies decide
-	reachDirect        // by name, by role, or as everybody
+	reachRole          // through the role of a session: its boundary and session policies limit it
+	reachDirect        // by name, or as everybody
 )
 
-// allows says how an Allow for the set reaches c.
+// allows says how an Allow for the set reaches c. "*" is everybody in any
+// account, but not services and web identities, which belong to none.
 func (set *principalSet) allows(c *Principal) reach {
-	if set.everybody {
+	if set.everybody && c.Kind != KindService && c.Kind != KindFederated {
 		return reachDirect
 	}
 	best := reachNone
 	for i := range set.named {
-		switch by := set.named[i].reaches(c); by {
-		case reachDirect:
-			return by
-		case reachAccount:
-			best = by
+		if best = max(best, set.named[i].reaches(c)); best == reachDirect {
+			break
 		}
 	}
 	return best
 }
 
-// reaches says how an Allow for p, in a policy or a grant, reaches c.
+// reaches says how an Allow for p, in a policy or a grant, reaches c. An
+// account's root user is the account, so nothing has to be delegated to it.
 func (p *Principal) reaches(c *Principal) reach {
 	switch {
+	case p.Kind == KindNone: // not a principal
 	case p.Kind == KindRoot:
-		if p.isAccountOf(c) {
+		switch {
+		case !p.isAccountOf(c) || c.Kind == KindFederated:
+		case c.Kind == KindRoot:
+			return reachDirect
+		default:
 			return reachAccount
 		}
-	case p.Kind == KindNone: // not a principal
-	case p.ARN == c.ARN && p.Kind == c.Kind, p.Kind == KindRole && c.Kind == KindAssumedRole && p.ARN == c.Role:
+	case p.Kind == KindRole && (c.Kind == KindAssumedRole && p.ARN == c.Role || c.Kind == KindRole && p.ARN == c.ARN):
+		return reachRole
+	case p.ARN == c.ARN && p.Kind == c.Kind:
 		return reachDirect
 	}
 	return reachNone
@@ -92,7 +216,13 @@ func (p *Principal) reaches(c *Principal) reach {
 // all of its principals, and a role for all sessions of a role with that name.
 // The names of roles are unique in an account regardless of their paths, so
 // this is right even if the caller's session lacks the path of its role.
-func (set *principalSet) denies(c *Principal) bool {
+//
+// A NotPrincipal spares only those for whom everything is listed that AWS tells
+// authors to list, and never a principal that has a permissions boundary.
+func (set *principalSet) denies(c *Principal, bounded bool) bool {
+	if set.not {
+		return bounded || !set.spares(c)
+	}
 	if set.everybody {
 		return true
 	}
@@ -113,6 +243,27 @@ func (set *principalSet) denies(c *Principal) bool {
 		}
 	}
 	return false
+}
+
+// spares reports whether c is listed in a NotPrincipal with everything that it
+// belongs to: a session with its role and account, a user or a role with its
+// account.
+func (set *principalSet) spares(c *Principal) bool {
+	account := c.Kind == KindService || c.Kind == KindFederated // which need none
+	self := c.Kind == KindRoot                                  // which is the account
+	role := c.Kind != KindAssumedRole                           // all others have none
+	for i := range set.named {
+		p := &set.named[i]
+		switch {
+		case p.Kind == KindRoot:
+			account = account || p.isAccountOf(c)
+		case p.Kind == c.Kind && p.ARN == c.ARN:
+			self = true
+		case p.Kind == KindRole && p.ARN == c.Role:
+			role = true
+		}
+	}
+	return account && self && role
 }
 
 // isAccountOf reports whether p, of KindRoot, is the account that c belongs to.

@@ -9,21 +9,16 @@ import (
 
 // Reasons why a document or a name is refused. Test for them with errors.Is.
 var (
-	// ErrMalformed: the document is not JSON, or not a key policy. AWS answers
+	// ErrMalformed: the document is not JSON, or not a policy of its kind. AWS answers
 	// MalformedPolicyDocumentException.
 	ErrMalformed = errors.New("malformed policy document")
-
-	// ErrUnsupported: the document may be a valid IAM policy, but it uses an
-	// element that this version does not evaluate and therefore does not
-	// accept.
-	ErrUnsupported = errors.New("policy element is not supported")
 
 	// ErrInvalidPrincipal: a statement names something that cannot be a
 	// principal. AWS answers MalformedPolicyDocumentException with
 	// InvalidPrincipalMessage. ParsePrincipal returns it too.
 	ErrInvalidPrincipal = errors.New("invalid principal")
 
-	// ErrTooLong: the document has more than MaxKeyPolicySize bytes. AWS
+	// ErrTooLong: the document has more bytes than Parse takes. AWS
 	// answers LimitExceededException.
 	ErrTooLong = errors.New("policy document is too long")
 
@@ -51,7 +46,7 @@ const NoStatement = -1
 
 // A SyntaxError says what is wrong with a document, and where.
 type SyntaxError struct {
-	// Err is ErrMalformed, ErrUnsupported, ErrInvalidPrincipal or ErrTooLong.
+	// Err is ErrMalformed, ErrInvalidPrincipal or ErrTooLong.
 	Err error
 	// Statement is the statement's position, from 0, or NoStatement.
 	Statement int

@@ -1,27 +1,60 @@
 package policy
 
-import "strings"
+import (
+	"strings"
+	"time"
+)
 
 // A Request is a request to be decided.
 type Request struct {
 	Principal Principal // the caller
 	Action    string    // such as "kms:Encrypt"
 	// Resource is the ARN of the key, even if the caller named it by an alias.
-	// For an action on an alias it is the alias's ARN, and for an action on no
-	// resource, such as kms:CreateKey, it is "*".
+	// For an action on an alias it is the alias's ARN, for AssumeRole the role's,
+	// and for an action on no resource, such as kms:CreateKey, it is "*".
 	Resource string
+	Context  Context // nil: no condition key has a value, and there is no time
 }
 
-// Policies are the policies that apply to a request, by kind.
+// A Context gives the values of condition keys. Evaluate asks for a key only if
+// the decision depends on it, and once at most.
+type Context interface {
+	// Values returns the values of a condition key; nil if the request does not
+	// have the key. The letters A to Z of the name are in lower case, also those
+	// after a slash or a second colon: aws:resourcetag/team. A key with several
+	// values can also have none. Evaluate does not write to the values.
+	Values(key string) []string
+	// Now returns the time of the request. aws:CurrentTime and aws:EpochTime come
+	// from it, in whole seconds, and not from Values.
+	Now() time.Time
+	// Holds tells that the decision depends on the time being in [from, to). A
+	// zero Time is no bound. The decision holds while the time is in all of the
+	// intervals that were told.
+	Holds(from, to time.Time)
+}
+
+// Policies are the policies that apply to a request, by kind. Their documents
+// were parsed as that kind, or are zero Documents; otherwise, and if a list has
+// a nil document, the request is denied.
 type Policies struct {
-	// Key is the policy of the key that Request.Resource names. It is nil for
-	// resources that have no policy of their own: an alias, and "*". A request
-	// for a key without its policy is denied.
-	Key *Document
+	// Resource is the policy of what Request.Resource names: the policy of a key,
+	// or the trust policy of a role that shall be assumed. It is nil for
+	// resources that have no policy of their own: an alias, a user, and "*". A
+	// request for a key or to assume a role without its policy is denied.
+	Resource *Document
 	// Grantee is the grantee of a grant on the key that allows the action; nil
 	// if there is none. It counts like a principal in an Allow of the key
 	// policy.
 	Grantee *Principal
+	// Identity are the policies of the caller: of a user and its groups, or of
+	// the role of a session. An account's root user needs none.
+	Identity []*Document
+	// Boundary is the caller's permissions boundary; nil if it has none. One
+	// whose policy no longer exists is a zero Document, which allows nothing.
+	Boundary *Document
+	// Session are the policies that were passed when the session was created;
+	// empty if there were none. What any of them allows, they allow together.
+	Session []*Document
 }
 
 // Effect is the outcome of an evaluation.
@@ -63,6 +96,14 @@ const (
 	ReasonIdentityPolicy
 	// ReasonGrant: a grant, which can only be the reason of an Allow.
 	ReasonGrant
+	// ReasonTrustPolicy: the trust policy of a role.
+	ReasonTrustPolicy
+	// ReasonBoundary: the caller's permissions boundary, which can only be the
+	// reason of a denial.
+	ReasonBoundary
+	// ReasonSessionPolicy: the policies of the caller's session, which can only
+	// be the reason of a denial.
+	ReasonSessionPolicy
 )
 
 // String returns a short name for logs and audit records.
@@ -74,6 +115,12 @@ func (r Reason) String() string {
 		return "identity-policy"
 	case ReasonGrant:
 		return "grant"
+	case ReasonTrustPolicy:
+		return "trust-policy"
+	case ReasonBoundary:
+		return "permissions-boundary"
+	case ReasonSessionPolicy:
+		return "session-policy"
 	default:
 		return "request"
 	}
@@ -84,6 +131,9 @@ func (r Reason) String() string {
 type Decision struct {
 	Effect Effect
 	Reason Reason
+	// Policy is the position of the policy in Policies.Identity or
+	// Policies.Session, if Reason is one of these and a statement decided.
+	Policy int
 	// Statement is the position, from 0, of the statement that decided, in the
 	// policy that Reason names, or NoStatement.
 	Statement int
@@ -97,102 +147,220 @@ func (d Decision) Allowed() bool { return d.Effect == Allow }
 
 // Evaluate decides a request as AWS does:
 //
-//   - A matching Deny decides. A Deny for an account denies all of its
-//     principals; one for a role denies all of its sessions.
-//   - In the key's own account, an Allow for the principal itself, for its role
-//     or for "*" is enough. An Allow for the account (its root ARN or bare id)
-//     delegates: it lets the account's own policies decide. There are none yet,
-//     so it allows the account's root user only.
-//   - In another account, two Allows are needed: one in the key policy, for the
-//     principal or its account, and one in the account's own policies.
+//   - A matching Deny in any of the policies decides. A Deny for an account
+//     denies all of its principals; one for a role denies all of its sessions.
+//   - In the resource's own account, an Allow of the resource's policy for the
+//     principal itself or for "*" is enough. One for the role of a session has to
+//     be within the boundary and the session policies. One for the account (its
+//     root ARN or bare id) delegates: identity policies have to allow the request
+//     too, and boundary and session policies. To the account's root user nothing
+//     has to be delegated.
+//   - In another account, two Allows are needed: one in the resource's policy, for
+//     the principal, its role or its account, and one in the account's own
+//     policies, within boundary and session policies.
 //   - A grant allows what an Allow of the key policy for its grantee would.
-//   - A service is denied by a Deny for "*" and allowed only by a grant: no key
-//     policy can name one yet, "*" does not include services, and a service has no
-//     account with policies.
-//   - Where there is no key policy (for aliases, kms:CreateKey and the like),
-//     the account's own policies decide.
+//   - A service or a web identity needs an Allow for itself by name, or, the
+//     service, a grant. "*" does not include them in an Allow, but it does in a
+//     Deny. They belong to no account with policies.
+//   - Where the resource has no policy (aliases, kms:CreateKey, iam and the
+//     like), identity policies within boundary and session policies decide.
 //
 // Evaluate does not know the rules outside of policies: which operations work
 // across accounts, that kms:RetireGrant in a key policy has no effect, and what
 // a grant allows. The caller has to apply those. Evaluate is safe for
-// concurrent use and allocates nothing.
+// concurrent use. It allocates nothing unless there are variables or unusually
+// many condition keys.
 func Evaluate(req Request, policies Policies) Decision {
-	none := Decision{Statement: NoStatement}
-	caller := &req.Principal
-	if !caller.mayCall() || req.Action == "" {
-		return none
-	}
-	resource, isARN := splitARN(req.Resource)
-	local := caller.Account == resource.Account && caller.Partition == resource.Partition
-	if policies.Key == nil {
-		if isARN && (!local || strings.HasPrefix(resource.Resource, "key/")) || !isARN && req.Resource != "*" {
-			return none
-		}
-		return identityDecision(caller)
-	}
-	if !isARN {
-		return none
-	}
-	for i := range policies.Key.denies {
-		s := &policies.Key.denies[i]
-		if s.principals.denies(caller) && s.concerns(req.Action, req.Resource) {
-			return Decision{ExplicitDeny, ReasonKeyPolicy, s.index, s.sid}
-		}
-	}
-	if caller.Kind == KindService {
-		if g := policies.Grantee; g != nil && g.reaches(caller) == reachDirect {
-			return Decision{Allow, ReasonGrant, NoStatement, ""}
-		}
-		return Decision{ImplicitDeny, ReasonKeyPolicy, NoStatement, ""}
-	}
-	identity := identityDecision(caller)
-	// An Allow for the account, or any Allow for another account's principal,
-	// suffices only if the identity policies allow too. Only if they do not
-	// does it matter how an Allow reaches the caller, so the search stops at
-	// the first Allow that suffices.
-	enough := reachDirect
-	if identity.Allowed() {
-		enough = reachAccount
-	}
-	decision := Decision{ImplicitDeny, ReasonKeyPolicy, NoStatement, ""}
-	for i := range policies.Key.allows {
-		s := &policies.Key.allows[i]
-		by := s.principals.allows(caller)
-		if by == reachNone || !s.concerns(req.Action, req.Resource) {
-			continue
-		}
-		if by >= enough && (local || identity.Allowed()) {
-			return Decision{Allow, ReasonKeyPolicy, s.index, s.sid}
-		}
-		decision = identity // the key policy allows its part
-	}
-	if g := policies.Grantee; g != nil {
-		switch by := g.reaches(caller); {
-		case by >= enough && (local || identity.Allowed()):
-			return Decision{Allow, ReasonGrant, NoStatement, ""}
-		case by != reachNone:
-			decision = identity
-		}
-	}
-	return decision
-}
-
-// identityDecision evaluates the caller's own policies. An account's root user
-// needs none, and nobody else has any yet.
-func identityDecision(caller *Principal) Decision {
-	d := Decision{ImplicitDeny, ReasonIdentityPolicy, NoStatement, ""}
-	if caller.Kind == KindRoot {
-		d.Effect = Allow
-	}
-	return d
+	e := evaluation{req: req, policies: policies}
+	return e.decide()
 }
 
 // LockoutSafe reports whether the caller could replace the key policy again
-// once policies are in force. If not, AWS refuses the new key policy with
-// LockoutMessage. A principal of another account can never replace a key
-// policy.
-func LockoutSafe(policies Policies, caller Principal, keyARN string) bool {
+// once policies are in force, in the given context. If not, AWS refuses the new
+// key policy with LockoutMessage. A principal of another account can never
+// replace a key policy.
+func LockoutSafe(policies Policies, caller Principal, keyARN string, context Context) bool {
 	key, ok := splitARN(keyARN)
 	return ok && key.Partition == caller.Partition && key.Account == caller.Account &&
-		Evaluate(Request{Principal: caller, Action: "kms:PutKeyPolicy", Resource: keyARN}, policies).Allowed()
+		Evaluate(Request{caller, "kms:PutKeyPolicy", keyARN, context}, policies).Allowed()
+}
+
+// resourceReason is the reason for what the resource's policy decides.
+func (p *Policies) resourceReason() Reason {
+	if p.Resource.kind == TrustPolicy {
+		return ReasonTrustPolicy
+	}
+	return ReasonKeyPolicy
+}
+
+// wellFormed reports whether each policy is of a kind that belongs where it is.
+// A policy of another kind could be missing the denials that its author wrote.
+func (p *Policies) wellFormed() bool {
+	belongs := func(d *Document, resource bool) bool {
+		return d != nil && (len(d.allows)+len(d.denies) == 0 || d.kind.hasPrincipals() == resource)
+	}
+	if p.Resource != nil && !belongs(p.Resource, true) || p.Boundary != nil && !belongs(p.Boundary, false) {
+		return false
+	}
+	for _, list := range [...][]*Document{p.Identity, p.Session} {
+		for _, d := range list {
+			if !belongs(d, false) {
+				return false
+			}
+		}
+	}
+	return true
+}
+
+// needsPolicy reports whether a resource has a policy of its own that has to
+// allow the action: a key, and a role that shall be assumed.
+func needsPolicy(action string, resource ARN) bool {
+	return strings.HasPrefix(resource.Resource, "key/") ||
+		strings.HasPrefix(resource.Resource, "role/") && strings.HasPrefix(lowerASCII(action), "sts:")
+}
+
+// decide is Evaluate.
+func (e *evaluation) decide() Decision {
+	none := Decision{Statement: NoStatement}
+	caller := &e.req.Principal
+	if !caller.mayCall() || e.req.Action == "" || !e.policies.wellFormed() {
+		return none
+	}
+	resource, isARN := splitARN(e.req.Resource)
+	local := caller.Account == resource.Account && caller.Partition == resource.Partition
+	if e.policies.Resource == nil {
+		// Some resources are AWS's own, or are in an account that their ARNs do
+		// not tell.
+		local = local || caller.Partition == resource.Partition && (resource.Account == "" || resource.Account == "aws")
+		if isARN && (!local || needsPolicy(e.req.Action, resource)) || !isARN && e.req.Resource != "*" {
+			return none
+		}
+	} else if !isARN {
+		return none
+	}
+	if d, denied := e.denied(); denied {
+		return d
+	}
+	if e.policies.Resource == nil {
+		return e.ownPolicies()
+	}
+	best, by := e.reached(local)
+	switch {
+	case best == reachNone:
+		return Decision{ImplicitDeny, e.policies.resourceReason(), 0, NoStatement, ""}
+	case caller.Kind == KindService || caller.Kind == KindFederated || local && best == reachDirect:
+		return by
+	case local && best == reachRole:
+		if d := e.limits(); !d.Allowed() {
+			return d
+		}
+		return by
+	}
+	if d := e.ownPolicies(); !d.Allowed() {
+		return d
+	}
+	return by
+}
+
+// denied looks for a Deny that matches, in all of the policies.
+func (e *evaluation) denied() (Decision, bool) {
+	search := func(d *Document, reason Reason, at int) (Decision, bool) {
+		if d != nil {
+			for i := range d.denies {
+				if s := &d.denies[i]; e.applies(d, s, reachNone, nil) != reachNone {
+					return Decision{ExplicitDeny, reason, at, s.index, s.sid}, true
+				}
+			}
+		}
+		return Decision{}, false
+	}
+	if e.policies.Resource != nil {
+		if d, found := search(e.policies.Resource, e.policies.resourceReason(), 0); found {
+			return d, true
+		}
+	}
+	for i, doc := range e.policies.Identity {
+		if d, found := search(doc, ReasonIdentityPolicy, i); found {
+			return d, true
+		}
+	}
+	if d, found := search(e.policies.Boundary, ReasonBoundary, 0); found {
+		return d, true
+	}
+	for i, doc := range e.policies.Session {
+		if d, found := search(doc, ReasonSessionPolicy, i); found {
+			return d, true
+		}
+	}
+	return Decision{}, false
+}
+
+// reached finds out how the resource's policy, or a grant, reaches the caller
+// best, and through which statement. It stops at the first Allow that needs no
+// others, or as many as any: only in the resource's own account does it matter
+// how an Allow reaches the caller.
+func (e *evaluation) reached(local bool) (best reach, by Decision) {
+	enough := reachDirect
+	switch {
+	case !local:
+		enough = reachAccount
+	case e.policies.Boundary == nil && len(e.policies.Session) == 0:
+		enough = reachRole
+	}
+	d := e.policies.Resource
+	for i := range d.allows {
+		s := &d.allows[i]
+		if r := e.applies(d, s, best, nil); r > best {
+			best, by = r, Decision{Allow, e.policies.resourceReason(), 0, s.index, s.sid}
+			if best >= enough {
+				return best, by
+			}
+		}
+	}
+	if g := e.policies.Grantee; g != nil {
+		if r := g.reaches(&e.req.Principal); r > best {
+			best, by = r, Decision{Allow, ReasonGrant, 0, NoStatement, ""}
+		}
+	}
+	return best, by
+}
+
+// ownPolicies decides by the caller's own policies: identity policies within
+// the boundary and the session policies.
+func (e *evaluation) ownPolicies() Decision {
+	by := Decision{Allow, ReasonIdentityPolicy, 0, NoStatement, ""}
+	if e.req.Principal.Kind != KindRoot {
+		if by = e.allowedBy(e.policies.Identity, ReasonIdentityPolicy); !by.Allowed() {
+			return by
+		}
+	}
+	if d := e.limits(); !d.Allowed() {
+		return d
+	}
+	return by
+}
+
+// limits decides by the boundary and the session policies alone.
+func (e *evaluation) limits() Decision {
+	if b := e.policies.Boundary; b != nil {
+		if d := e.allowedBy([]*Document{b}, ReasonBoundary); !d.Allowed() {
+			return d
+		}
+	}
+	if len(e.policies.Session) > 0 {
+		return e.allowedBy(e.policies.Session, ReasonSessionPolicy)
+	}
+	return Decision{Effect: Allow}
+}
+
+// allowedBy looks for an Allow in policies of one kind.
+func (e *evaluation) allowedBy(docs []*Document, reason Reason) Decision {
+	for at, d := range docs {
+		for i := range d.allows {
+			if s := &d.allows[i]; e.applies(d, s, reachNone, nil) != reachNone {
+				return Decision{Allow, reason, at, s.index, s.sid}
+			}
+		}
+	}
+	return Decision{ImplicitDeny, reason, 0, NoStatement, ""}
 }

@@ -37,7 +37,7 @@ func TestEvaluateWithoutKeyPolicy(t *testing.T) {
 		{testRoot, "", "*", "ImplicitDeny request"},
 		{"111122223333", "kms:CreateKey", "*", "ImplicitDeny request"},
 	} {
-		d := Evaluate(Request{mustPrincipal(t, tt.principal), tt.action, tt.resource}, Policies{})
+		d := Evaluate(Request{mustPrincipal(t, tt.principal), tt.action, tt.resource, nil}, Policies{})
 		if got := fmt.Sprint(d.Effect, " ", d.Reason); got != tt.want || d.Statement != NoStatement {
 			t.Errorf("%s, %q on %q: got %s by statement %d, want %s by none", tt.principal, tt.action, tt.resource, got, d.Statement, tt.want)
 		}
@@ -50,9 +50,9 @@ func TestEvaluateWithoutKeyPolicy(t *testing.T) {
 // TestIncompletePrincipal: a Principal that lacks a part is denied, even if
 // everybody is allowed.
 func TestIncompletePrincipal(t *testing.T) {
-	all := Policies{Key: mustParse(t, `{"Statement":`+goodStatement+`}`)}
+	all := Policies{Resource: mustParse(t, `{"Statement":`+goodStatement+`}`)}
 	whole := mustPrincipal(t, testRoot)
-	if d := Evaluate(Request{whole, "kms:Encrypt", testKey}, all); !d.Allowed() {
+	if d := Evaluate(Request{whole, "kms:Encrypt", testKey, nil}, all); !d.Allowed() {
 		t.Fatalf("the whole principal: %s", show(d))
 	}
 	for name, cut := range map[string]func(*Principal){
@@ -63,7 +63,7 @@ func TestIncompletePrincipal(t *testing.T) {
 	} {
 		p := whole
 		cut(&p)
-		if d := Evaluate(Request{p, "kms:Encrypt", testKey}, all); d.Effect != ImplicitDeny || d.Reason != ReasonRequest {
+		if d := Evaluate(Request{p, "kms:Encrypt", testKey, nil}, all); d.Effect != ImplicitDeny || d.Reason != ReasonRequest {
 			t.Errorf("without %s: %s", name, show(d))
 		}
 	}
@@ -76,13 +76,13 @@ func TestZeroValuesDeny(t *testing.T) {
 	if d := Evaluate(Request{}, Policies{}); d.Allowed() {
 		t.Error("the zero Request is allowed")
 	}
-	if d := Evaluate(Request{mustPrincipal(t, testRoot), "kms:Encrypt", testKey}, Policies{Key: &Document{}}); d.Allowed() {
+	if d := Evaluate(Request{mustPrincipal(t, testRoot), "kms:Encrypt", testKey, nil}, Policies{Resource: &Document{}}); d.Allowed() {
 		t.Error("the zero Document allows")
 	}
 }
 
 func TestExplain(t *testing.T) {
-	policies := Policies{Key: mustParse(t, `{"Statement":[
+	policies := Policies{Resource: mustParse(t, `{"Statement":[
 		{"Effect":"Allow","Principal":{"AWS":"111122223333"},"Action":"kms:Encrypt","Resource":"*"},
 		{"Effect":"Deny","Principal":"*","Action":"kms:Sign","Resource":"*"}]}`)}
 	const user = "User: " + testUser + " is not authorized to perform: "
@@ -93,12 +93,12 @@ func TestExplain(t *testing.T) {
 		{testUser, "kms:Sign", testKey, user + "kms:Sign on resource: " + testKey + " with an explicit deny in a resource-based policy"},
 		{testUser, "kms:Sign", "x", user + "kms:Sign on resource: x"},
 	} {
-		req := Request{mustPrincipal(t, tt.principal), tt.action, tt.resource}
+		req := Request{mustPrincipal(t, tt.principal), tt.action, tt.resource, nil}
 		if diff := cmp.Diff(tt.want, Evaluate(req, policies).Explain(req)); diff != "" {
 			t.Errorf("%s by %s (-want +got):\n%s", tt.action, tt.principal, diff)
 		}
 	}
-	req := Request{mustPrincipal(t, testUser), "kms:Sign", testKey}
+	req := Request{mustPrincipal(t, testUser), "kms:Sign", testKey, nil}
 	if got, want := (Decision{Effect: ExplicitDeny, Reason: ReasonIdentityPolicy}).Explain(req),
 		user+"kms:Sign on resource: "+testKey+" with an explicit deny in an identity-based policy"; got != want {
 		t.Errorf("got %q, want %q", got, want)
@@ -128,21 +128,21 @@ func TestLockoutSafe(t *testing.T) {
 		{"foreign partition", "arn:aws-cn:iam::111122223333:root", doc(statement("Allow", "111122223333", "kms:*")), false},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			got := LockoutSafe(Policies{Key: mustParse(t, tt.doc)}, mustPrincipal(t, tt.caller), testKey)
+			got := LockoutSafe(Policies{Resource: mustParse(t, tt.doc)}, mustPrincipal(t, tt.caller), testKey, nil)
 			if got != tt.want {
 				t.Errorf("got %v, want %v", got, tt.want)
 			}
 		})
 	}
 	root := mustPrincipal(t, testRoot)
-	if LockoutSafe(Policies{}, root, testKey) {
+	if LockoutSafe(Policies{}, root, testKey, nil) {
 		t.Error("safe without a policy")
 	}
-	if LockoutSafe(Policies{Key: mustParse(t, DefaultKeyPolicy("aws", "111122223333"))}, root, "not an ARN") {
+	if LockoutSafe(Policies{Resource: mustParse(t, DefaultKeyPolicy("aws", "111122223333"))}, root, "not an ARN", nil) {
 		t.Error("safe without a key")
 	}
 	other := doc(`{"Effect":"Allow","Principal":"*","Action":"kms:*","Resource":"` + testAlias + `"}`)
-	if LockoutSafe(Policies{Key: mustParse(t, other)}, root, testKey) {
+	if LockoutSafe(Policies{Resource: mustParse(t, other)}, root, testKey, nil) {
 		t.Error("safe by a statement about another resource")
 	}
 }
@@ -165,8 +165,8 @@ func hostile() string {
 func TestEvaluateAllocatesNothing(t *testing.T) {
 	session := mustPrincipal(t, "arn:aws:sts::111122223333:assumed-role/app/i-0123456789abcdef0")
 	for name, doc := range map[string]string{"typical": typical, "default": DefaultKeyPolicy("aws", "111122223333"), "hostile": hostile()} {
-		policies := Policies{Key: mustParse(t, doc)}
-		req := Request{session, "kms:GenerateDataKey", testKey}
+		policies := Policies{Resource: mustParse(t, doc)}
+		req := Request{session, "kms:GenerateDataKey", testKey, nil}
 		if n := testing.AllocsPerRun(100, func() { Evaluate(req, policies) }); n != 0 {
 			t.Errorf("%s: %v allocations, want none", name, n)
 		}
@@ -176,8 +176,8 @@ func TestEvaluateAllocatesNothing(t *testing.T) {
 // TestHostilePolicyIsBounded takes the best of several runs, so that it does
 // not fail on a busy machine. A matcher that backtracks would take for ever.
 func TestHostilePolicyIsBounded(t *testing.T) {
-	policies := Policies{Key: mustParse(t, hostile())}
-	req := Request{mustPrincipal(t, testUser), "kms:GenerateDataKey", testKey}
+	policies := Policies{Resource: mustParse(t, hostile())}
+	req := Request{mustPrincipal(t, testUser), "kms:GenerateDataKey", testKey, nil}
 	best := time.Hour
 	for range 10 {
 		start := time.Now()
@@ -202,8 +202,8 @@ func BenchmarkEvaluate(b *testing.B) {
 		"hostile": {hostile(), session},
 	} {
 		b.Run(name, func(b *testing.B) {
-			policies := Policies{Key: mustParse(b, bench.doc)}
-			req := Request{bench.caller, "kms:GenerateDataKey", testKey}
+			policies := Policies{Resource: mustParse(b, bench.doc)}
+			req := Request{bench.caller, "kms:GenerateDataKey", testKey, nil}
 			b.ReportAllocs()
 			for b.Loop() {
 				Evaluate(req, policies)
@@ -217,7 +217,7 @@ func BenchmarkParse(b *testing.B) {
 	b.ReportAllocs()
 	b.SetBytes(int64(len(doc)))
 	for b.Loop() {
-		if _, err := Parse(doc); err != nil {
+		if _, err := Parse(KeyPolicy, doc); err != nil {
 			b.Fatal(err)
 		}
 	}
@@ -251,14 +251,14 @@ func TestGrantee(t *testing.T) {
 		{"allowed by policy too", `{"Effect":"Allow","Principal":{"AWS":"` + testUser + `"},"Action":"kms:Encrypt","Resource":"*"}`, testUser, testUser, "Allow key-policy"},
 	} {
 		grantee := mustPrincipal(t, tt.grantee)
-		d := Evaluate(Request{mustPrincipal(t, tt.caller), "kms:Encrypt", testKey}, Policies{Key: mustParse(t, `{"Statement":`+tt.statement+`}`), Grantee: &grantee})
+		d := Evaluate(Request{mustPrincipal(t, tt.caller), "kms:Encrypt", testKey, nil}, Policies{Resource: mustParse(t, `{"Statement":`+tt.statement+`}`), Grantee: &grantee})
 		if got := fmt.Sprint(d.Effect, " ", d.Reason); got != tt.want {
 			t.Errorf("%s: got %s, want %s", tt.name, got, tt.want)
 		}
 	}
 	user := mustPrincipal(t, testUser)
-	for name, p := range map[string]Policies{"no key policy": {Grantee: &user}, "nobody": {Key: &Document{}, Grantee: &Principal{}}} {
-		if d := Evaluate(Request{user, "kms:Encrypt", testKey}, p); d.Allowed() {
+	for name, p := range map[string]Policies{"no key policy": {Grantee: &user}, "nobody": {Resource: &Document{}, Grantee: &Principal{}}} {
+		if d := Evaluate(Request{user, "kms:Encrypt", testKey, nil}, p); d.Allowed() {
 			t.Errorf("%s: allowed", name)
 		}
 	}
@@ -299,19 +299,19 @@ func TestService(t *testing.T) {
 		"grant, denied to an account":   {named("Deny", `{"AWS":"111122223333"}`), &service, "Allow grant"},
 		"grant on a key without policy": {nil, &service, "ImplicitDeny request"},
 	} {
-		d := Evaluate(Request{service, "kms:Encrypt", testKey}, Policies{Key: tt.key, Grantee: tt.grantee})
+		d := Evaluate(Request{service, "kms:Encrypt", testKey, nil}, Policies{Resource: tt.key, Grantee: tt.grantee})
 		if got := fmt.Sprint(d.Effect, " ", d.Reason); got != tt.want {
 			t.Errorf("%s: got %s, want %s", name, got, tt.want)
 		}
 	}
-	if d := Evaluate(Request{service, "kms:CreateKey", "*"}, Policies{}); d.Allowed() {
+	if d := Evaluate(Request{service, "kms:CreateKey", "*", nil}, Policies{}); d.Allowed() {
 		t.Error("a service may make keys")
 	}
 	// A grant to a service allows nobody else.
-	if d := Evaluate(Request{user, "kms:Encrypt", testKey}, Policies{Key: nothing, Grantee: &service}); d.Allowed() {
+	if d := Evaluate(Request{user, "kms:Encrypt", testKey, nil}, Policies{Resource: nothing, Grantee: &service}); d.Allowed() {
 		t.Error("a user has what a service was granted")
 	}
-	if LockoutSafe(Policies{Key: nothing, Grantee: &service}, service, testKey) {
+	if LockoutSafe(Policies{Resource: nothing, Grantee: &service}, service, testKey, nil) {
 		t.Error("a service keeps a key manageable")
 	}
 }

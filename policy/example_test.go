@@ -32,7 +32,7 @@ const keyPolicy = `{
 
 // A policy is parsed once, and lists the principals that it names.
 func ExampleParse() {
-	doc, err := policy.Parse([]byte(keyPolicy))
+	doc, err := policy.Parse(policy.KeyPolicy, []byte(keyPolicy))
 	if err != nil {
 		log.Fatal(err)
 	}
@@ -45,7 +45,7 @@ func ExampleParse() {
 
 // Parse refuses what Evaluate does not fully implement, and says where it is.
 func ExampleParse_error() {
-	_, err := policy.Parse([]byte(`{"Version": "2012-10-17", "Statement": {
+	_, err := policy.Parse(policy.KeyPolicy, []byte(`{"Version": "2012-10-17", "Statement": {
 		"Effect": "Permit", "Principal": "*", "Action": "kms:Encrypt", "Resource": "*"}}`))
 	fmt.Println(err)
 	if syntax, ok := errors.AsType[*policy.SyntaxError](err); ok {
@@ -57,7 +57,7 @@ func ExampleParse_error() {
 }
 
 func ExampleEvaluate() {
-	doc, err := policy.Parse([]byte(keyPolicy))
+	doc, err := policy.Parse(policy.KeyPolicy, []byte(keyPolicy))
 	if err != nil {
 		log.Fatal(err)
 	}
@@ -66,7 +66,7 @@ func ExampleEvaluate() {
 		log.Fatal(err)
 	}
 	for _, action := range []string{"kms:Decrypt", "kms:Sign", "kms:ScheduleKeyDeletion"} {
-		d := policy.Evaluate(policy.Request{Principal: app, Action: action, Resource: keyARN}, policy.Policies{Key: doc})
+		d := policy.Evaluate(policy.Request{Principal: app, Action: action, Resource: keyARN}, policy.Policies{Resource: doc})
 		fmt.Printf("%s: %s by %s, statement %d %q\n", action, d.Effect, d.Reason, d.Statement, d.Sid)
 	}
 	// Output:
@@ -77,7 +77,7 @@ func ExampleEvaluate() {
 
 // The message is that of AWS, which clients and people look for.
 func ExampleDecision_Explain() {
-	doc, err := policy.Parse([]byte(keyPolicy))
+	doc, err := policy.Parse(policy.KeyPolicy, []byte(keyPolicy))
 	if err != nil {
 		log.Fatal(err)
 	}
@@ -87,7 +87,7 @@ func ExampleDecision_Explain() {
 	}
 	for _, action := range []string{"kms:Sign", "kms:ScheduleKeyDeletion"} {
 		req := policy.Request{Principal: app, Action: action, Resource: keyARN}
-		fmt.Println(policy.Evaluate(req, policy.Policies{Key: doc}).Explain(req))
+		fmt.Println(policy.Evaluate(req, policy.Policies{Resource: doc}).Explain(req))
 	}
 	// Output:
 	// User: arn:aws:iam::111122223333:role/app is not authorized to perform: kms:Sign on resource: arn:aws:kms:eu-central-1:111122223333:key/1234abcd-12ab-34cd-56ef-1234567890ab because no resource-based policy allows the kms:Sign action
@@ -102,11 +102,11 @@ func ExampleLockoutSafe() {
 		log.Fatal(err)
 	}
 	for _, text := range []string{keyPolicy, policy.DefaultKeyPolicy("aws", "111122223333")} {
-		doc, err := policy.Parse([]byte(text))
+		doc, err := policy.Parse(policy.KeyPolicy, []byte(text))
 		if err != nil {
 			log.Fatal(err)
 		}
-		fmt.Println(policy.LockoutSafe(policy.Policies{Key: doc}, admin, keyARN))
+		fmt.Println(policy.LockoutSafe(policy.Policies{Resource: doc}, admin, keyARN, nil))
 	}
 	// Output:
 	// false

@@ -8,20 +8,27 @@ func (d Decision) Explain(req Request) string {
 	if d.Allowed() {
 		return ""
 	}
-	kind := ""
+	if req.Principal.Kind == KindFederated {
+		return "Not authorized to perform " + req.Action
+	}
+	article, kind := "a ", ""
 	switch d.Reason {
 	case ReasonKeyPolicy:
 		kind = "resource-based policy"
 	case ReasonIdentityPolicy:
-		kind = "identity-based policy"
+		article, kind = "an ", "identity-based policy"
+	case ReasonTrustPolicy:
+		article, kind = "the ", "role trust policy"
+	case ReasonBoundary:
+		kind = "permissions boundary"
+	case ReasonSessionPolicy:
+		kind = "session policy"
 	}
 	why := ""
 	switch {
 	case kind == "":
-	case d.Effect == ExplicitDeny && d.Reason == ReasonIdentityPolicy:
-		why = " with an explicit deny in an " + kind
 	case d.Effect == ExplicitDeny:
-		why = " with an explicit deny in a " + kind
+		why = " with an explicit deny in " + article + kind
 	default:
 		why = " because no " + kind + " allows the " + req.Action + " action"
 	}

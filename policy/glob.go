@@ -1,94 +1,186 @@
 package policy
 
-import "strings"
+import (
+	"strings"
+	"unicode/utf8"
+)
 
-// A glob is a compiled pattern of an Action or a Resource. '*' stands for any
-// number of bytes, including none and including ':' and '/', '?' for exactly
-// one byte, and any other character for itself. The texts that are matched are
-// ASCII, where bytes are characters.
+// In a compiled pattern, these bytes stand for its wildcards. Neither occurs in
+// UTF-8, so a '*' or '?' in a pattern is that character itself: it was written
+// as a variable, ${*}, or is part of a variable's value.
+const (
+	anyRun = '\xfe' // any number of characters
+	anyOne = '\xff' // one character
+)
+
+// A glob is a compiled pattern. '*' stands for any number of characters,
+// including none and including ':' and '/', '?' for exactly one character, and
+// any other character for itself.
 //
-// Between its stars, a pattern consists of pieces of fixed length. Each piece
-// is placed where it first fits, which is right because it leaves the most text
-// for the pieces after it, so matching never backtracks. A text that is shorter
-// than the fixed bytes of the pattern is refused before anything is compared.
-// So a match takes at most about len(text)²/4 comparisons for any pattern: the
-// time depends on the length of the texts, which we bound, and not on the
-// author of the policy.
+// Between its stars, a pattern consists of pieces with a fixed number of
+// characters. Each piece is placed where it first fits, which is right because
+// it leaves the most text for the pieces after it, so matching never
+// backtracks. A text that is shorter than the fixed part of the pattern is
+// refused before anything is compared. So a match takes at most about
+// len(text)²/4 comparisons for any pattern.
 type glob struct {
-	head  string   // matches the start of the text; without a star, all of it
-	mid   []string // match between head and tail, in this order
-	tail  string   // matches the end
-	star  bool     // the pattern has a '*'
-	fixed int      // bytes of head, mid and tail together
-	fold  bool     // 'A' to 'Z' in the text equal 'a' to 'z'; the pattern is lower case already
+	head  piece   // matches the start of the text; without a star, all of it
+	mid   []piece // match between head and tail, in this order
+	tail  piece   // matches the end
+	star  bool    // the pattern has a '*'
+	fixed int     // bytes of the shortest text that can match
+	fold  bool    // 'A' to 'Z' in the text equal 'a' to 'z'; the pattern is lower case already
 }
 
-// compileGlob compiles a pattern. If fold is set, the case of ASCII letters is
-// ignored.
+// A piece is a part of a pattern without stars.
+type piece struct {
+	text   string
+	simple bool // no anyOne and no folding: the bytes of the text must be the same
+}
+
+// compileGlob compiles a pattern as it is written in a document. If fold is
+// set, the case of ASCII letters is ignored.
 func compileGlob(pattern string, fold bool) glob {
 	if fold {
 		pattern = lowerASCII(pattern)
 	}
-	pieces := strings.Split(pattern, "*")
-	g := glob{head: pieces[0], fold: fold}
-	if last := len(pieces) - 1; last > 0 {
-		g.star = true
-		g.tail = pieces[last]
-		for _, p := range pieces[1:last] {
-			if p != "" { // "**" is "*"
-				g.mid = append(g.mid, p)
-			}
+	return newGlob(markWildcards(pattern), fold)
+}
+
+// markWildcards replaces the wildcards of a pattern as it is written by the
+// bytes of a compiled one.
+func markWildcards(pattern string) string {
+	if !strings.ContainsAny(pattern, "*?") {
+		return pattern
+	}
+	b := []byte(pattern)
+	for i, c := range b {
+		switch c {
+		case '*':
+			b[i] = anyRun
+		case '?':
+			b[i] = anyOne
 		}
 	}
-	g.fixed = len(g.head) + len(g.tail)
-	for _, p := range g.mid {
-		g.fixed += len(p)
+	return string(b)
+}
+
+// newGlob compiles a pattern with marked wildcards.
+func newGlob(pattern string, fold bool) glob {
+	g := glob{fold: fold}
+	for i, text := range strings.Split(pattern, string([]byte{anyRun})) {
+		p := piece{text, !fold && strings.IndexByte(text, anyOne) < 0}
+		g.fixed += len(text)
+		switch {
+		case i == 0:
+			g.head = p
+			continue
+		case g.star && g.tail.text != "": // "**" is "*"
+			g.mid = append(g.mid, g.tail)
+		}
+		g.star, g.tail = true, p
 	}
 	return g
 }
 
 // match reports whether the pattern matches the whole text.
 func (g *glob) match(text string) bool {
-	if len(text) < g.fixed || !g.star && len(text) != g.fixed {
+	if len(text) < g.fixed {
 		return false
 	}
-	end := len(text) - len(g.tail)
-	if !g.fits(g.head, text) || !g.fits(g.tail, text[end:]) {
+	n := g.fits(&g.head, text)
+	if n < 0 || !g.star {
+		return n == len(text)
+	}
+	text = text[n:]
+	end := len(text) - len(g.tail.text)
+	if !g.tail.simple {
+		// A '?' can be several bytes, but it is one character.
+		end = len(text)
+		for range utf8.RuneCountInString(g.tail.text) {
+			_, size := utf8.DecodeLastRuneInString(text[:end])
+			end -= size
+		}
+	}
+	if end < 0 || g.fits(&g.tail, text[end:]) != len(text)-end {
 		return false
 	}
-	text = text[len(g.head):end]
-	for _, piece := range g.mid {
-		for !g.fits(piece, text) {
-			if len(text) <= len(piece) {
+	text = text[:end]
+	for i := range g.mid {
+		p := &g.mid[i]
+		if p.simple {
+			at := strings.Index(text, p.text)
+			if at < 0 {
 				return false
 			}
-			text = text[1:]
+			text = text[at+len(p.text):]
+			continue
 		}
-		text = text[len(piece):]
+		n := g.fits(p, text)
+		for n < 0 {
+			if len(text) <= len(p.text) {
+				return false
+			}
+			text = text[runeLen(text):]
+			n = g.fits(p, text)
+		}
+		text = text[n:]
 	}
 	return true
 }
 
-// fits reports whether text begins with a match of piece.
-func (g *glob) fits(piece, text string) bool {
-	if len(text) < len(piece) {
-		return false
+// fits returns the length of the text that p matches at its beginning, or -1.
+func (g *glob) fits(p *piece, text string) int {
+	if len(text) < len(p.text) {
+		return -1
 	}
-	for i := range len(piece) {
-		c := text[i]
+	if p.simple {
+		if text[:len(p.text)] != p.text {
+			return -1
+		}
+		return len(p.text)
+	}
+	at := 0
+	for i := range len(p.text) {
+		if at == len(text) {
+			return -1
+		}
+		c := text[at]
+		if p.text[i] == anyOne {
+			at += runeLen(text[at:])
+			continue
+		}
 		if g.fold && 'A' <= c && c <= 'Z' {
 			c += 'a' - 'A'
 		}
-		if c != piece[i] && piece[i] != '?' {
-			return false
+		if c != p.text[i] {
+			return -1
 		}
+		at++
 	}
-	return true
+	return at
+}
+
+// runeLen returns the length of the first character of a text that is not
+// empty. A byte that is not UTF-8 counts as a character.
+func runeLen(text string) int {
+	if text[0] < utf8.RuneSelf {
+		return 1
+	}
+	_, size := utf8.DecodeRuneInString(text)
+	return size
 }
 
 // lowerASCII is strings.ToLower for ASCII letters only: the Kelvin sign is not
 // a 'k' in the name of an action.
 func lowerASCII(s string) string {
+	i := 0
+	for i < len(s) && (s[i] < 'A' || s[i] > 'Z') {
+		i++
+	}
+	if i == len(s) {
+		return s
+	}
 	b := []byte(s)
 	for i, c := range b {
 		if 'A' <= c && c <= 'Z' {
@@ -96,4 +188,28 @@ func lowerASCII(s string) string {
 		}
 	}
 	return string(b)
+}
+
+// equalFold reports whether two texts are equal but for the case of letters. A
+// document has no characters beyond U+00FF, and folding stays within these: a
+// character that Unicode folds to one of them from outside, such as the Kelvin
+// sign to 'k', is a different one here.
+func equalFold(a, b string) bool {
+	for len(a) > 0 && len(b) > 0 {
+		x, n := utf8.DecodeRuneInString(a)
+		y, m := utf8.DecodeRuneInString(b)
+		if x != y && foldLatin(x) != foldLatin(y) || n != m {
+			return false
+		}
+		a, b = a[n:], b[m:]
+	}
+	return len(a) == len(b)
+}
+
+// foldLatin returns the small form of a letter up to U+00FF.
+func foldLatin(r rune) rune {
+	if 'A' <= r && r <= 'Z' || 'À' <= r && r <= 'Þ' && r != '×' {
+		return r + 'a' - 'A'
+	}
+	return r
 }

@@ -18,7 +18,7 @@ const maxDepth = 8
 // A node is one JSON value of a document.
 type node struct {
 	kind    jsontext.Kind
-	text    string   // of a string
+	text    string   // of a string, decoded; of a number, as written
 	members []member // of an object, in the order of the document
 	items   []node   // of a list
 }
@@ -83,6 +83,9 @@ func readNode(dec *jsontext.Decoder) (node, error) {
 	if n.kind == jsontext.KindString {
 		n.text = tok.String()
 		return n, checkString(dec, n.text)
+	}
+	if n.kind == jsontext.KindNumber {
+		n.text = tok.String()
 	}
 	if n.kind != jsontext.KindBeginObject && n.kind != jsontext.KindBeginArray {
 		return n, nil

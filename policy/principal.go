@@ -18,6 +18,7 @@ const (
 	KindAssumedRole                 // a session of a role
 	KindFederatedUser               // a session of a federated user
 	KindService                     // a service, which belongs to no account
+	KindFederated                   // an identity of an identity provider that has no session yet
 )
 
 // String returns the name of the kind, which is that of the condition key
@@ -36,6 +37,8 @@ func (k PrincipalKind) String() string {
 		return "FederatedUser"
 	case KindService:
 		return "Service"
+	case KindFederated:
+		return "Federated"
 	default:
 		return "None"
 	}
@@ -45,7 +48,7 @@ func (k PrincipalKind) String() string {
 // ParseService return well-formed ones. Evaluate denies one that lacks its ARN,
 // Kind, Partition or Account. Principals are comparable with ==.
 type Principal struct {
-	ARN       string // as written; empty for a bare account id; a service's name
+	ARN       string // as written; empty for a bare account id; a service's name; of KindFederated, the provider's ARN
 	Partition string // empty for a bare account id and a service
 	Account   string // 12 digits; empty for a service
 	Kind      PrincipalKind
@@ -160,6 +163,33 @@ func ParseCaller(s string) (Principal, error) {
 		return p, nil
 	}
 	return ParsePrincipal(s)
+}
+
+// ParseProvider parses the ARN of an identity provider, which stands for all
+// identities that it vouches for:
+// "arn:aws:iam::<account>:oidc-provider/<host and path>" or
+// "arn:aws:iam::<account>:saml-provider/<name>". Errors wrap
+// ErrInvalidPrincipal.
+func ParseProvider(s string) (Principal, error) {
+	p, err := parseProvider(s)
+	if err != nil {
+		return Principal{}, fmt.Errorf("%w: %w", ErrInvalidPrincipal, err)
+	}
+	return p, nil
+}
+
+// parseProvider is ParseProvider, but its errors do not wrap the sentinel.
+func parseProvider(s string) (Principal, error) {
+	a, err := ParseARN(s)
+	if err != nil {
+		return Principal{}, err
+	}
+	form, name, _ := strings.Cut(a.Resource, "/")
+	if a.Service != "iam" || a.Region != "" || !isAccountID(a.Account) || a.Partition != "aws" && !strings.HasPrefix(a.Partition, "aws-") ||
+		form != "oidc-provider" && form != "saml-provider" || name == "" || strings.ContainsAny(name, "*?") {
+		return Principal{}, fmt.Errorf("%s is not the ARN of an identity provider", quoted(s))
+	}
+	return Principal{ARN: s, Partition: a.Partition, Account: a.Account, Kind: KindFederated, Name: name}, nil
 }
 
 // WithRole returns the session p with the ARN of its role, including the path.

@@ -112,10 +112,10 @@ func TestParseService(t *testing.T) {
 
 func TestPrincipalKindString(t *testing.T) {
 	var got []string
-	for k := KindNone; k <= KindService+1; k++ {
+	for k := KindNone; k <= KindFederated+1; k++ {
 		got = append(got, k.String())
 	}
-	want := []string{"None", "Account", "User", "Role", "AssumedRole", "FederatedUser", "Service", "None"}
+	want := []string{"None", "Account", "User", "Role", "AssumedRole", "FederatedUser", "Service", "Federated", "None"}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
 	}

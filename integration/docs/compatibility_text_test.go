@@ -59,9 +59,9 @@ TrustAnchorCertificate is refused, because it would not be used. Connecting a co
 
 ### Policies
 
-Key policies support Effect, Principal, Action, Resource, wildcards and explicit deny. A policy with anything else (Condition, NotPrincipal, NotAction,
-NotResource, policy variables, Service, Federated and CanonicalUser principals) is refused with MalformedPolicyDocumentException when it is set; such
-elements are never ignored. The same applies to principals other than the account's root user. An Action that is neither ` + "`*`" + ` nor ` + "`service:name`" + `, a Resource that is neither ` + "`*`" + ` nor
+Key policies support the whole language of IAM, but no condition keys yet: a policy that needs one, in a Condition or as a variable, and
+one with CanonicalUser principals are refused with MalformedPolicyDocumentException when they are set; nothing is ever ignored. The
+same applies to principals other than the account's root user. An Action that is neither ` + "`*`" + ` nor ` + "`service:name`" + `, a Resource that is neither ` + "`*`" + ` nor
 an ARN, and empty lists are malformed; AWS may accept them without effect.
 
 ## Where Conclave is stricter

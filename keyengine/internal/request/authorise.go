@@ -32,7 +32,7 @@ func (ev *Evaluation) AuthoriseBy(t *Target, action string, good func(*fsmpb.Gra
 		return err
 	}
 	req := policy.Request{Principal: ev.Caller.Identity.Principal(), Action: action, Resource: t.ARN}
-	d := policy.Evaluate(req, policy.Policies{Key: doc})
+	d := policy.Evaluate(req, policy.Policies{Resource: doc})
 	if d.Effect == policy.ImplicitDeny && grantable(action) {
 		if by, g := granted(ev, t, req, doc, good); g != nil {
 			return ev.Decided(req, by, g)
@@ -122,18 +122,26 @@ func (d decision) String() string {
 // CheckPolicy checks a new policy for a key: it must be valid, name only principals that
 // exist, and allow the caller to replace it again unless bypass is set.
 func CheckPolicy(ev *Evaluation, text, keyARN string, bypass bool) error {
-	doc, err := policy.Parse([]byte(text))
+	doc, err := policy.Parse(policy.KeyPolicy, []byte(text))
 	if err != nil {
 		return malformed(err)
 	}
+	// No condition key has a value yet. A Deny whose condition is never true would deny
+	// nothing, so the policy is refused.
+	if keys := doc.ContextKeys(); len(keys) > 0 {
+		return kmsapi.Errorf(kmsapi.ErrMalformedPolicy, "The condition key %s is not supported.", keys[0])
+	}
 	c := ev.Cluster()
+	if len(doc.Providers()) > 0 { // there are none yet
+		return kmsapi.Errorf(kmsapi.ErrMalformedPolicy, "%s", policy.InvalidPrincipalMessage)
+	}
 	for _, p := range doc.Principals() {
 		// The account's root user is the only principal so far.
 		if p.Kind != policy.KindRoot || p.Account != c.Account || p.Partition != "" && p.Partition != c.Partition {
 			return kmsapi.Errorf(kmsapi.ErrMalformedPolicy, "%s", policy.InvalidPrincipalMessage)
 		}
 	}
-	if !bypass && !policy.LockoutSafe(policy.Policies{Key: doc}, ev.Caller.Identity.Principal(), keyARN) {
+	if !bypass && !policy.LockoutSafe(policy.Policies{Resource: doc}, ev.Caller.Identity.Principal(), keyARN, nil) {
 		return kmsapi.Errorf(kmsapi.ErrMalformedPolicy, "%s", policy.LockoutMessage)
 	}
 	return nil

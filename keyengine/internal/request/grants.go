@@ -56,7 +56,7 @@ func evaluateGrant(req policy.Request, doc *policy.Document, grantee string) pol
 	if err != nil {
 		return policy.Decision{Statement: policy.NoStatement}
 	}
-	return policy.Evaluate(req, policy.Policies{Key: doc, Grantee: &p})
+	return policy.Evaluate(req, policy.Policies{Resource: doc, Grantee: &p})
 }
 
 // fromSource reports whether the request is made for the resource that the grant is limited

@@ -66,7 +66,7 @@ func (c *PolicyCache) parsed(id fsm.KeyID, v fsm.Version, p *fsmpb.KeyPolicy) (*
 	if doc := c.get(p.Document); doc != nil {
 		return doc, nil
 	}
-	doc, err := policy.Parse([]byte(p.Document))
+	doc, err := policy.Parse(policy.KeyPolicy, []byte(p.Document))
 	if err != nil {
 		return nil, fmt.Errorf("stored policy of key %s, version %d: %w", id, v, err)
 	}

@@ -9,7 +9,7 @@ import (
 
 func TestPolicyCache(t *testing.T) {
 	text := policy.DefaultKeyPolicy("aws", "111122223333")
-	doc, err := policy.Parse([]byte(text))
+	doc, err := policy.Parse(policy.KeyPolicy, []byte(text))
 	if err != nil {
 		t.Fatal(err)
 	}
