@@ -280,7 +280,7 @@ func (p *statementParser) parseActions(element string, n *node) ([]glob, error) 
 		service, action, ok := strings.Cut(a, ":")
 		if a != "*" && (!ok || service == "" || action == "" ||
 			!only(service, isActionChar) || !only(action, isActionChar)) {
-			return nil, p.malformed(element, quoted(a)+` is neither "*" nor of the form "kms:<operation>"`)
+			return nil, p.malformed(element, quoted(a)+` is neither "*" nor of the form "service:operation", such as "kms:Encrypt"`)
 		}
 		if p.kind == TrustPolicy && lowerASCII(service) != "sts" {
 			return nil, p.malformed(element, quoted(a)+" is not an action of sts, as all of a trust policy are")
