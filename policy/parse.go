@@ -87,9 +87,9 @@ func Parse(kind Kind, doc []byte) (*Document, error) {
 	if len(statements) == 0 {
 		return nil, malformed(NoStatement, "Statement", "a policy needs at least one")
 	}
-	d, known, sids := &Document{kind: kind}, make(map[Principal]bool), make(map[string]bool)
+	d, known, sids, floating := &Document{kind: kind}, make(map[Principal]bool), make(map[string]bool), 0
 	for i := range statements {
-		p := statementParser{kind: kind, index: i, variables: version == version2012}
+		p := statementParser{kind: kind, index: i, variables: version == version2012, floating: &floating}
 		s, err := p.parse(&statements[i])
 		if err != nil {
 			return nil, err
@@ -125,6 +125,7 @@ type statementParser struct {
 	kind      Kind
 	index     int  // of the statement
 	variables bool // the version has variables
+	floating  *int // see maxFloating; counts for the whole document
 }
 
 func (p *statementParser) malformed(element, detail string) error {
@@ -133,7 +134,14 @@ func (p *statementParser) malformed(element, detail string) error {
 
 // pattern parses a text that may have variables, and wildcards if wild is set.
 func (p *statementParser) pattern(text string, wild bool) (pattern, error) {
-	return parsePattern(text, wild, p.variables)
+	v, err := parsePattern(text, wild, p.variables)
+	if err != nil {
+		return pattern{}, err
+	}
+	if *p.floating += v.floating(); *p.floating > maxFloating {
+		return pattern{}, fmt.Errorf("the document has more than %d question marks between stars", maxFloating)
+	}
+	return v, nil
 }
 
 // exclusive are the pairs of elements of which a statement has at most one.

@@ -160,6 +160,8 @@ func TestParseRefuses(t *testing.T) {
 		{"variables, too many", statementWith("Resource", `"arn:aws:kms:*:*:key/`+strings.Repeat("${aws:username}", maxVariables+1)+`"`), ErrMalformed, 1, "Resource", "more than 16"},
 		{"variable, Version last", `{"Statement":{"Effect":"Allow","Principal":"*","Action":"kms:*","Resource":"arn:aws:kms:*:*:key/${x}"},"Version":"2012-10-17"}`, ErrMalformed, 0, "Resource", "service:name"},
 
+		{"question marks, too many", statementWith("Resource", `["arn:*`+strings.Repeat("?", maxFloating)+`*","arn:*?${aws:username}"]`), ErrMalformed, 1, "Resource", "question marks"},
+
 		// Condition
 		{"Condition null", inStatement(`"Condition":null`), ErrMalformed, 1, "Condition", "object"},
 		{"Condition list", inStatement(`"Condition":[]`), ErrMalformed, 1, "Condition", "object"},
@@ -212,6 +214,7 @@ func TestParseRefuses(t *testing.T) {
 		{"ARN star", inCondition(`"ArnLike":{"aws:SourceArn":"*"}`), ErrMalformed, 1, "Condition.ArnLike", "ARN"},
 		{"ARN too short", inCondition(`"ArnLike":{"aws:SourceArn":"arn:aws:sns:*"}`), ErrMalformed, 1, "Condition.ArnLike", "ARN"},
 		{"ARN without resource", inCondition(`"ArnLike":{"aws:SourceArn":"arn:aws:sns:::"}`), ErrMalformed, 1, "Condition.ArnLike", "ARN"},
+		{"ARN of a star", inCondition(`"ArnLike":{"aws:SourceArn":"${*}"}`), ErrMalformed, 1, "Condition.ArnLike", "ARN"},
 		{"ARN not one", inCondition(`"ArnLike":{"aws:SourceArn":"a:b:c:d:e:f"}`), ErrMalformed, 1, "Condition.ArnLike", "ARN"},
 		{"ForAllValues of a single value", inCondition(`"ForAllValues:StringEquals":{"kms:EncryptionContext:a":"x"}`), ErrMalformed, 1, "Condition.ForAllValues:StringEquals", "OverlyPermissive"},
 		{"ForAllValues of a tag", inCondition(`"ForAllValues:StringLike":{"AWS:RequestTag/a":"x"}`), ErrMalformed, 1, "Condition.ForAllValues:StringLike", "OverlyPermissive"},
@@ -254,6 +257,7 @@ func TestParseTakes(t *testing.T) {
 		"white space":           "\t\r\n {\n\"Statement\"\r:\t" + goodStatement + "}\n",
 		"surrogates not needed": `{"Id":"\u00ff","Statement":` + goodStatement + `}`,
 		"just long enough":      `{"Statement":` + goodStatement + `}` + strings.Repeat(" ", MaxKeyPolicySize-len(goodStatement)-14),
+		"question marks":        statementWith("Resource", `["arn:*`+strings.Repeat("?", maxFloating)+`*","arn:aws:*:`+strings.Repeat("?", 300)+`"]`),
 		"dollar":                statementWith("Resource", `"arn:aws:kms:*:*:key/$"`),
 		"variable":              statementWith("Resource", `"arn:aws:kms:*:*:${aws:PrincipalTag/a b, 'any'}:key/${*}${$}"`),
 		"variable in old":       strings.Replace(statementWith("Resource", `"arn:aws:kms:*:*:key/${"`), "2012", "2008", 1),

@@ -10,6 +10,11 @@ import (
 // the length of a variable's value it bounds what an expansion takes.
 const maxVariables = 16
 
+// maxFloating is how many '?' between two stars a document may have. Finding a
+// place for a piece without '?' takes time linear in the text, but with '?' it
+// takes, for each of them, as many steps as the text is long.
+const maxFloating = 256
+
 // A pattern is a text of a Resource or a Condition that may have wildcards and
 // variables. Without variables it is compiled when the document is parsed, and
 // otherwise for each comparison.
@@ -23,6 +28,21 @@ type part struct {
 	text       string // with marked wildcards; of a variable, its default
 	key, name  string // the variable's condition key, as written and in lower case; empty for a text
 	hasDefault bool
+}
+
+// floating returns the number of '?' in a pattern that are between two stars,
+// or could be.
+func (p *pattern) floating() int {
+	n := 0
+	for i := range p.glob.mid {
+		n += strings.Count(p.glob.mid[i].text, string([]byte{anyOne}))
+	}
+	for i := range p.parts {
+		if p.parts[i].name == "" {
+			n += strings.Count(p.parts[i].text, string([]byte{anyOne}))
+		}
+	}
+	return n
 }
 
 // parsePattern compiles a text. If wild is unset, '*' and '?' stand for
