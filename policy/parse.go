@@ -49,8 +49,8 @@ func Parse(kind Kind, doc []byte) (*Document, error) {
 	if kind == KeyPolicy {
 		limit = MaxKeyPolicySize
 	}
-	if len(doc) > limit {
-		return nil, &SyntaxError{ErrTooLong, NoStatement, "", fmt.Sprintf("%d bytes, at most %d are allowed", len(doc), limit)}
+	if err := checkSize(doc, limit); err != nil {
+		return nil, err
 	}
 	root, err := readJSON(doc)
 	if err != nil {
@@ -118,6 +118,14 @@ func Parse(kind Kind, doc []byte) (*Document, error) {
 	}
 	d.keys = contextKeys(d.denies, d.allows)
 	return d, nil
+}
+
+// checkSize refuses a document of more than limit bytes.
+func checkSize(doc []byte, limit int) error {
+	if len(doc) > limit {
+		return &SyntaxError{ErrTooLong, NoStatement, "", fmt.Sprintf("%d bytes, at most %d are allowed", len(doc), limit)}
+	}
+	return nil
 }
 
 // A statementParser reads one statement.
