@@ -3,6 +3,7 @@ package policy
 import (
 	"encoding/json"
 	"errors"
+	"fmt"
 	"strings"
 	"testing"
 	"time"
@@ -276,6 +277,43 @@ func TestParseTakes(t *testing.T) {
 				t.Errorf("Parse: %v", err)
 			}
 		})
+	}
+}
+
+// TestParseIsBounded parses documents of the greatest length that are as
+// expensive as they can be.
+func TestParseIsBounded(t *testing.T) {
+	fill := func(before, item, after string) string {
+		n := (MaxPolicySize - len(before) - len(after) - 10) / (len(item) + 1)
+		return before + strings.TrimSuffix(strings.Repeat(item+",", n), ",") + after
+	}
+	const statement = `{"Version":"2012-10-17","Statement":{"Effect":"Allow","Action":"*","Resource":"*","Condition":`
+	members := make([]string, MaxPolicySize/16)
+	for i := range members {
+		members[i] = fmt.Sprintf(`"a:%d":1`, i)
+	}
+	for name, doc := range map[string]string{
+		"escapes":    statement + `{"StringLike":{"aws:x":"` + strings.Repeat("${*}", MaxPolicySize/4-100) + `"}}}}`,
+		"variables":  fill(statement+`{"StringLike":{"aws:x":[`, `"`+strings.Repeat("${a:b}", maxVariables)+`"`, `]}}}}`),
+		"ARNs":       fill(statement+`{"ArnLike":{"aws:x":[`, `"arn:*:*:*:*:*"`, `]}}}}`),
+		"stars":      statement + `{"StringLike":{"aws:x":"` + strings.Repeat("a*", MaxPolicySize/2-200) + `"}}}}`,
+		"members":    statement + `{"StringLike":{` + strings.Join(members, ",") + `}}}}`,
+		"statements": fill(`{"Statement":[`, `{"Effect":"Deny","Action":"*","Resource":"*"}`, `]}`),
+		"numbers":    fill(`{"Statement":[`, `1`, `]}`),
+		"lists":      fill(`{"Statement":[`, `[[[[]]]]`, `]}`),
+	} {
+		best := time.Hour
+		for range 2 {
+			start := time.Now()
+			_, err := Parse(IdentityPolicy, []byte(doc))
+			if best = min(best, time.Since(start)); (err != nil) != (name == "numbers" || name == "lists") {
+				t.Errorf("%s: %v", name, err)
+			}
+		}
+		t.Logf("%s: %d bytes, %v", name, len(doc), best)
+		if best > 2*time.Second {
+			t.Errorf("%s took %v", name, best)
+		}
 	}
 }
 

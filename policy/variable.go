@@ -59,15 +59,12 @@ func parsePattern(s string, wild, variables bool) (pattern, error) {
 		return pattern{glob: newGlob(mark(s), false)}, nil
 	}
 	var parts []part
+	var text strings.Builder // since the last variable
 	n := 0
-	text := ""
 	for rest := s; ; {
 		before, after, found := strings.Cut(rest, "${")
-		text += mark(before)
+		text.WriteString(mark(before))
 		if !found {
-			if text != "" {
-				parts = append(parts, part{text: text})
-			}
 			break
 		}
 		v, length, err := parseVariable(after)
@@ -76,20 +73,23 @@ func parsePattern(s string, wild, variables bool) (pattern, error) {
 		}
 		rest = after[length:]
 		if v.key == "" {
-			text += v.text
+			text.WriteString(v.text)
 			continue
 		}
 		if n++; n > maxVariables {
 			return pattern{}, fmt.Errorf("more than %d variables in one value", maxVariables)
 		}
-		if text != "" {
-			parts = append(parts, part{text: text})
-			text = ""
+		if text.Len() > 0 {
+			parts = append(parts, part{text: text.String()})
+			text.Reset()
 		}
 		parts = append(parts, v)
 	}
 	if n == 0 { // only ${*} and the like
-		return pattern{glob: newGlob(text, false)}, nil
+		return pattern{glob: newGlob(text.String(), false)}, nil
+	}
+	if text.Len() > 0 {
+		parts = append(parts, part{text: text.String()})
 	}
 	return pattern{parts: parts}, nil
 }

@@ -227,6 +227,29 @@ func TestManagedPolicies(t *testing.T) {
 	}
 }
 
+// TestLintIsBounded lints the greatest documents, whose statements and patterns
+// all have to be compared.
+func TestLintIsBounded(t *testing.T) {
+	fill := func(before, item, after string) string {
+		n := (policy.MaxPolicySize - len(before) - len(after)) / (len(item) + 1)
+		return before + strings.TrimSuffix(strings.Repeat(item+",", n), ",") + after
+	}
+	half := strings.Repeat(`"kms:*a*b*c*d",`, policy.MaxPolicySize/40)
+	for name, doc := range map[string]string{
+		"statements": fill(`{"Statement":[`, `{"Effect":"Deny","Action":"*","Resource":"*"}`, `]}`),
+		"conditions": fill(`{"Statement":[`, `{"Effect":"Deny","Action":"a:b","Resource":"*","Condition":{"Bool":{"a:b":true}}}`, `]}`),
+		"patterns":   `{"Statement":[{"Effect":"Deny","Action":[` + half + `"a:b"],"Resource":"*"},{"Effect":"Allow","Action":[` + half + `"a:b"],"Resource":"*"}]}`,
+	} {
+		start := time.Now()
+		findings := Lint(policy.IdentityPolicy, []byte(doc), testKnown)
+		d := time.Since(start)
+		t.Logf("%s: %d bytes, %d findings, %v", name, len(doc), len(findings), d)
+		if d > 20*time.Second || len(findings) > 0 && findings[0].Code == "syntax" {
+			t.Errorf("%s took %v", name, d)
+		}
+	}
+}
+
 // FuzzLint: whatever Parse accepts can be linted, and only that has no finding
 // about its syntax.
 func FuzzLint(f *testing.F) {
