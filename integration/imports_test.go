@@ -137,6 +137,7 @@ var imports = []struct {
 	{"fsm/snapfile", []string{"fsm/fsmpb", "fsm/wire"}},
 	{"fsm/statehash", []string{"fsm/fsmpb", "fsm/wire"}},
 	{"fsm", []string{"fsm/fsmpb", "auditlog"}},
+	{"policy/lint", []string{"policy"}},
 	{"policy", nil},
 	// What third parties run takes the formats and the tree from auditlog. The compiler
 	// keeps auditlog from importing it in turn.

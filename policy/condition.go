@@ -318,17 +318,13 @@ func (p *statementParser) arnPattern(text string) (a arnPattern, err error) {
 		}
 	}
 	parts = append(parts, text[start:])
-	whole, err := p.pattern(text, true)
-	if err != nil {
-		return a, err
-	}
-	if len(parts) < 6 {
-		if len(whole.parts) == 0 {
-			return a, fmt.Errorf("%s is not an ARN, whose six parts may have wildcards", quoted(text))
+	if p.variables && len(parts) < 6 && strings.Contains(text, "${") {
+		whole, err := p.pattern(text, true)
+		if err != nil || len(whole.parts) > 0 {
+			return arnPattern{whole: &whole}, err
 		}
-		return arnPattern{whole: &whole}, nil
 	}
-	if parts[0] != "arn" || parts[5] == "" {
+	if len(parts) < 6 || parts[0] != "arn" || parts[5] == "" {
 		return a, fmt.Errorf("%s is not an ARN, whose six parts may have wildcards", quoted(text))
 	}
 	for i, text := range parts {
