@@ -21,14 +21,14 @@ func TestSealedForDays(t *testing.T) {
 	for range 4 {
 		before := n.State().Time()
 		clock.offset.Add(int64(20 * time.Hour))
-		clustertest.Eventually(t, time.Minute, "the time is heard", func() bool { return n.State().Observed() > clock.Now().Add(-time.Minute).UnixNano() })
+		clustertest.Eventually(t, time.Minute, "the time is heard", func() bool { return n.State().Evidence().Observed() > clock.Now().Add(-time.Minute).UnixNano() })
 		if got := n.State().Time(); got != before {
 			t.Fatalf("cluster time moved by %v while nobody signed", time.Duration(got-before))
 		}
 	}
 	n.authority.sealed.Store(false)
 	clustertest.Eventually(t, time.Minute, "the right cluster time", func() bool { return n.State().Time() > clock.Now().Add(-time.Minute).UnixNano() })
-	clustertest.Eventually(t, time.Minute, "nothing left to carry", func() bool { return n.State().Observed() == 0 })
+	clustertest.Eventually(t, time.Minute, "nothing left to carry", func() bool { return n.State().Evidence().Observed() == 0 })
 	mustPropose(t, n, clustertest.Record())
 	c.noFaults()
 }

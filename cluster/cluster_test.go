@@ -22,6 +22,7 @@ import (
 	"github.com/conclavekms/conclave/cluster/pki"
 	"github.com/conclavekms/conclave/fsm"
 	"github.com/conclavekms/conclave/fsm/fsmpb"
+	"github.com/conclavekms/conclave/fsm/origin"
 	"github.com/conclavekms/conclave/integration/harness/ports"
 )
 
@@ -148,7 +149,7 @@ type testAuthority struct{ sealed atomic.Bool }
 func (a *testAuthority) Sealed() bool { return a.sealed.Load() }
 
 func (a *testAuthority) SignOrigin(domain string, digest [32]byte) (uint32, []byte, error) {
-	return 1, ed25519.Sign(clustertest.OriginKey, fsm.OriginMessage(clustertest.Cluster(), domain, digest)), nil
+	return 1, ed25519.Sign(clustertest.OriginKey, origin.Message(clustertest.Cluster(), domain, digest)), nil
 }
 
 func (a *testAuthority) PeerMAC(message []byte) (uint32, []byte, error) {

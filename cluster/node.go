@@ -450,7 +450,7 @@ func (n *Node) stopRest() error {
 
 // onApply runs on the apply goroutine.
 func (n *Node) onApply(s *fsm.State, e fsm.Events) {
-	if c, ok := n.machine.fsm.LatestCheck(); ok {
+	if c := n.machine.fsm.LatestCheck(); c != nil {
 		if have := n.applied.check.Load(); have == nil || have.Index != c.Index {
 			n.applied.check.Store(c)
 		}

@@ -9,6 +9,7 @@ import (
 	"github.com/hashicorp/raft"
 
 	"github.com/conclavekms/conclave/fsm"
+	"github.com/conclavekms/conclave/fsm/snapfile"
 )
 
 // snapshotStore is Raft's snapshot store. It accepts a snapshot of another node only after
@@ -39,7 +40,7 @@ func (s *snapshotStore) Open(id string) (*raft.SnapshotMeta, io.ReadCloser, erro
 	if err != nil {
 		return nil, nil, err
 	}
-	index, err := fsm.SnapshotIndex(r)
+	index, err := snapfile.Index(r)
 	err = errors.Join(err, r.Close())
 	if err == nil && index != meta.Index {
 		err = fmt.Errorf("%w: %d in its file, %d beside it", errSnapshotIndex, index, meta.Index)

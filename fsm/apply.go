@@ -7,7 +7,10 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/conclavekms/conclave/auditlog"
+	"github.com/conclavekms/conclave/fsm/clustertime"
 	"github.com/conclavekms/conclave/fsm/fsmpb"
+	"github.com/conclavekms/conclave/fsm/session"
+	"github.com/conclavekms/conclave/fsm/statehash"
 	"github.com/conclavekms/conclave/fsm/wire"
 )
 
@@ -19,7 +22,7 @@ type applier struct {
 	db    *table // reads; its own clone once there is a change
 	write bool
 	index uint64 // of the entry being applied
-	hash  rollingHash
+	hash  statehash.Rolling
 	buf   []byte // version's
 	// versions caches the versions looked up since the last change, by rowID: the
 	// records of an entry read much the same objects.
@@ -37,7 +40,7 @@ type applier struct {
 
 func (f *FSM) begin() *applier {
 	s := *f.current.Load()
-	return &applier{f: f, state: s, db: s.db, hash: newRollingHash()}
+	return &applier{f: f, state: s, db: s.db, hash: statehash.NewRolling()}
 }
 
 // writable returns a table that may be changed, cloning it at the first change,
@@ -82,31 +85,37 @@ func (a *applier) entry(l *raft.Log) (*Result, error) {
 	a.account = accountOf(c)
 	e, err := wire.Decode(l.Data)
 	if err != nil {
-		if c == nil || a.f.signed(c, l.Data) {
+		if c == nil || a.f.verified.Encoded(c, l.Data) {
 			return nil, err
 		}
 		// A leader can put anything into the log. An entry that no unsealed node signed has
 		// no effect, so one that cannot be read does not mean that this binary is too old.
 		e = &wire.Entry{}
 	}
-	signed := c != nil && authentic(e, c, &a.f.verified)
+	signed := c != nil && a.f.verified.Entry(c, e)
 	if signed {
 		// Without the signature, any leader could stop all nodes with a wrong hash.
-		if err := a.f.compare(e.Check); err != nil {
+		if err := a.f.checks.Compare(e.Check); err != nil {
 			return nil, err
 		}
 	}
 	a.wall = e.Clock.GetWall()
-	a.state.advance(e.Clock, c != nil, signed)
 	a.state.index = l.Index
-	if c != nil && !signed {
+	trust := clustertime.Trust{Voters: a.state.voters, Confirmed: a.state.confirmed}
+	switch {
+	case c == nil:
+		a.state.time = a.state.evidence.Begin(e.Clock, trust)
+	case signed:
+		a.state.time = a.state.evidence.Signed(a.state.time, e.Clock, trust)
+	default:
+		a.state.evidence.Unsigned(e.Clock, trust)
 		// The state hash leaves the entry out: a leader may give other nodes a
 		// different entry at this index, and neither has an effect.
 		return unsignedResult(e, l.Index), nil
 	}
 
-	a.hash.begin(a.state.hash)
-	a.hash.numbers(a.index, uint64(a.state.time))
+	a.hash.Begin(a.state.hash)
+	a.hash.Numbers(a.index, uint64(a.state.time))
 	res := &Result{Index: l.Index}
 	switch c := e.Command.(type) {
 	case []wire.Batch:
@@ -118,10 +127,8 @@ func (a *applier) entry(l *raft.Log) (*Result, error) {
 		res.Registered = a.registerNode(c)
 	case nil: // carries only a clock: a barrier
 	}
-	a.hash.end(&a.state.hash)
-	if l.Index%StateCheckEvery == 0 {
-		a.f.remember(check{index: l.Index, hash: a.state.hash})
-	}
+	a.hash.End(&a.state.hash)
+	a.f.checks.Note(l.Index, a.state.hash)
 	return res, nil
 }
 
@@ -166,18 +173,11 @@ func (a *applier) batch(b *wire.Batch, signed bool) BatchResult {
 	if !signed && (a.cluster() != nil || !initialises(b)) {
 		return BatchResult{Status: BatchUnsigned, Index: a.index}
 	}
-	s := a.f.sessions[string(b.Node)]
-	if s == nil || s.incarnation != b.Incarnation {
+	switch standing, was := a.f.sessions.Find(b); standing {
+	case session.Fenced:
 		return BatchResult{Status: BatchFenced, Index: a.index}
-	}
-	if b.Watermark > s.watermark {
-		s.watermark = b.Watermark
-	}
-	if done, ok := s.batches[b.Seq]; ok {
-		return BatchResult{Status: BatchRepeated, Index: done.index, Verdicts: done.verdicts}
-	}
-	if b.Seq < s.settledBelow {
-		return BatchResult{Status: BatchFenced, Index: a.index}
+	case session.Repeated:
+		return BatchResult{Status: BatchRepeated, Index: was.Index, Verdicts: Verdicts(was.Verdicts)}
 	}
 	a.entries = slices.Grow(a.entries, len(b.Records))
 	a.leaves = slices.Grow(a.leaves, len(b.Records))
@@ -188,10 +188,10 @@ func (a *applier) batch(b *wire.Batch, signed bool) BatchResult {
 			a.refused(&b.Records[i])
 		}
 	}
-	a.hash.numbers(b.Incarnation, b.Seq, uint64(len(verdicts)))
-	a.hash.bytes(verdictBytes(verdicts))
-	s.batches[b.Seq] = applied{index: a.index, verdicts: verdicts}
-	s.settle(b.SettledBelow, limitsAt(a.state.level).unsettled)
+	a.hash.Numbers(b.Incarnation, b.Seq, uint64(len(verdicts)))
+	answer := session.Answer{Index: a.index, Verdicts: verdictBytes(verdicts)}
+	a.hash.Bytes(answer.Verdicts)
+	a.f.sessions.Applied(b, answer, limitsAt(a.state.level).unsettled)
 	return BatchResult{Status: BatchApplied, Index: a.index, Verdicts: verdicts}
 }
 
@@ -256,7 +256,7 @@ func (a *applier) record(r *wire.Record) Verdict {
 	}
 	leaf := e.LeafHash()
 	a.entries, a.leaves = append(a.entries, e), append(a.leaves, leaf)
-	a.hash.bytes(a.leaves[len(a.leaves)-1][:])
+	a.hash.Bytes(a.leaves[len(a.leaves)-1][:])
 	a.f.uses.note(r, use{time: a.state.time, requestID: e.RequestID, eventID: auditlog.EventID(leaf)})
 	a.state.frontier.Append(leaf)
 	if (e.Index+1)%auditlog.SegmentSize == 0 {
@@ -306,28 +306,13 @@ func validRecord(r *wire.Record, most *limits) bool {
 
 // registerNode begins a node's incarnation.
 func (a *applier) registerNode(n *fsmpb.RegisterNode) bool {
-	if !registry[fsmpb.Kind_KIND_NODE].named(n) {
+	if !registry[fsmpb.Kind_KIND_NODE].named(n) || !a.f.sessions.Register(n) {
 		return false
 	}
-	s := a.f.sessions[n.Node]
-	if s != nil && n.Incarnation <= s.incarnation {
-		return false
-	}
-	watermark := n.Watermark
-	if s != nil {
-		watermark = max(watermark, s.watermark)
-	}
-	a.f.sessions[n.Node] = &session{incarnation: n.Incarnation, watermark: watermark, batches: make(map[uint64]applied)}
 	a.put(fsmpb.Kind_KIND_NODE, []byte(n.Node), proto.CloneOf(n))
 	return true
 }
 
 // Watermark returns the newest Raft index that the node's disk is known to hold,
 // and whether the node is known at all. It must be called on the apply goroutine.
-func (f *FSM) Watermark(node string) (uint64, bool) {
-	s := f.sessions[node]
-	if s == nil {
-		return 0, false
-	}
-	return s.watermark, true
-}
+func (f *FSM) Watermark(node string) (uint64, bool) { return f.sessions.Watermark(node) }

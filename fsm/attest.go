@@ -2,12 +2,12 @@ package fsm
 
 import (
 	"bytes"
-	"errors"
 	"fmt"
 	"io"
 	"sync"
 
 	"github.com/conclavekms/conclave/fsm/fsmpb"
+	"github.com/conclavekms/conclave/fsm/origin"
 )
 
 // A node believes its snapshot. Anybody who can edit the file on its disk, or who leads it,
@@ -23,18 +23,7 @@ import (
 // only whether a batch is a repetition and what GetKeyLastUsage says, and are not
 // part of the immutable states that other nodes keep. The observation of unsigned
 // clocks, in which nodes may differ, is not attested either: editing it gains nothing
-// that a leader of a sealed cluster does not have anyway. See State.advance.
-
-// attestDomain separates attestations from the other messages that the origin key signs.
-const attestDomain = "conclave state v1"
-
-var (
-	// ErrAttestation is returned for a snapshot without a valid attestation by an
-	// unsealed node of this cluster.
-	ErrAttestation = errors.New("snapshot without a valid attestation")
-	// ErrNoAttestation is returned when no unsealed node is available to attest a snapshot.
-	ErrNoAttestation = errors.New("no unsealed node attests the state")
-)
+// that a leader of a sealed cluster does not have anyway. See package clustertime.
 
 // recentStates is how many states a node keeps. It is asked for an attestation at
 // the moment when the other node begins its snapshot, so the states of less than a
@@ -80,7 +69,7 @@ func (f *FSM) StateAt(index uint64) *State {
 // attest asks for an attestation of s, and returns a function that waits for it.
 func (f *FSM) attest(s *State) func([32]byte) (*fsmpb.Attestation, error) {
 	if f.cfg.Attest == nil {
-		return func([32]byte) (*fsmpb.Attestation, error) { return nil, ErrNoAttestation }
+		return func([32]byte) (*fsmpb.Attestation, error) { return nil, origin.ErrNoAttestation }
 	}
 	wait := f.cfg.Attest(s)
 	return func(digest [32]byte) (*fsmpb.Attestation, error) {
@@ -90,36 +79,8 @@ func (f *FSM) attest(s *State) func([32]byte) (*fsmpb.Attestation, error) {
 		}
 		c, _ := s.Cluster()
 		// Fail now rather than when the snapshot is restored.
-		return a, VerifyAttestation(c, digest, a)
+		return a, origin.VerifyAttestation(c, digest, a)
 	}
-}
-
-// Attest signs the digest of a state.
-func Attest(digest [32]byte, sign Sign) (*fsmpb.Attestation, error) {
-	g, sig, err := sign(attestDomain, digest)
-	if err != nil {
-		return nil, err
-	}
-	return &fsmpb.Attestation{Generation: g, Signature: sig}, nil
-}
-
-// VerifyAttestation verifies an attestation of a state with that digest against
-// the cluster's origin keys. Its error wraps ErrAttestation.
-func VerifyAttestation(c *fsmpb.Cluster, digest [32]byte, a *fsmpb.Attestation) error {
-	if a == nil || !VerifyOrigin(c, a.Generation, attestDomain, digest, a.Signature) {
-		return ErrAttestation
-	}
-	return nil
-}
-
-// attests reports whether the attestation covers an item of a snapshot.
-func attests(item *fsmpb.SnapshotItem) bool {
-	switch item.Item.(type) {
-	case *fsmpb.SnapshotItem_Session, *fsmpb.SnapshotItem_KeyUse, *fsmpb.SnapshotItem_StateChecks,
-		*fsmpb.SnapshotItem_Observation, *fsmpb.SnapshotItem_Attestation, *fsmpb.SnapshotItem_End:
-		return false
-	}
-	return true
 }
 
 // verify checks the attestation of a snapshot that was read and, if the node
@@ -132,15 +93,13 @@ func (n *restored) verify(current *State) error {
 	case c == nil && known == nil && n.uninitialised():
 		return nil // there is nothing to protect yet, and no key to sign with
 	case c == nil:
-		return fmt.Errorf("%w: it belongs to no cluster", ErrAttestation)
+		return fmt.Errorf("%w: it belongs to no cluster", origin.ErrAttestation)
 	case known != nil && !bytes.Equal(known.Id, c.Id):
-		return fmt.Errorf("%w: it belongs to another cluster", ErrAttestation)
+		return fmt.Errorf("%w: it belongs to another cluster", origin.ErrAttestation)
 	case known != nil:
 		c = known // the keys that this node trusts, whatever the snapshot has
 	}
-	var digest [32]byte
-	n.sum.Sum(digest[:0])
-	return VerifyAttestation(c, digest, n.attested)
+	return origin.VerifyAttestation(c, n.digest, n.attested)
 }
 
 // uninitialised reports whether the snapshot holds only what can be there before
@@ -154,39 +113,6 @@ func (n *restored) uninitialised() bool {
 	return ok && n.state.frontier.Size() == 0
 }
 
-// SnapshotIndex reads the beginning of a snapshot and returns the Raft index of
-// the newest command that it covers.
-func SnapshotIndex(r io.Reader) (uint64, error) {
-	in, close, err := openSnapshot(r)
-	if err != nil {
-		return 0, err
-	}
-	defer close()
-	item, _, err := readItem(in, maxHeader, nil)
-	if err != nil {
-		return 0, err
-	}
-	if item.GetHeader() == nil {
-		return 0, fmt.Errorf("%w: header out of place", ErrUnreadable)
-	}
-	return item.GetHeader().Index, nil
-}
-
-// SnapshotCluster reads the beginning of a snapshot and returns the record of its
-// cluster, or nil if that was not initialised yet.
-func SnapshotCluster(r io.Reader) (*fsmpb.Cluster, error) {
-	in, close, err := openSnapshot(r)
-	if err != nil {
-		return nil, err
-	}
-	defer close()
-	if _, _, err := readItem(in, maxHeader, nil); err != nil {
-		return nil, err
-	}
-	item, _, err := readItem(in, maxSnapshotItem, nil) // the rows are in order of their kinds
-	return item.GetCluster(), err
-}
-
 // CheckSnapshot reads a whole snapshot that another node sent, and returns an error
 // unless a node whose state is current may take it over as its state at Raft index
 // index. Restore checks the same, but by then Raft has discarded what the node had.
@@ -197,7 +123,7 @@ func CheckSnapshot(r io.Reader, current *State, index uint64) error {
 	}
 	if n.state.index != index {
 		// Otherwise the sender could make the node skip the commands between the two.
-		return fmt.Errorf("%w: it should reach Raft index %d, and reaches %d", ErrAttestation, index, n.state.index)
+		return fmt.Errorf("%w: it should reach Raft index %d, and reaches %d", origin.ErrAttestation, index, n.state.index)
 	}
 	return n.verify(current)
 }

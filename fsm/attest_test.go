@@ -4,62 +4,63 @@ import (
 	"bytes"
 	"crypto/ed25519"
 	"errors"
+	"io"
 	"math/rand/v2"
 	"testing"
 
 	"github.com/hashicorp/raft"
-	"github.com/klauspost/compress/zstd"
 	"google.golang.org/protobuf/proto"
 
 	"github.com/conclavekms/conclave/fsm/fsmpb"
-	"github.com/conclavekms/conclave/fsm/wire"
+	"github.com/conclavekms/conclave/fsm/origin"
+	"github.com/conclavekms/conclave/fsm/snapfile"
 )
 
 // attested is a Config.Attest that signs with the key of theCluster.
 func attested(*State) func([32]byte) (*fsmpb.Attestation, error) {
-	return func(digest [32]byte) (*fsmpb.Attestation, error) { return Attest(digest, testSign) }
+	return func(digest [32]byte) (*fsmpb.Attestation, error) { return origin.Attest(digest, testSign) }
 }
 
 // unpack returns the items of a snapshot, and pack makes a snapshot of them.
 func unpack(t testing.TB, snap []byte) (items []*fsmpb.SnapshotItem) {
 	t.Helper()
-	in, close, err := openSnapshot(bytes.NewReader(snap))
+	in, err := snapfile.NewReader(bytes.NewReader(snap))
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer close()
+	defer in.Close()
 	for {
-		item, _, err := readItem(in, maxHeader, nil)
+		item, err := in.Next()
+		if err == io.EOF {
+			return items
+		}
 		if err != nil {
 			t.Fatal(err)
 		}
 		items = append(items, item)
-		if item.GetEnd() != nil {
-			return items
-		}
 	}
 }
 
 func pack(t testing.TB, items []*fsmpb.SnapshotItem) []byte {
 	t.Helper()
 	var buf bytes.Buffer
-	z, err := zstd.NewWriter(&buf)
+	w, err := snapfile.NewWriter(&buf)
 	if err != nil {
 		t.Fatal(err)
 	}
-	_, _ = z.Write([]byte(snapshotMagic))
-	for i, item := range items {
-		if end := item.GetEnd(); end != nil {
-			end.Items = uint64(i)
-		}
-		b := wire.Marshal(nil, item)
-		_, _ = z.Write([]byte{byte(len(b) >> 24), byte(len(b) >> 16), byte(len(b) >> 8), byte(len(b))})
-		_, _ = z.Write(b)
+	for _, item := range items {
+		w.Item(held(item))
 	}
-	if err := z.Close(); err != nil {
+	if err := w.Close(); err != nil {
 		t.Fatal(err)
 	}
 	return buf.Bytes()
+}
+
+// held returns the message in an item.
+func held(item *fsmpb.SnapshotItem) proto.Message {
+	m := item.ProtoReflect()
+	return m.Get(m.WhichOneof(m.Descriptor().Oneofs().Get(0))).Message().Interface()
 }
 
 // No node accepts a snapshot that was edited on a disk, field by field, or put
@@ -83,7 +84,7 @@ func TestEditedSnapshotIsRefused(t *testing.T) {
 	snap := m.snapshot()
 	items := unpack(t, snap)
 	if !bytes.Equal(pack(t, items), snap) {
-		t.Log("zstd levels differ: the same items, other bytes")
+		t.Error("the same items, other bytes")
 	}
 
 	fresh := func() *FSM { return New(Config{Audit: &memoryAudit{}, Attest: attested}) }
@@ -96,7 +97,7 @@ func TestEditedSnapshotIsRefused(t *testing.T) {
 
 	edited := 0
 	for i, item := range items {
-		if !attests(item) {
+		if !snapfile.Attested(item) {
 			continue
 		}
 		edited++
@@ -182,7 +183,7 @@ func TestEditedSnapshotIsRefused(t *testing.T) {
 		}
 		for at, f := range map[string]*FSM{"a new node": fresh(), "a node with a state": m.fsm} {
 			before := f.Current()
-			if err := restore(f, pack(t, copies)); !errors.Is(err, ErrAttestation) {
+			if err := restore(f, pack(t, copies)); !errors.Is(err, origin.ErrAttestation) {
 				t.Errorf("%s: %s answered %v", name, at, err)
 			}
 			if f.Current() != before {
@@ -202,32 +203,35 @@ func TestForeignSnapshotIsRefused(t *testing.T) {
 		t.Fatal(err)
 	}
 	items := unpack(t, m.snapshot())
-	digest := newRestored()
 	for _, item := range items {
 		if c := item.GetCluster(); c != nil {
 			c.OriginKeys[0].PublicKey = public
 		}
-		if attests(item) {
-			b := wire.Marshal(nil, item)
-			digest.sum.Write([]byte{byte(len(b) >> 24), byte(len(b) >> 16), byte(len(b) >> 8), byte(len(b))})
-			digest.sum.Write(b)
+	}
+	digest := snapfile.Digest(func(w *snapfile.Writer) {
+		for _, item := range items {
+			if snapfile.Attested(item) {
+				w.Item(held(item))
+			}
 		}
+	})
+	for _, item := range items {
 		if a := item.GetAttestation(); a != nil {
-			a.Signature = signWith(private, attestDomain, [32]byte(digest.sum.Sum(nil)))
+			a.Signature = signWith(private, "conclave state v1", digest)
 		}
 	}
 	forged := pack(t, items)
 	if err := blank(t).restore(forged); err != nil {
 		t.Fatalf("the forgery is not good enough for this test: %v", err)
 	}
-	if err := m.restore(forged); !errors.Is(err, ErrAttestation) {
+	if err := m.restore(forged); !errors.Is(err, origin.ErrAttestation) {
 		t.Errorf("a node of the real cluster answered %v", err)
 	}
-	if err := CheckSnapshot(bytes.NewReader(forged), m.fsm.Current(), m.index); !errors.Is(err, ErrAttestation) {
+	if err := CheckSnapshot(bytes.NewReader(forged), m.fsm.Current(), m.index); !errors.Is(err, origin.ErrAttestation) {
 		t.Errorf("CheckSnapshot answered %v", err)
 	}
 	// The snapshot of a cluster that is not initialised is refused too.
-	if err := m.restore(blank(t).snapshot()); !errors.Is(err, ErrAttestation) {
+	if err := m.restore(blank(t).snapshot()); !errors.Is(err, origin.ErrAttestation) {
 		t.Errorf("a snapshot without a cluster: %v", err)
 	}
 }
@@ -236,14 +240,14 @@ func TestCheckSnapshotIndex(t *testing.T) {
 	m := newMachine(t)
 	m.propose(record(theCluster()))
 	snap := m.snapshot()
-	if i, err := SnapshotIndex(bytes.NewReader(snap)); err != nil || i != m.index {
+	if i, err := snapfile.Index(bytes.NewReader(snap)); err != nil || i != m.index {
 		t.Errorf("index %d, %v; want %d", i, err, m.index)
 	}
 	if err := CheckSnapshot(bytes.NewReader(snap), m.fsm.Current(), m.index); err != nil {
 		t.Error(err)
 	}
 	for _, index := range []uint64{m.index - 1, m.index + 1} {
-		if err := CheckSnapshot(bytes.NewReader(snap), m.fsm.Current(), index); !errors.Is(err, ErrAttestation) {
+		if err := CheckSnapshot(bytes.NewReader(snap), m.fsm.Current(), index); !errors.Is(err, origin.ErrAttestation) {
 			t.Errorf("index %d instead of %d: %v", index, m.index, err)
 		}
 	}
@@ -255,10 +259,10 @@ func TestSnapshotNeedsAnAttestation(t *testing.T) {
 	for name, attest := range map[string]func(*State) func([32]byte) (*fsmpb.Attestation, error){
 		"nobody": nil,
 		"sealed": func(*State) func([32]byte) (*fsmpb.Attestation, error) {
-			return func([32]byte) (*fsmpb.Attestation, error) { return nil, ErrNoAttestation }
+			return func([32]byte) (*fsmpb.Attestation, error) { return nil, origin.ErrNoAttestation }
 		},
 		"a wrong one": func(*State) func([32]byte) (*fsmpb.Attestation, error) {
-			return func([32]byte) (*fsmpb.Attestation, error) { return Attest([32]byte{1}, testSign) }
+			return func([32]byte) (*fsmpb.Attestation, error) { return origin.Attest([32]byte{1}, testSign) }
 		},
 	} {
 		blank(t).snapshot() // not initialised

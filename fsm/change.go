@@ -231,12 +231,12 @@ func (a *applier) count(kind fsmpb.Kind, set []byte) uint32 {
 // put stores msg and sets its version. From then on msg belongs to the state.
 func (a *applier) put(kind fsmpb.Kind, id []byte, msg proto.Message) {
 	*registry[kind].version(msg) = a.index
-	a.hash.object(kind, id, msg)
+	a.hash.Object(kind, id, msg)
 	db := a.writable()
 	db.insert(a.f.texts.newObject(db, kind, id, a.index, msg))
 }
 
 func (a *applier) remove(o *object) {
-	a.hash.object(o.kind(), o.name(), nil)
+	a.hash.Object(o.kind(), o.name(), nil)
 	a.writable().remove(o)
 }

@@ -12,7 +12,6 @@
 package fsm
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
 	"sync/atomic"
@@ -21,19 +20,18 @@ import (
 
 	"github.com/conclavekms/conclave/auditlog"
 	"github.com/conclavekms/conclave/fsm/fsmpb"
+	"github.com/conclavekms/conclave/fsm/origin"
+	"github.com/conclavekms/conclave/fsm/session"
+	"github.com/conclavekms/conclave/fsm/statehash"
 	"github.com/conclavekms/conclave/fsm/wire"
 )
-
-// StateCheckEvery is how many Raft indexes lie between the points at which nodes
-// remember their state hash for comparison.
-const StateCheckEvery = 1000
 
 var (
 	// ErrUnreadable is returned for an entry or snapshot that this binary cannot
 	// read in full.
 	ErrUnreadable = wire.ErrUnreadable
 	// ErrDiverged means that this node's state differs from the leader's.
-	ErrDiverged = errors.New("state differs from the leader's")
+	ErrDiverged = statehash.ErrDiverged
 	// ErrStopped is returned for every entry after a fault stopped the machine.
 	ErrStopped = errors.New("state machine stopped")
 )
@@ -83,30 +81,21 @@ type FSM struct {
 	cfg      Config
 	db       *table // the current state's rows; never published, as cloning requires
 	current  atomic.Pointer[State]
-	sessions map[string]*session
-	checks   []check // newest last
+	sessions session.Sessions
+	checks   statehash.Checks
 	uses     *uses
 	texts    *texts
 	recent   recent
-	verified verified
+	verified origin.Verified
 	restored bool // cfg.Audit was told where the state begins
 	fault    error
 }
-
-// check is the state hash at one of the indexes at which nodes compare it.
-type check struct {
-	index uint64
-	hash  [32]byte
-}
-
-// keptChecks is how many hashes are kept, which bounds how far behind a comparison may be.
-const keptChecks = 8
 
 var _ raft.BatchingFSM = (*FSM)(nil)
 
 // New returns a machine in its first state.
 func New(cfg Config) *FSM {
-	f := &FSM{cfg: cfg, db: newTable(), sessions: make(map[string]*session), uses: newUses(), texts: newTexts()}
+	f := &FSM{cfg: cfg, db: newTable(), sessions: session.None(), uses: newUses(), texts: newTexts()}
 	f.current.Store(&State{db: f.db.clone(), level: wire.SchemaMin, uses: f.uses})
 	return f
 }
@@ -183,6 +172,23 @@ func (v Verdict) String() string {
 	return fmt.Sprintf("verdict %d", uint8(v))
 }
 
+// Verdicts converts the bytes that carry verdicts on the wire.
+func Verdicts(b []byte) []Verdict {
+	v := make([]Verdict, len(b))
+	for i := range b {
+		v[i] = Verdict(b[i])
+	}
+	return v
+}
+
+func verdictBytes(v []Verdict) []byte {
+	b := make([]byte, len(v))
+	for i := range v {
+		b[i] = byte(v[i])
+	}
+	return b
+}
+
 // Apply implements raft.FSM.
 func (f *FSM) Apply(l *raft.Log) any { return f.ApplyBatch([]*raft.Log{l})[0] }
 
@@ -250,33 +256,6 @@ func (f *FSM) appendAudit(entries []auditlog.Entry, leaves []auditlog.Hash) erro
 	return f.cfg.Audit.Append(entries, leaves)
 }
 
-// remember keeps the state hash at an index at which nodes compare it.
-func (f *FSM) remember(c check) {
-	f.checks = append(f.checks, c)
-	if len(f.checks) > keptChecks {
-		f.checks = append([]check(nil), f.checks[len(f.checks)-keptChecks:]...)
-	}
-}
-
-// compare compares this node's state hash with the leader's.
-func (f *FSM) compare(c *fsmpb.StateCheck) error {
-	if c == nil {
-		return nil
-	}
-	for _, own := range f.checks {
-		if own.index == c.Index && !bytes.Equal(own.hash[:], c.Hash) {
-			return fmt.Errorf("%w: at Raft index %d", ErrDiverged, c.Index)
-		}
-	}
-	return nil
-}
-
-// LatestCheck returns the newest state hash that nodes compare, for the leader
-// to propose. It must be called on the apply goroutine, that is, from OnApply.
-func (f *FSM) LatestCheck() (*fsmpb.StateCheck, bool) {
-	if len(f.checks) == 0 {
-		return nil, false
-	}
-	c := f.checks[len(f.checks)-1]
-	return &fsmpb.StateCheck{Index: c.index, Hash: c.hash[:]}, true
-}
+// LatestCheck returns the newest state hash that nodes compare, for the leader to
+// propose; nil for none. It must be called on the apply goroutine, that is, from OnApply.
+func (f *FSM) LatestCheck() *fsmpb.StateCheck { return f.checks.Latest() }

@@ -21,6 +21,8 @@ import (
 
 	"github.com/conclavekms/conclave/auditlog"
 	"github.com/conclavekms/conclave/fsm/fsmpb"
+	"github.com/conclavekms/conclave/fsm/origin"
+	"github.com/conclavekms/conclave/fsm/statehash"
 	"github.com/conclavekms/conclave/fsm/wire"
 )
 
@@ -107,7 +109,7 @@ func (m *machine) log(e *fsmpb.Entry) *raft.Log {
 	}
 	data, err := wire.EncodeEntry(e)
 	if err == nil && !m.unsigned {
-		data, err = SignEntry(data, testSign)
+		data, err = origin.SignEntry(data, testSign)
 	}
 	if err != nil {
 		m.t.Fatal(err)
@@ -367,7 +369,7 @@ func TestWindowIsBounded(t *testing.T) {
 	for range limitsOf[wire.SchemaMax].unsettled + 10 {
 		m.apply(batchEntry(m.batch()))
 	}
-	if n := len(m.fsm.sessions["n1"].batches); n > limitsOf[wire.SchemaMax].unsettled+1 {
+	if n := len(m.fsm.sessions.Proto()[0].Batches); n > limitsOf[wire.SchemaMax].unsettled+1 {
 		t.Errorf("%d batches are remembered", n)
 	}
 }
@@ -513,72 +515,6 @@ func TestScans(t *testing.T) {
 	}
 }
 
-func TestAdvance(t *testing.T) {
-	voters := []string{"a", "b", "c"}
-	read := func(wall int64, nodes ...string) (rs []*fsmpb.ClockReading) {
-		for _, n := range nodes {
-			rs = append(rs, &fsmpb.ClockReading{Node: n, Wall: wall})
-		}
-		return rs
-	}
-	const now = start
-	for _, tt := range []struct {
-		name            string
-		prev, confirmed int64
-		clock           *fsmpb.Clock
-		want            int64
-	}{
-		{"backwards", now, 0, &fsmpb.Clock{Wall: now - day}, now},
-		{"little", now, 0, &fsmpb.Clock{Wall: now + second/2}, now + second/2},
-		{"jump without evidence", now, 0, &fsmpb.Clock{Wall: now + 30*day}, now + second},
-		{"as the monotonic clock says", now, 0, &fsmpb.Clock{Wall: now + 5*second, Elapsed: 5 * second}, now + 5*second},
-		{"further than the monotonic clock says", now, 0, &fsmpb.Clock{Wall: now + 30*day, Elapsed: 5 * second}, now + 6*second},
-		{"absurd monotonic clock", now, 0, &fsmpb.Clock{Wall: now + 30*day, Elapsed: 31 * day}, now + second},
-		{"negative monotonic clock", now, 0, &fsmpb.Clock{Wall: now + 30*day, Elapsed: -5}, now + second},
-		{"outage, majority agrees", now, 0, &fsmpb.Clock{Wall: now + day/2, Readings: read(now+day/2+2*second, "a", "b")}, now + day/2},
-		{"outage, one clock only", now, 0, &fsmpb.Clock{Wall: now + day/2, Readings: read(now+day/2, "a")}, now + second},
-		{"one voter twice", now, 0, &fsmpb.Clock{Wall: now + day/2, Readings: read(now+day/2, "a", "a")}, now + second},
-		{"strangers", now, 0, &fsmpb.Clock{Wall: now + day/2, Readings: read(now+day/2, "x", "y", "z")}, now + second},
-		{"others disagree", now, 0, &fsmpb.Clock{Wall: now + day/2, Readings: append(read(now+day/2, "a"), read(now, "b", "c")...)}, now + second},
-		{"two days, all agree", now, 0, &fsmpb.Clock{Wall: now + 2*day, Readings: read(now+2*day, "a", "b", "c")}, now + second},
-		{"two days, operator agrees", now, now + 3*day, &fsmpb.Clock{Wall: now + 2*day, Readings: read(now+2*day, "a", "b", "c")}, now + 2*day},
-		{"operator alone", now, now + 3*day, &fsmpb.Clock{Wall: now + 2*day}, now + second},
-		{"first time, majority", 0, 0, &fsmpb.Clock{Wall: now, Readings: read(now, "a", "c")}, now},
-		{"first time, alone", 0, 0, &fsmpb.Clock{Wall: now}, 0},
-		{"no clock", now, 0, nil, now},
-	} {
-		s := State{time: tt.prev, heard: heardTime{at: tt.prev}, confirmed: tt.confirmed, voters: voters}
-		s.advance(tt.clock, true, true)
-		if s.time != tt.want {
-			t.Errorf("%s: got %d (%+ds), want %+ds", tt.name, s.time, (s.time-tt.prev)/second, (tt.want-tt.prev)/second)
-		}
-	}
-	s := State{time: now, heard: heardTime{at: now}}
-	if s.NeedsReadings(now, now+second, 0) || s.NeedsReadings(now, now+9*second, 9*second) || !s.NeedsReadings(now, now+2*second, 0) {
-		t.Error("NeedsReadings disagrees with advance")
-	}
-}
-
-// What a leader's clock alone can gain is bounded in total over all entries,
-// until a majority agrees.
-func TestLeaderAloneGainsOneSecond(t *testing.T) {
-	s := State{time: start, heard: heardTime{at: start}, voters: []string{"a", "b", "c"}}
-	for range 10_000 {
-		s.advance(&fsmpb.Clock{Wall: start + 30*day, Elapsed: 1000}, true, true)
-	}
-	if got, want := s.time-start, int64(second+10_000*1000); got != want {
-		t.Fatalf("gained %d, want %d", got, want)
-	}
-	if !s.NeedsReadings(0, s.time+1, 0) {
-		t.Error("the leader is not told to ask the others")
-	}
-	wall := s.time + 5*second
-	s.advance(&fsmpb.Clock{Wall: wall, Readings: []*fsmpb.ClockReading{{Node: "a", Wall: wall}, {Node: "c", Wall: wall}}}, true, true)
-	if s.time != wall || s.NeedsReadings(0, wall+second, 0) {
-		t.Error("a majority's agreement does not give the slack back")
-	}
-}
-
 func TestUnreadableEntriesStopTheMachine(t *testing.T) {
 	good, err := wire.EncodeEntry(batchEntry(&fsmpb.Batch{Node: "n1", Incarnation: 1, Seq: 1, Records: []*fsmpb.Record{
 		used(reads(record(putKey(keyOf(testKey(1)))), 1, nil, 0), 0, 1),
@@ -646,7 +582,7 @@ func TestUnreadableEntriesStopTheMachine(t *testing.T) {
 // signedAnyway signs an entry that wire.EncodeEntry would not make.
 func signedAnyway(t *testing.T, data []byte) []byte {
 	t.Helper()
-	g, sig, err := testSign(entryDomain, sha256.Sum256(data))
+	g, sig, err := testSign("conclave entry v1", sha256.Sum256(data))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -717,11 +653,11 @@ func TestAuditFailureStopsTheMachineBeforeAnybodySees(t *testing.T) {
 
 func TestDivergenceStopsTheMachine(t *testing.T) {
 	m := newMachine(t)
-	for m.index < StateCheckEvery {
+	for m.index < statehash.Every {
 		m.apply(batchEntry(m.batch()))
 	}
-	c, ok := m.fsm.LatestCheck()
-	if !ok || c.Index != StateCheckEvery {
+	c := m.fsm.LatestCheck()
+	if c.GetIndex() != statehash.Every {
 		t.Fatalf("check %v", c)
 	}
 	m.apply(&fsmpb.Entry{StateCheck: c})

@@ -2,6 +2,7 @@ package fsm
 
 import (
 	"bytes"
+	"crypto/ed25519"
 	"errors"
 	"slices"
 	"testing"
@@ -10,8 +11,21 @@ import (
 	"google.golang.org/protobuf/encoding/protowire"
 
 	"github.com/conclavekms/conclave/fsm/fsmpb"
+	"github.com/conclavekms/conclave/fsm/origin"
+	"github.com/conclavekms/conclave/fsm/statehash"
 	"github.com/conclavekms/conclave/fsm/wire"
 )
+
+// testOrigin is the origin key of theCluster.
+var testOrigin = ed25519.NewKeyFromSeed(bytes.Repeat([]byte{3}, ed25519.SeedSize))
+
+func signWith(k ed25519.PrivateKey, domain string, digest [32]byte) []byte {
+	return ed25519.Sign(k, origin.Message(theCluster().GetPutCluster(), domain, digest))
+}
+
+func testSign(domain string, digest [32]byte) (uint32, []byte, error) {
+	return 1, signWith(testOrigin, domain, digest), nil
+}
 
 // Entries of a leader without the origin key change nothing and stop no node.
 func TestUnsignedEntriesChangeNothing(t *testing.T) {
@@ -31,14 +45,14 @@ func TestUnsignedEntriesChangeNothing(t *testing.T) {
 		},
 		"a registration": func(*machine) *fsmpb.Entry { return register },
 		"a wrong hash": func(*machine) *fsmpb.Entry {
-			return &fsmpb.Entry{StateCheck: &fsmpb.StateCheck{Index: StateCheckEvery, Hash: []byte("wrong")}}
+			return &fsmpb.Entry{StateCheck: &fsmpb.StateCheck{Index: statehash.Every, Hash: []byte("wrong")}}
 		},
 		"a clock": func(*machine) *fsmpb.Entry { return &fsmpb.Entry{} },
 	} {
 		t.Run(name, func(t *testing.T) {
 			m := newMachine(t)
 			m.propose(record(putKey(disabled)))
-			for m.index < StateCheckEvery {
+			for m.index < statehash.Every {
 				m.apply(batchEntry(m.batch()))
 			}
 			before := m.fsm.Current()
@@ -123,33 +137,33 @@ func TestInitialisation(t *testing.T) {
 func TestForgedSignatures(t *testing.T) {
 	m := newMachine(t)
 	plain := mustEncode(t, batchEntry(m.batch(record(credential("AKIATHIEF")))))
-	good, err := SignEntry(bytes.Clone(plain), testSign)
+	good, err := origin.SignEntry(bytes.Clone(plain), testSign)
 	if err != nil {
 		t.Fatal(err)
 	}
-	other, err := SignEntry(mustEncode(t, batchEntry()), testSign)
+	other, err := origin.SignEntry(mustEncode(t, batchEntry()), testSign)
 	if err != nil {
 		t.Fatal(err)
 	}
-	_, sig, _ := testSign(entryDomain, [32]byte{})
-	origin := func(o *fsmpb.Origin) []byte { return wire.AppendOrigin(nil, o) }
+	_, sig, _ := testSign("conclave entry v1", [32]byte{})
+	ending := func(o *fsmpb.Origin) []byte { return wire.AppendOrigin(nil, o) }
 	otherOrigin := other[len(mustEncode(t, batchEntry())):]
 	cases := map[string][]byte{
 		"no signature":      plain,
 		"another entry's":   append(bytes.Clone(plain), otherOrigin...),
-		"of nothing":        append(bytes.Clone(plain), origin(&fsmpb.Origin{Generation: 1, Signature: sig})...),
-		"empty":             append(bytes.Clone(plain), origin(&fsmpb.Origin{})...),
-		"without the key":   append(bytes.Clone(plain), origin(&fsmpb.Origin{Signature: make([]byte, 64)})...),
+		"of nothing":        append(bytes.Clone(plain), ending(&fsmpb.Origin{Generation: 1, Signature: sig})...),
+		"empty":             append(bytes.Clone(plain), ending(&fsmpb.Origin{})...),
+		"without the key":   append(bytes.Clone(plain), ending(&fsmpb.Origin{Signature: make([]byte, 64)})...),
 		"something behind":  append(bytes.Clone(good), protowire.AppendVarint(protowire.AppendTag(nil, 1, protowire.VarintType), wire.SchemaMax)...),
 		"signed twice":      append(bytes.Clone(good), otherOrigin...),
 		"in front":          append(bytes.Clone(good[len(plain):]), plain...),
-		"of another domain": signedAs(plain, attestDomain),
+		"of another domain": signedAs(plain, "conclave state v1"),
 	}
 	for i := range len(good) * 8 / 7 {
 		b := bytes.Clone(good)
 		b[i*7/8%len(b)] ^= 1 << (i % 8)
 		if e, err := wire.Decode(b); err == nil {
-			if authentic(e, theCluster().GetPutCluster(), new(verified)) {
+			if new(origin.Verified).Entry(theCluster().GetPutCluster(), e) {
 				t.Fatalf("an entry with byte %d changed is authentic", i*7/8)
 			}
 		}
@@ -173,83 +187,8 @@ func TestForgedSignatures(t *testing.T) {
 }
 
 func signedAs(entry []byte, domain string) []byte {
-	b, _ := SignEntry(bytes.Clone(entry), func(_ string, digest [32]byte) (uint32, []byte, error) { return testSign(domain, digest) })
+	b, _ := origin.SignEntry(bytes.Clone(entry), func(_ string, digest [32]byte) (uint32, []byte, error) { return testSign(domain, digest) })
 	return b
-}
-
-// A sealed cluster observes the time, so that it goes on by itself when it is
-// unsealed. What it observes moves cluster time only once somebody signs, and
-// within bounds.
-func TestClusterTimeOfASealedCluster(t *testing.T) {
-	clock := func(wall int64) *fsmpb.Clock {
-		return &fsmpb.Clock{Wall: wall, Readings: []*fsmpb.ClockReading{{Node: "a", Wall: wall}}}
-	}
-	begin := func() *State {
-		s := &State{voters: []string{"a"}}
-		s.advance(clock(start), true, true)
-		return s
-	}
-	s := begin()
-	for hour := range int64(72) { // a weekend
-		s.advance(clock(start+hour*3600*second), true, false)
-		if s.time != start {
-			t.Fatalf("cluster time moved by %ds while nobody signed", (s.time-start)/second)
-		}
-	}
-	monday := int64(start + 72*3600*second)
-	s.advance(&fsmpb.Clock{Wall: monday, Elapsed: 3600 * second, Heard: s.Observed()}, true, true)
-	if s.time != monday {
-		t.Errorf("unsealed, cluster time is %ds behind", (monday-s.time)/second)
-	}
-	// A thief who leads claims a future time; only the honest clock counts.
-	s = begin()
-	for range 1000 {
-		s.advance(clock(max(start, s.Observed())+maxClockStep), true, false)
-	}
-	if got := s.Observed() - start; got != sealedAllowance {
-		t.Errorf("observed %ds ahead, want %ds", got/second, int64(sealedAllowance)/second)
-	}
-	s.advance(&fsmpb.Clock{Wall: start + second, Heard: s.Observed()}, true, true)
-	if s.time != start+second {
-		t.Errorf("cluster time moved by %ds, by the thief's word", (s.time-start)/second)
-	}
-}
-
-// What the proposer of a signed entry observed moves cluster time within bounds.
-func TestHeardTimeIsBounded(t *testing.T) {
-	const now = start
-	for _, tt := range []struct {
-		name  string
-		clock *fsmpb.Clock
-		want  int64
-	}{
-		{"no further than its own clock", &fsmpb.Clock{Wall: now + 3*day, Heard: now + 20*day}, now + 3*day},
-		{"and on from there as ever", &fsmpb.Clock{Wall: now + 4*day, Heard: now + 3*day, Elapsed: 5 * second}, now + 3*day + 5*second},
-		{"no further than a cluster may be sealed", &fsmpb.Clock{Wall: now + 40*day, Heard: now + 40*day}, now + 31*day},
-		{"without a clock of its own", &fsmpb.Clock{Heard: now + 3*day}, now},
-		{"with a clock that is behind", &fsmpb.Clock{Wall: now - day, Heard: now + 3*day}, now},
-		{"an earlier time", &fsmpb.Clock{Wall: now + day/2, Heard: now - day}, now + second},
-		{"a time before all", &fsmpb.Clock{Wall: now + day/2, Heard: -1 << 63}, now + second},
-		{"the end of time", &fsmpb.Clock{Wall: 1<<63 - 1, Heard: 1<<63 - 1}, now + 31*day},
-	} {
-		s := State{time: now, heard: heardTime{at: now}, vouched: now, voters: []string{"a", "b", "c"}}
-		s.advance(tt.clock, true, true)
-		if s.time != tt.want {
-			t.Errorf("%s: cluster time moved by %ds, want %ds", tt.name, (s.time-now)/second, (tt.want-now)/second)
-		}
-	}
-	// A single clock adds nothing to it until a majority agrees.
-	s := State{time: now, heard: heardTime{at: now}, vouched: now, voters: []string{"a"}}
-	s.advance(&fsmpb.Clock{Wall: now + 3*day, Heard: now + 3*day}, true, true)
-	wall := s.time + second
-	s.advance(&fsmpb.Clock{Wall: wall, Heard: s.Observed()}, true, true)
-	if s.time != now+3*day || !s.NeedsReadings(0, wall, 0) {
-		t.Errorf("cluster time moved by %dns on one clock's word", s.time-now-3*day)
-	}
-	s.advance(&fsmpb.Clock{Wall: wall, Readings: []*fsmpb.ClockReading{{Node: "a", Wall: wall}}}, true, true)
-	if s.time != wall || s.NeedsReadings(0, wall+second, 0) {
-		t.Error("a majority's agreement does not give the slack back")
-	}
 }
 
 // A thief who leads while all nodes are sealed can give each node different
@@ -287,7 +226,7 @@ func TestNodesThatHeardOtherClocksAgree(t *testing.T) {
 		l := nodes[leader]
 		var want *State
 		signed := []*raft.Log{
-			l.log(&fsmpb.Entry{Clock: &fsmpb.Clock{Wall: l.wall, Elapsed: 3600 * second, Heard: l.fsm.Current().Observed()}}),
+			l.log(&fsmpb.Entry{Clock: &fsmpb.Clock{Wall: l.wall, Elapsed: 3600 * second, Heard: l.fsm.Current().Evidence().Observed()}}),
 			l.log(&fsmpb.Entry{Clock: &fsmpb.Clock{Wall: l.wall + second/2}}),
 			l.log(batchEntry(l.batch(record(putKey(keyOf(testKey(1))))))),
 		}
@@ -320,7 +259,7 @@ func TestObservationOutlivesARestart(t *testing.T) {
 	m.unsigned = true
 	m.pass(3)
 	m.unsigned = false
-	if got := m.fsm.Current().Observed(); got != start+3*day {
+	if got := m.fsm.Current().Evidence().Observed(); got != start+3*day {
 		t.Fatalf("observed %ds ahead, want 3 days", (got-start)/second)
 	}
 	snap := m.snapshot()
@@ -331,8 +270,8 @@ func TestObservationOutlivesARestart(t *testing.T) {
 	if !bytes.Equal(snap, other.snapshot()) {
 		t.Error("the snapshot of the restored state differs")
 	}
-	if got := other.fsm.Current().Observed(); got != m.fsm.Current().Observed() {
-		t.Errorf("restored, the node has observed %d, was %d", got, m.fsm.Current().Observed())
+	if got := other.fsm.Current().Evidence().Observed(); got != m.fsm.Current().Evidence().Observed() {
+		t.Errorf("restored, the node has observed %d, was %d", got, m.fsm.Current().Evidence().Observed())
 	}
 
 	items := unpack(t, snap)
@@ -347,7 +286,7 @@ func TestObservationOutlivesARestart(t *testing.T) {
 	// snapshot takes over its observation.
 	for _, b := range [][]byte{
 		pack(t, slices.Delete(slices.Clone(items), at, at+1)),
-		with(&fsmpb.Observation{Heard: start + sealedAllowance, Unconfirmed: clockSlack}),
+		with(&fsmpb.Observation{Heard: start + 31*day, Unconfirmed: second}),
 	} {
 		if err := other.restore(b); err != nil {
 			t.Fatal(err)
@@ -360,8 +299,8 @@ func TestObservationOutlivesARestart(t *testing.T) {
 	for name, o := range map[string]*fsmpb.Observation{
 		"none":             {},
 		"not later":        {Heard: start},
-		"too late":         {Heard: start + sealedAllowance + 1},
-		"too much slack":   {Heard: start + day, Unconfirmed: clockSlack + 1},
+		"too late":         {Heard: start + 31*day + 1},
+		"too much slack":   {Heard: start + day, Unconfirmed: second + 1},
 		"slack to be used": {Heard: start + day, Unconfirmed: -1},
 	} {
 		if err := other.restore(with(o)); !errors.Is(err, ErrUnreadable) {
@@ -374,9 +313,9 @@ func TestObservationOutlivesARestart(t *testing.T) {
 
 	// Once signed entries have caught up, the observation is dropped.
 	m.wall = start + 3*day
-	m.apply(&fsmpb.Entry{Clock: &fsmpb.Clock{Wall: m.wall, Heard: m.fsm.Current().Observed()}})
-	if s := m.fsm.Current(); s.Observed() != 0 || s.Time() != m.wall {
-		t.Errorf("observed %d, cluster time %d; want none, and %d", s.Observed(), s.Time(), m.wall)
+	m.apply(&fsmpb.Entry{Clock: &fsmpb.Clock{Wall: m.wall, Heard: m.fsm.Current().Evidence().Observed()}})
+	if s := m.fsm.Current(); s.Evidence().Observed() != 0 || s.Time() != m.wall {
+		t.Errorf("observed %d, cluster time %d; want none, and %d", s.Evidence().Observed(), s.Time(), m.wall)
 	}
 	if got := unpack(t, m.snapshot()); len(got) != len(bare) {
 		t.Errorf("the snapshot has %d items, want %d", len(got), len(bare))

@@ -9,6 +9,7 @@ import (
 	"google.golang.org/protobuf/reflect/protoreflect"
 
 	"github.com/conclavekms/conclave/fsm/fsmpb"
+	"github.com/conclavekms/conclave/fsm/snapfile"
 )
 
 // The registry has a row for each kind of object, with everything that the state
@@ -276,7 +277,7 @@ func newRow[M message](s spec[M]) *row {
 		before:  s.before,
 		whole:   s.whole,
 		message: none.ProtoReflect().Descriptor().FullName(),
-		number:  itemFields[none.ProtoReflect().Descriptor().FullName()],
+		number:  snapfile.FieldOf(none),
 		item: func(i *fsmpb.SnapshotItem) (proto.Message, bool) {
 			m := s.item(i)
 			return m, m != none

@@ -11,6 +11,7 @@ import (
 	"google.golang.org/protobuf/reflect/protoreflect"
 
 	"github.com/conclavekms/conclave/fsm/fsmpb"
+	"github.com/conclavekms/conclave/fsm/snapfile"
 )
 
 // fieldsOf calls f for each field of the oneof of M, with a message in which that field
@@ -163,7 +164,7 @@ func TestRowsAgreeWithTheirObjects(t *testing.T) {
 			t.Errorf("%v %x has version %d, its row %d", r.kind, o.name(), v, o.version)
 		}
 		item, _ := withMessage(&fsmpb.SnapshotItem{}, m)
-		if got, of := rowOfItem(item); got != r || of != m || !attests(item) {
+		if got, of := rowOfItem(item); got != r || of != m || !snapfile.Attested(item) {
 			t.Errorf("%v: another row's item", r.kind)
 		}
 		if again := newTexts().newObject(s.db, r.kind, o.name(), o.version, proto.Clone(m)); !proto.Equal(again.message(), m) {

@@ -9,6 +9,7 @@ import (
 
 	"google.golang.org/protobuf/proto"
 
+	"github.com/conclavekms/conclave/fsm/clustertime"
 	"github.com/conclavekms/conclave/fsm/fsmpb"
 	"github.com/conclavekms/conclave/fsm/wire"
 )
@@ -314,7 +315,7 @@ func (a *applier) checkState(was, n *fsmpb.Key) (broken string) {
 		if was.State == fsmpb.KeyState_KEY_STATE_PENDING_REPLICA_DELETION {
 			days = int64(was.DeletionDays)
 		}
-		if n.DeletionTime < a.state.time+days*maxClockStep {
+		if n.DeletionTime < a.state.time+days*clustertime.Day {
 			return "it schedules a deletion too soon"
 		}
 		if id := IDOf(n); isPrimary(n) && a.members(id) > 0 {
@@ -349,7 +350,7 @@ func (a *applier) checkState(was, n *fsmpb.Key) (broken string) {
 // is right once the request was evaluated again, at the latest by the leader.
 func (a *applier) tooFar(was, n *fsmpb.Key) bool {
 	return n.State == fsmpb.KeyState_KEY_STATE_PENDING_DELETION && was.GetState() != n.State &&
-		n.DeletionTime > max(a.state.time, a.wall)+int64(limitsAt(a.state.level).maxWaiting)*maxClockStep+waitingSlack
+		n.DeletionTime > max(a.state.time, a.wall)+int64(limitsAt(a.state.level).maxWaiting)*clustertime.Day+waitingSlack
 }
 
 // hasMaterials reports whether a key has all imported material that was ever current.

@@ -1,39 +1,26 @@
 package fsm
 
 import (
-	"bufio"
 	"bytes"
-	"crypto/sha256"
-	"encoding/binary"
 	"errors"
 	"fmt"
-	"hash"
 	"io"
-	"runtime"
 	"slices"
 
 	"github.com/hashicorp/raft"
-	"github.com/klauspost/compress/zstd"
-	"google.golang.org/protobuf/encoding/protowire"
 	"google.golang.org/protobuf/proto"
-	"google.golang.org/protobuf/reflect/protoreflect"
 
 	"github.com/conclavekms/conclave/auditlog"
+	"github.com/conclavekms/conclave/fsm/clustertime"
 	"github.com/conclavekms/conclave/fsm/fsmpb"
+	"github.com/conclavekms/conclave/fsm/session"
+	"github.com/conclavekms/conclave/fsm/snapfile"
+	"github.com/conclavekms/conclave/fsm/statehash"
 	"github.com/conclavekms/conclave/fsm/wire"
 )
 
-// A snapshot is the magic and then length-prefixed SnapshotItems, compressed with
-// zstd. The same state always gives the same bytes. The snapshots of two nodes at the
-// same index differ at most in what the nodes observed of unsigned clocks, which is
-// an item of its own.
-const (
-	snapshotMagic   = "conclave snapshot\x00\x01"
-	maxSnapshotItem = 1 << 20
-	// maxHeader bounds the header, which has a hash of 32 bytes for each full
-	// segment of the audit log.
-	maxHeader = 128 << 20
-)
+// The snapshots of two nodes at the same index differ at most in what the nodes observed of
+// unsigned clocks, which is an item of its own. Package snapfile has their format.
 
 // Snapshot implements raft.FSM. It copies only the sessions, checks and uses.
 // States are immutable, so they need no copy. Uses are sorted later, as nothing is
@@ -42,26 +29,17 @@ func (f *FSM) Snapshot() (raft.FSMSnapshot, error) {
 	if f.fault != nil {
 		return nil, fmt.Errorf("%w: %w", ErrStopped, f.fault)
 	}
-	s := &snapshot{state: f.Current(), audit: f.cfg.Audit, checks: slices.Clone(f.checks), uses: f.uses.all()}
+	s := &snapshot{state: f.Current(), audit: f.cfg.Audit, sessions: f.sessions.Proto(), checks: f.checks.Proto(), uses: f.uses.all()}
 	if c, _ := s.state.Cluster(); c != nil {
 		s.attest = f.attest(s.state)
 	}
-	for node, session := range f.sessions {
-		s.sessions = append(s.sessions, session.proto(node))
-	}
-	slices.SortFunc(s.sessions, func(a, b *fsmpb.Session) int {
-		if a.Node < b.Node {
-			return -1
-		}
-		return 1
-	})
 	return s, nil
 }
 
 type snapshot struct {
 	state    *State
 	sessions []*fsmpb.Session
-	checks   []check
+	checks   *fsmpb.StateChecks
 	uses     []keyUse
 	audit    AuditLog
 	attest   func(digest [32]byte) (*fsmpb.Attestation, error) // nil before init
@@ -87,58 +65,43 @@ func (s *snapshot) Persist(sink raft.SnapshotSink) error {
 // Release implements raft.FSMSnapshot.
 func (s *snapshot) Release() {}
 
-func (s *snapshot) write(w io.Writer) error {
-	// One goroutine and a fixed level, so that the bytes do not depend on the machine.
-	z, err := zstd.NewWriter(w, zstd.WithEncoderConcurrency(1), zstd.WithEncoderLevel(zstd.SpeedDefault))
+func (s *snapshot) write(to io.Writer) error {
+	out, err := snapfile.NewWriter(to)
 	if err != nil {
 		return err
 	}
-	out := &snapshotWriter{w: bufio.NewWriterSize(z, 64<<10)}
-	out.raw([]byte(snapshotMagic))
-	digest := s.state.writeTo(out)
+	writeState(out, s.state)
+	digest := out.Digest()
 	for _, p := range s.sessions {
-		out.item(p)
+		out.Item(p)
 	}
 	slices.SortFunc(s.uses, keyUse.compare)
 	for _, u := range s.uses {
-		out.item(u.proto(u.key))
+		out.Item(u.proto(u.key))
 	}
-	checks := &fsmpb.StateChecks{}
-	for _, c := range s.checks {
-		checks.Checks = append(checks.Checks, &fsmpb.StateCheck{Index: c.index, Hash: c.hash[:]})
+	out.Item(s.checks)
+	if o := s.state.evidence.Observation(); o != nil {
+		out.Item(o)
 	}
-	out.item(checks)
-	if o := s.state.observed; o.at != 0 {
-		out.item(&fsmpb.Observation{Heard: o.at, Unconfirmed: o.unconfirmed})
-	}
-	if s.attest != nil && out.err == nil {
+	if s.attest != nil && out.Err() == nil {
 		a, err := s.attest(digest)
 		if err != nil {
-			return errors.Join(fmt.Errorf("attesting the state at Raft index %d: %w", s.state.index, err), z.Close())
+			return out.Abandon(fmt.Errorf("attesting the state at Raft index %d: %w", s.state.index, err))
 		}
-		out.item(a)
+		out.Item(a)
 	}
-	out.item(&fsmpb.SnapshotEnd{Items: out.items})
-	if out.err == nil {
-		out.err = out.w.Flush()
-	}
-	return errors.Join(out.err, z.Close())
+	return out.Close()
 }
 
-// writeTo writes the header and the rows of the state. It returns the digest of
-// what it wrote, which is the same on all nodes for the same index.
-func (s *State) writeTo(out *snapshotWriter) [32]byte {
-	out.sum = sha256.New()
-	out.item(headerOf(s))
+// writeState writes the header and the rows of a state: the attested items, which are the
+// same on all nodes for the same index.
+func writeState(out *snapfile.Writer, s *State) {
+	out.Item(headerOf(s))
 	for _, r := range snapshotRows {
 		for m := range scan[proto.Message](s, r.kind, nil, nil) {
-			out.field(r.number, m)
+			out.Field(r.number, m)
 		}
 	}
-	var digest [32]byte
-	out.sum.Sum(digest[:0])
-	out.sum = nil
-	return digest
 }
 
 // headerOf returns the first item of a snapshot.
@@ -146,9 +109,9 @@ func headerOf(s *State) *fsmpb.SnapshotHeader {
 	frontier, _ := s.frontier.MarshalBinary() // never fails
 	h := &fsmpb.SnapshotHeader{
 		Schema: wire.SchemaMax, Index: s.index, Time: s.time, StateHash: s.hash[:], AuditFrontier: frontier,
-		Level: s.level, Voters: s.voters, ConfirmedTime: s.confirmed, Unconfirmed: s.heard.unconfirmed,
-		Heard: s.heard.at, Vouched: s.vouched, Group: wire.Group,
+		Level: s.level, Voters: s.voters, ConfirmedTime: s.confirmed, Group: wire.Group,
 	}
+	s.evidence.AddTo(h)
 	for _, r := range s.roots {
 		h.SegmentRoots = append(h.SegmentRoots, r[:])
 	}
@@ -157,65 +120,9 @@ func headerOf(s *State) *fsmpb.SnapshotHeader {
 
 // Digest returns the digest of the state's header and rows, which an
 // [fsmpb.Attestation] signs. It takes about as long as writing a snapshot.
-func (s *State) Digest() [32]byte { return s.writeTo(&snapshotWriter{w: bufio.NewWriter(io.Discard)}) }
-
-type snapshotWriter struct {
-	w     *bufio.Writer
-	sum   hash.Hash // of the attested items, while those are written
-	head  []byte
-	buf   []byte
-	items uint64
-	err   error
+func (s *State) Digest() [32]byte {
+	return snapfile.Digest(func(out *snapfile.Writer) { writeState(out, s) })
 }
-
-func (w *snapshotWriter) raw(b []byte) {
-	if w.err == nil {
-		_, w.err = w.w.Write(b)
-	}
-	if w.sum != nil {
-		w.sum.Write(b)
-	}
-}
-
-// item writes the SnapshotItem that holds m.
-func (w *snapshotWriter) item(m proto.Message) {
-	name := m.ProtoReflect().Descriptor().FullName()
-	field, ok := itemFields[name]
-	if !ok {
-		panic(fmt.Sprintf("%s is not part of a snapshot", name))
-	}
-	w.field(field, m)
-}
-
-// field writes a SnapshotItem that holds m in the given field: the tag of the field, the
-// length of m, and m.
-func (w *snapshotWriter) field(field protowire.Number, m proto.Message) {
-	w.buf = wire.Marshal(w.buf[:0], m)
-	w.head = protowire.AppendTag(append(w.head[:0], 0, 0, 0, 0), field, protowire.BytesType)
-	w.head = protowire.AppendVarint(w.head, uint64(len(w.buf)))
-	binary.BigEndian.PutUint32(w.head, uint32(len(w.head)-4+len(w.buf)))
-	w.raw(w.head)
-	w.raw(w.buf)
-	if w.items++; w.items%yieldEvery == 0 {
-		runtime.Gosched()
-	}
-}
-
-// yieldEvery is how many items are written before the goroutine yields, which is every
-// millisecond or two. A snapshot can be hundreds of thousands of items, and nobody waits
-// for it. Left alone, the scheduler would let it run for 10 ms at a time while requests
-// wait. A goroutine that yields goes behind all that are ready to run.
-const yieldEvery = 128
-
-// itemFields are the fields of SnapshotItem, by the message that each holds.
-var itemFields = func() map[protoreflect.FullName]protowire.Number {
-	fields := (&fsmpb.SnapshotItem{}).ProtoReflect().Descriptor().Fields()
-	numbers := make(map[protoreflect.FullName]protowire.Number, fields.Len())
-	for i := range fields.Len() {
-		numbers[fields.Get(i).Message().FullName()] = fields.Get(i).Number()
-	}
-	return numbers
-}()
 
 // Restore implements raft.FSM. Nothing changes unless the whole snapshot can be
 // read: it is decoded beside the current state and then replaces it.
@@ -249,102 +156,42 @@ type restored struct {
 	state    State
 	db       *table
 	texts    *texts
-	sessions map[string]*session
-	checks   []check
+	sessions session.Sessions
+	checks   statehash.Checks
 	uses     []*fsmpb.KeyUse
-	sum      hash.Hash        // of the items that are attested
 	account  []byte           // encoded as at the beginning of ids; nil until the cluster's record was read
 	others   map[Account]bool // other accounts that objects belong to
+	digest   [32]byte         // that attested is to sign
 	attested *fsmpb.Attestation
 }
 
 func newRestored() *restored {
-	return &restored{db: newTable(), texts: newTexts(), sessions: make(map[string]*session), others: make(map[Account]bool), sum: sha256.New()}
-}
-
-// openSnapshot opens a snapshot for reading at its first item.
-func openSnapshot(r io.Reader) (in *bufio.Reader, close func(), err error) {
-	z, err := zstd.NewReader(r, zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxMemory(256<<20))
-	if err != nil {
-		return nil, nil, err
-	}
-	in = bufio.NewReaderSize(z, 64<<10)
-	magic := make([]byte, len(snapshotMagic))
-	if _, err := io.ReadFull(in, magic); err != nil || string(magic) != snapshotMagic {
-		z.Close()
-		return nil, nil, fmt.Errorf("%w: not a snapshot, or damaged", ErrUnreadable)
-	}
-	return in, z.Close, nil
+	return &restored{db: newTable(), texts: newTexts(), sessions: session.None(), others: make(map[Account]bool)}
 }
 
 func readSnapshot(r io.Reader) (*restored, error) {
-	in, close, err := openSnapshot(r)
+	in, err := snapfile.NewReader(r)
 	if err != nil {
 		return nil, err
 	}
-	defer close()
+	defer in.Close()
 	n := newRestored()
-	limit := maxHeader
-	buf := make([]byte, 64<<10)
-	for items := uint64(0); ; items++ {
-		item, raw, err := readItem(in, limit, buf)
-		if err != nil {
-			return nil, fmt.Errorf("item %d: %w", items, err)
-		}
-		if end := item.GetEnd(); end != nil {
-			if end.Items != items {
-				return nil, fmt.Errorf("%w: %d items of %d", ErrUnreadable, items, end.Items)
-			}
-			if _, err := in.ReadByte(); err != io.EOF {
-				return nil, fmt.Errorf("%w: data after the end", ErrUnreadable)
-			}
+	for items := 0; ; items++ {
+		item, err := in.Next()
+		if err == io.EOF {
 			if a, ok := n.orphan(); ok {
 				return nil, fmt.Errorf("%w: objects of the account %v, which does not exist", ErrUnreadable, a)
 			}
+			n.digest = in.Digest()
 			return n, nil
 		}
-		if (item.GetHeader() != nil) != (items == 0) {
-			return nil, fmt.Errorf("%w: header out of place", ErrUnreadable)
+		if err != nil {
+			return nil, err
 		}
 		if err := n.add(item); err != nil {
 			return nil, fmt.Errorf("item %d: %w", items, err)
 		}
-		if attests(item) {
-			var size [4]byte
-			binary.BigEndian.PutUint32(size[:], uint32(len(raw)))
-			n.sum.Write(size[:])
-			n.sum.Write(raw)
-		}
-		limit = maxSnapshotItem
 	}
-}
-
-// readItem reads an item of at most limit bytes, using buf if the item fits. The
-// bytes that it returns are valid until the next call with that buffer.
-func readItem(in io.Reader, limit int, buf []byte) (*fsmpb.SnapshotItem, []byte, error) {
-	var n [4]byte
-	if _, err := io.ReadFull(in, n[:]); err != nil {
-		return nil, nil, fmt.Errorf("%w: cut short: %w", ErrUnreadable, err)
-	}
-	size := binary.BigEndian.Uint32(n[:])
-	if int64(size) > int64(limit) {
-		return nil, nil, fmt.Errorf("%w: %d bytes", ErrUnreadable, size)
-	}
-	if int64(size) > int64(len(buf)) {
-		buf = make([]byte, size)
-	}
-	b := buf[:size]
-	if _, err := io.ReadFull(in, b); err != nil {
-		return nil, nil, fmt.Errorf("%w: cut short: %w", ErrUnreadable, err)
-	}
-	var item fsmpb.SnapshotItem
-	if err := proto.Unmarshal(b, &item); err != nil {
-		return nil, nil, fmt.Errorf("%w: %w", ErrUnreadable, err)
-	}
-	if err := wire.Known(item.ProtoReflect()); err != nil {
-		return nil, nil, fmt.Errorf("%w: %w", ErrUnreadable, err)
-	}
-	return &item, b, nil
 }
 
 // add adds one item.
@@ -356,7 +203,7 @@ func (n *restored) add(item *fsmpb.SnapshotItem) error {
 	case *fsmpb.SnapshotItem_Header:
 		return n.header(m.Header)
 	case *fsmpb.SnapshotItem_Session:
-		n.sessions[m.Session.Node] = sessionOf(m.Session)
+		n.sessions.Add(m.Session)
 		return nil
 	case *fsmpb.SnapshotItem_KeyUse:
 		if k, ok := owning(m.KeyUse); !ok || !n.ours(k.Bytes()) {
@@ -365,9 +212,12 @@ func (n *restored) add(item *fsmpb.SnapshotItem) error {
 		n.uses = append(n.uses, m.KeyUse)
 		return nil
 	case *fsmpb.SnapshotItem_StateChecks:
-		return n.stateChecks(m.StateChecks)
+		return n.checks.Add(m.StateChecks)
 	case *fsmpb.SnapshotItem_Observation:
-		return n.observation(m.Observation)
+		if !n.state.evidence.TakeObservation(m.Observation) {
+			return fmt.Errorf("%w: observed time", ErrUnreadable)
+		}
+		return nil
 	case *fsmpb.SnapshotItem_Attestation:
 		if n.attested != nil {
 			return fmt.Errorf("%w: two attestations", ErrUnreadable)
@@ -393,7 +243,7 @@ func (n *restored) header(h *fsmpb.SnapshotHeader) error {
 	}
 	n.state.index, n.state.time, n.state.level = h.Index, h.Time, h.Level
 	n.state.voters, n.state.confirmed = h.Voters, h.ConfirmedTime
-	n.state.heard, n.state.vouched = heardTime{h.Heard, h.Unconfirmed}, h.Vouched
+	n.state.evidence = clustertime.FromHeader(h)
 	copy(n.state.hash[:], h.StateHash)
 	if err := n.state.frontier.UnmarshalBinary(h.AuditFrontier); err != nil {
 		return fmt.Errorf("%w: %w", ErrUnreadable, err)
@@ -407,27 +257,6 @@ func (n *restored) header(h *fsmpb.SnapshotHeader) error {
 		}
 		n.state.roots = append(n.state.roots, auditlog.Hash(r))
 	}
-	return nil
-}
-
-func (n *restored) stateChecks(m *fsmpb.StateChecks) error {
-	for _, c := range m.Checks {
-		if len(c.Hash) != len(check{}.hash) {
-			return fmt.Errorf("%w: state hash", ErrUnreadable)
-		}
-		n.checks = append(n.checks, check{index: c.Index, hash: [32]byte(c.Hash)})
-	}
-	return nil
-}
-
-// observation takes over what the node that made the snapshot had observed. It is not
-// attested, so it must be within the bounds to which unsigned entries could have moved it.
-func (n *restored) observation(o *fsmpb.Observation) error {
-	if n.state.observed.at != 0 || o.Heard <= n.state.heard.at || o.Heard > n.state.vouched+sealedAllowance ||
-		o.Unconfirmed < 0 || o.Unconfirmed > clockSlack {
-		return fmt.Errorf("%w: observed time", ErrUnreadable)
-	}
-	n.state.observed = heardTime{o.Heard, o.Unconfirmed}
 	return nil
 }
 

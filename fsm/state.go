@@ -9,6 +9,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/conclavekms/conclave/auditlog"
+	"github.com/conclavekms/conclave/fsm/clustertime"
 	"github.com/conclavekms/conclave/fsm/fsmpb"
 )
 
@@ -23,14 +24,10 @@ type State struct {
 	db    *table // read-only
 	index uint64
 	time  int64
-	// heard is how far the evidence of signed entries goes, and vouched is their
-	// newest clock; see advance.
-	heard   heardTime
-	vouched int64
-	// observed is the time that this node observed from unsigned entries, while it
-	// is later than heard. It may differ between nodes: neither the state hash nor
-	// an attestation covers it, and apply decides nothing by it.
-	observed  heardTime
+	// evidence is that of the entries for the time. What this node observed is a part of it
+	// that may differ between nodes: neither the state hash nor an attestation covers it,
+	// and apply decides nothing by it.
+	evidence  clustertime.Evidence
 	confirmed int64
 	level     uint32
 	hash      [32]byte
@@ -50,6 +47,10 @@ func (s *State) Time() int64 { return s.time }
 // ConfirmedTime returns the cluster time up to which an operator allowed a step
 // of more than a day.
 func (s *State) ConfirmedTime() int64 { return s.confirmed }
+
+// Evidence returns what entries have shown about the time. What it says that this node
+// observed is not part of the state that nodes agree on.
+func (s *State) Evidence() clustertime.Evidence { return s.evidence }
 
 // Level returns the newest schema that the cluster may write.
 func (s *State) Level() uint32 { return s.level }

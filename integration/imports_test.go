@@ -59,7 +59,7 @@ var imports = []struct {
 	{"keyengine/internal/auditfield", []string{"keyengine/kmsapi", "auditlog/auditpb"}},
 	// What the keys are of, and what seals and opens: no request, and nobody's authority.
 	{"keyengine/accesskey", []string{"fsm"}},
-	{"keyengine/internal/vault", []string{"keyengine/internal/keymat", "keyengine/kmsapi", "fsm", "fsm/fsmpb", "auditlog", "policy"}},
+	{"keyengine/internal/vault", []string{"keyengine/internal/keymat", "keyengine/kmsapi", "fsm", "fsm/fsmpb", "fsm/origin", "auditlog", "policy"}},
 	// From below: records, callers, one evaluation, the operations. None knows the engine.
 	{"keyengine/internal/record", []string{"keyengine/accesskey", "keyengine/kmsapi", "keyengine/internal/auditfield", "keyengine/internal/vault", "fsm", "fsm/fsmpb", "fsm/wire", "auditlog", "auditlog/auditpb", "policy"}},
 	{"keyengine/iam", []string{
@@ -89,7 +89,7 @@ var imports = []struct {
 	}},
 	{"keyengine/internal/enginetest", []string{
 		"keyengine/ceremony", "keyengine/iam", "keyengine/kmsapi", "keyengine/internal/record", "keyengine/internal/request", "keyengine/internal/vault",
-		"fsm", "fsm/fsmpb", "fsm/wire", "auditlog", "auditlog/auditpb", "transport/sigv4",
+		"fsm", "fsm/fsmpb", "fsm/origin", "fsm/wire", "auditlog", "auditlog/auditpb", "transport/sigv4",
 	}},
 	{"keyengine/internal", nil},
 	{"keyengine", []string{"policy", "auditlog", "auditlog/auditpb", "fsm/...", "keyengine/ceremony", "keyengine/iam", "keyengine/iamapi", "keyengine/kmsapi", "keyengine/accesskey", "keyengine/internal/..."}},
@@ -130,6 +130,11 @@ var imports = []struct {
 	{"cluster/internal/signal", nil},
 	{"cluster", []string{"transport/admission", "cluster/clusterpb", "fsm/...", "auditlog"}},
 	{"fsm/wire", []string{"fsm/fsmpb"}},
+	{"fsm/clustertime", []string{"fsm/fsmpb"}},
+	{"fsm/origin", []string{"fsm/fsmpb", "fsm/wire"}},
+	{"fsm/session", []string{"fsm/fsmpb", "fsm/wire"}},
+	{"fsm/snapfile", []string{"fsm/fsmpb", "fsm/wire"}},
+	{"fsm/statehash", []string{"fsm/fsmpb", "fsm/wire"}},
 	{"fsm", []string{"fsm/fsmpb", "auditlog"}},
 	{"policy", nil},
 	// What third parties run takes the formats and the tree from auditlog. The compiler
@@ -151,6 +156,9 @@ var importers = map[string][]string{
 
 // generatedMayImport adds what one .proto needs of another's.
 var generatedMayImport = map[string][]string{"cluster/clusterpb": {"fsm/fsmpb"}}
+
+// pure are the packages that apply consists of.
+var pure = []string{"fsm", "fsm/clustertime", "fsm/origin", "fsm/session", "fsm/snapfile", "fsm/statehash", "fsm/wire"}
 
 // impure are the standard packages that would let apply depend on something
 // other than the state and the entry.
@@ -183,7 +191,7 @@ func TestImports(t *testing.T) {
 		test := strings.HasSuffix(path, "_test.go")
 		for _, spec := range f.Imports {
 			imp, _ := strconv.Unquote(spec.Path.Value)
-			if (pkg == "fsm" || pkg == "fsm/wire") && !test && slices.Contains(impure, imp) {
+			if slices.Contains(pure, pkg) && !test && slices.Contains(impure, imp) {
 				t.Errorf("%s imports %s: apply must be a pure function", path, imp)
 			}
 			ours, ok := strings.CutPrefix(imp, module+"/")
@@ -206,6 +214,11 @@ func TestImports(t *testing.T) {
 	for pkg, want := range importers {
 		if got := slices.Sorted(slices.Values(found[pkg])); !slices.Equal(got, want) {
 			t.Errorf("%s is imported by %v, want %v", pkg, got, want)
+		}
+	}
+	for _, pkg := range pure {
+		if _, err := os.Stat(filepath.Join(root, pkg)); err != nil {
+			t.Errorf("a package that must be pure is gone: %v", err)
 		}
 	}
 	if seen == 0 {

@@ -27,7 +27,7 @@ func (e *Engine) CheckPeerMAC(generation uint32, message, mac []byte) error {
 }
 
 // SignOrigin signs a digest with the origin key, which shows that this node is unsealed.
-// The domain says what the digest is of; see [fsm.VerifyOrigin]. It returns ErrUnavailable
+// The domain says what the digest is of; see Verify of package fsm/origin. It returns ErrUnavailable
 // if the node is sealed.
 func (e *Engine) SignOrigin(domain string, digest [32]byte) (generation uint32, signature []byte, err error) {
 	o, err := e.vault.Current()

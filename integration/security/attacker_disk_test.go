@@ -34,8 +34,8 @@ import (
 	"github.com/conclavekms/conclave/cluster/gossip"
 	"github.com/conclavekms/conclave/cluster/pki"
 	"github.com/conclavekms/conclave/cmd/conclave/node"
-	"github.com/conclavekms/conclave/fsm"
 	"github.com/conclavekms/conclave/fsm/fsmpb"
+	"github.com/conclavekms/conclave/fsm/origin"
 	"github.com/conclavekms/conclave/integration/harness"
 	"github.com/conclavekms/conclave/transport/client"
 	"github.com/conclavekms/conclave/transport/kmspb"
@@ -323,8 +323,8 @@ func enabledAgain(t *testing.T, snapshot []byte, own ed25519.PrivateKey) []byte 
 		case *fsmpb.SnapshotItem_Attestation:
 			if own != nil {
 				digest := [32]byte(sum.Sum(nil))
-				m.Attestation = &fsmpb.Attestation{Generation: 1, Signature: ed25519.Sign(own, fsm.OriginMessage(cluster, "conclave state v1", digest))}
-				if err := fsm.VerifyAttestation(cluster, digest, m.Attestation); err != nil {
+				m.Attestation = &fsmpb.Attestation{Generation: 1, Signature: ed25519.Sign(own, origin.Message(cluster, "conclave state v1", digest))}
+				if err := origin.VerifyAttestation(cluster, digest, m.Attestation); err != nil {
 					t.Fatal(err)
 				}
 			}

@@ -21,7 +21,7 @@ import (
 type Authority interface {
 	// Sealed reports whether the node is without authority now.
 	Sealed() bool
-	// SignOrigin signs with the cluster's origin key; see fsm.VerifyOrigin.
+	// SignOrigin signs with the cluster's origin key; see Verify of package fsm/origin.
 	SignOrigin(domain string, digest [32]byte) (generation uint32, signature []byte, err error)
 	// PeerMAC authenticates a message to other unsealed nodes with a key of the keyring.
 	PeerMAC(message []byte) (generation uint32, mac []byte, err error)

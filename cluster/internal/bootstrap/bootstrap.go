@@ -15,6 +15,7 @@ import (
 	"github.com/conclavekms/conclave/cluster/clusterpb"
 	"github.com/conclavekms/conclave/cluster/internal/commit"
 	"github.com/conclavekms/conclave/fsm"
+	"github.com/conclavekms/conclave/fsm/origin"
 )
 
 // Config configures a Joiner. From the first call of Join or Answer on, the functions may
@@ -50,7 +51,7 @@ type Config struct {
 	// Unsealed reports whether this node has the origin key, Sign signs with it, and
 	// Barrier waits until everything that was committed has been applied.
 	Unsealed func() bool
-	Sign     fsm.Sign
+	Sign     origin.Sign
 	Barrier  func(context.Context) error
 
 	// StartRaft starts Raft from what is on the disk.

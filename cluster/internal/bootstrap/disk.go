@@ -9,8 +9,8 @@ import (
 	raftboltdb "github.com/hashicorp/raft-boltdb/v2"
 
 	"github.com/conclavekms/conclave/cluster/internal/raftlog"
-	"github.com/conclavekms/conclave/fsm"
 	"github.com/conclavekms/conclave/fsm/fsmpb"
+	"github.com/conclavekms/conclave/fsm/snapfile"
 )
 
 // firstTerm is the Raft term of the bootstrap.
@@ -69,7 +69,7 @@ func snapshotCluster(snapshots raft.SnapshotStore, id string) (*fsmpb.Cluster, e
 	if err != nil {
 		return nil, err
 	}
-	c, err := fsm.SnapshotCluster(r)
+	c, err := snapfile.Cluster(r)
 	return c, errors.Join(err, r.Close())
 }
 

@@ -11,8 +11,8 @@ import (
 
 	"github.com/conclavekms/conclave/cluster/clusterpb"
 	"github.com/conclavekms/conclave/cluster/internal/peerproof"
-	"github.com/conclavekms/conclave/fsm"
 	"github.com/conclavekms/conclave/fsm/fsmpb"
+	"github.com/conclavekms/conclave/fsm/origin"
 	"github.com/conclavekms/conclave/fsm/wire"
 )
 
@@ -99,7 +99,7 @@ func helloDigest(asker string, nonce []byte, a *clusterpb.HelloResponse) [32]byt
 // Proven reports whether the answer to asker's nonce was signed by an unsealed node of the
 // cluster that was up to date.
 func Proven(c *fsmpb.Cluster, asker string, nonce []byte, r *clusterpb.HelloResponse) bool {
-	return fsm.VerifyOrigin(c, r.Generation, helloDomain, helloDigest(asker, nonce, r), r.Proof)
+	return origin.Verify(c, r.Generation, helloDomain, helloDigest(asker, nonce, r), r.Proof)
 }
 
 // helloResult is the answer of one node.

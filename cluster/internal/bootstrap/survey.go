@@ -10,6 +10,7 @@ import (
 	"github.com/conclavekms/conclave/cluster/internal/raftlog"
 	"github.com/conclavekms/conclave/fsm"
 	"github.com/conclavekms/conclave/fsm/fsmpb"
+	"github.com/conclavekms/conclave/fsm/origin"
 )
 
 // survey reads what the part of the log that has not been applied contains about other
@@ -69,7 +70,7 @@ func (s *survey) run(ctx context.Context, st *raftlog.Store) {
 			seen := make(map[string]sighting)
 			surveyEntry(b, seen)
 			for node, is := range seen {
-				if was := s.nodes[node]; (is.incarnation > was.incarnation || is.watermark > was.watermark) && fsm.EntrySigned(s.cluster, b) {
+				if was := s.nodes[node]; (is.incarnation > was.incarnation || is.watermark > was.watermark) && origin.EntrySigned(s.cluster, b) {
 					s.nodes[node] = sighting{max(was.incarnation, is.incarnation), max(was.watermark, is.watermark)}
 				}
 			}

@@ -122,14 +122,14 @@ func (g *Guard) Evidence(state *fsm.State, since time.Duration) *fsmpb.Clock {
 		since = min(since, g.lastMono.Sub(g.stamped)) // entries in flight count it already
 	}
 	c := &fsmpb.Clock{Wall: wall.UnixNano(), Elapsed: int64(since)}
-	needs := state.NeedsReadings(g.stampedWall, c.Wall, c.Elapsed)
+	needs := state.Evidence().NeedsReadings(g.stampedWall, c.Wall, c.Elapsed)
 	g.stamped, g.stampedWall = g.lastMono, c.Wall
 	if !needs {
 		return c
 	}
 	// The next entries carry readings as well, because this one may never be committed.
 	g.stampedWall = 0
-	c.Heard = state.Observed()
+	c.Heard = state.Evidence().Observed()
 	c.Readings = []*fsmpb.ClockReading{{Node: g.self, Wall: c.Wall}}
 	if time.Since(g.readAt) <= readingAge {
 		for _, r := range g.readings {

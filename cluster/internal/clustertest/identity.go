@@ -11,8 +11,8 @@ import (
 
 	"github.com/conclavekms/conclave/cluster/internal/peerport"
 	"github.com/conclavekms/conclave/cluster/pki"
-	"github.com/conclavekms/conclave/fsm"
 	"github.com/conclavekms/conclave/fsm/fsmpb"
+	"github.com/conclavekms/conclave/fsm/origin"
 )
 
 // NewCA creates a CA.
@@ -86,5 +86,5 @@ func RaftPair(t testing.TB, ca *pki.CA, from, to string) (dials, accepts *peerpo
 
 // SignOrigin signs with OriginKey, as an unsealed node does.
 func SignOrigin(domain string, digest [32]byte) (uint32, []byte, error) {
-	return 1, ed25519.Sign(OriginKey, fsm.OriginMessage(Cluster(), domain, digest)), nil
+	return 1, ed25519.Sign(OriginKey, origin.Message(Cluster(), domain, digest)), nil
 }

@@ -19,8 +19,8 @@ import (
 	"time"
 
 	"github.com/conclavekms/conclave/cluster/internal/peerport"
-	"github.com/conclavekms/conclave/fsm"
 	"github.com/conclavekms/conclave/fsm/fsmpb"
+	"github.com/conclavekms/conclave/fsm/origin"
 	"github.com/conclavekms/conclave/fsm/wire"
 )
 
@@ -108,7 +108,7 @@ func (p *Proof) Good(c *fsmpb.Cluster) bool {
 	if j := p.judged.Load(); j != nil && j.by == c {
 		return j.good
 	}
-	j := &judgement{c, fsm.VerifyOrigin(c, p.generation, domain, p.digest, p.signature)}
+	j := &judgement{c, origin.Verify(c, p.generation, domain, p.digest, p.signature)}
 	p.judged.Store(j)
 	return j.good
 }

@@ -13,8 +13,8 @@ import (
 	"github.com/conclavekms/conclave/cluster/internal/clustertest"
 	"github.com/conclavekms/conclave/cluster/internal/peerport"
 	"github.com/conclavekms/conclave/cluster/pki"
-	"github.com/conclavekms/conclave/fsm"
 	"github.com/conclavekms/conclave/fsm/fsmpb"
+	"github.com/conclavekms/conclave/fsm/origin"
 	"github.com/conclavekms/conclave/fsm/wire"
 )
 
@@ -30,7 +30,7 @@ func exported(t *testing.T, c *peerport.Conn) []byte {
 
 // signedFrame is a frame with a signature of the cluster's origin key.
 func signedFrame(c *fsmpb.Cluster, generation uint32, domain string, d [32]byte) []byte {
-	p := Proof{generation: generation, signature: ed25519.Sign(clustertest.OriginKey, fsm.OriginMessage(c, domain, d))}
+	p := Proof{generation: generation, signature: ed25519.Sign(clustertest.OriginKey, origin.Message(c, domain, d))}
 	return p.frame()
 }
 

@@ -14,6 +14,7 @@ import (
 	"github.com/conclavekms/conclave/cluster/clusterpb"
 	"github.com/conclavekms/conclave/fsm"
 	"github.com/conclavekms/conclave/fsm/fsmpb"
+	"github.com/conclavekms/conclave/fsm/origin"
 	"github.com/conclavekms/conclave/fsm/wire"
 )
 
@@ -60,13 +61,13 @@ func (p *Clients) Attestation(ctx context.Context, voters []string, s *fsm.State
 	})
 	return func(digest [32]byte) (*fsmpb.Attestation, error) {
 		defer cancel()
-		err := fsm.ErrNoAttestation
+		err := origin.ErrNoAttestation
 		for r := range answers {
 			if !slices.Equal(r.Digest, digest[:]) {
 				err = fmt.Errorf("%w: another node's digest of the state at index %d differs", fsm.ErrDiverged, s.Index())
 				continue
 			}
-			if err = fsm.VerifyAttestation(c, digest, r.Attestation); err == nil {
+			if err = origin.VerifyAttestation(c, digest, r.Attestation); err == nil {
 				return r.Attestation, nil
 			}
 		}
@@ -136,7 +137,7 @@ func (s *server) Attest(ctx context.Context, r *clusterpb.AttestRequest) (*clust
 	}
 	defer s.attestations.end()
 	digest := state.Digest()
-	a, err := fsm.Attest(digest, s.node.Sign)
+	a, err := origin.Attest(digest, s.node.Sign)
 	if err != nil {
 		return nil, status.Error(codes.FailedPrecondition, "this node is sealed")
 	}

@@ -10,7 +10,7 @@ import (
 	"github.com/conclavekms/conclave/cluster/clusterpb"
 	"github.com/conclavekms/conclave/cluster/internal/commit"
 	"github.com/conclavekms/conclave/cluster/internal/peerproof"
-	"github.com/conclavekms/conclave/fsm"
+	"github.com/conclavekms/conclave/fsm/origin"
 	"github.com/conclavekms/conclave/fsm/wire"
 )
 
@@ -49,7 +49,7 @@ func (s *server) prove(r *clusterpb.ClockResponse, verifier string, nonce []byte
 // Proven reports whether an answer has a valid proof, for a nonce of this node, that its
 // sender is unsealed.
 func (p *Clients) Proven(r *clusterpb.ClockResponse, nonce []byte) bool {
-	return fsm.VerifyOrigin(p.conf.Cluster(), r.Generation, unsealedDomain, proofDigest(r.Node, p.conf.ID, nonce, r.StateIndex, r.StateHash), r.Proof)
+	return origin.Verify(p.conf.Cluster(), r.Generation, unsealedDomain, proofDigest(r.Node, p.conf.ID, nonce, r.StateIndex, r.StateHash), r.Proof)
 }
 
 // Challenge asks the node at the other end of client to prove that it is unsealed. The

@@ -30,6 +30,7 @@ import (
 	"github.com/conclavekms/conclave/auditlog"
 	"github.com/conclavekms/conclave/fsm"
 	"github.com/conclavekms/conclave/fsm/fsmpb"
+	"github.com/conclavekms/conclave/fsm/origin"
 	"github.com/conclavekms/conclave/fsm/wire"
 	"github.com/conclavekms/conclave/keyengine/internal/vault"
 )
@@ -180,7 +181,7 @@ func (c *Cluster) apply(m *fsm.FSM, e *fsmpb.Entry) *fsm.Result {
 	if err != nil {
 		c.t.Fatalf("encoding an entry: %v", err)
 	}
-	if signed, err := fsm.SignEntry(data, c.sign); err == nil {
+	if signed, err := origin.SignEntry(data, c.sign); err == nil {
 		data = signed
 	}
 	c.index++

@@ -6,8 +6,8 @@ import (
 	"errors"
 	"fmt"
 
-	"github.com/conclavekms/conclave/fsm"
 	"github.com/conclavekms/conclave/fsm/fsmpb"
+	"github.com/conclavekms/conclave/fsm/origin"
 	"github.com/conclavekms/conclave/keyengine/internal/keymat"
 	"github.com/conclavekms/conclave/keyengine/kmsapi"
 )
@@ -98,7 +98,7 @@ func (o *Opened) SignOrigin(domain string, digest [32]byte) (generation uint32, 
 		// byte, which must be on Go's heap.
 		key := ed25519.PrivateKey(append(make([]byte, 0, len(b)), b...))
 		defer clear(key)
-		signature = ed25519.Sign(key, fsm.OriginMessage(o.originCluster, domain, digest))
+		signature = ed25519.Sign(key, origin.Message(o.originCluster, domain, digest))
 		return nil
 	})
 	return o.originGeneration, signature, Gone(err)
