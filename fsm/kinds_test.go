@@ -84,6 +84,7 @@ func TestSnapshotHasEveryKind(t *testing.T) {
 		used(reads(record(), fsmpb.Kind_KIND_KEY, id.Bytes(), v), 0, 3),
 		used(reads(record(), fsmpb.Kind_KIND_KEY, replica.Bytes(), w), 0, 1),
 	), Accepted, Accepted, Accepted)
+	wantVerdicts(t, m.propose(record(completeIAM()...)), Accepted)
 	s := m.fsm.Current()
 	for kind := range fsmpb.Kind_name {
 		if kind == 0 {
@@ -106,6 +107,18 @@ func TestSnapshotHasEveryKind(t *testing.T) {
 		t.Error("the snapshot of the restored state differs")
 	}
 	r := other.fsm.Current()
+	if !slices.Equal(dump(r), dump(s)) {
+		t.Error("the rows or indexes of the restored state differ")
+	}
+	for _, c := range completeIAM() {
+		kind, id, _ := Subject(c)
+		m := lookup(r.db, kind, id).message()
+		for i := range m.ProtoReflect().Descriptor().Fields().Len() {
+			if fd := m.ProtoReflect().Descriptor().Fields().Get(i); !m.ProtoReflect().Has(fd) {
+				t.Errorf("%v came back without %s, or was never stored with it", kind, fd.Name())
+			}
+		}
+	}
 	if c, _ := r.Cluster(); !slices.Equal(c.MoreRegions, []string{"eu-test-2", "us-test-1"}) {
 		t.Errorf("the cluster came back with regions %v", c.MoreRegions)
 	}

@@ -142,7 +142,9 @@ type member[M message] struct {
 // tally says which objects of another kind count objects that may be in several sets. The
 // versions of those sets change when an object enters or leaves them.
 type tally[M message] struct {
-	in   fsmpb.Kind
+	in fsmpb.Kind
+	// sets returns the ids of the sets, in any order and any number of times; none for
+	// nil.
 	sets func(M) (ids [][]byte)
 }
 
@@ -176,6 +178,7 @@ type row struct {
 	owns   []*row // by kind
 	absent string
 
+	tallies []rowTally
 	set     func(proto.Message) (id []byte, in bool) // nil for none
 	setKind fsmpb.Kind
 	count   func(id []byte, n uint32, v Version) proto.Message
@@ -186,6 +189,13 @@ type row struct {
 
 	compact func(t *texts, db *table, o *object)
 	indexes []indexer
+}
+
+// rowTally is a tally, independent of the type of the message.
+type rowTally struct {
+	in fsmpb.Kind
+	// sets returns the ids of the sets that an object is in, in ascending order and each once.
+	sets func(proto.Message) []string
 }
 
 // change is what a field of fsmpb.Change does.
@@ -299,6 +309,15 @@ func newRow[M message](s spec[M]) *row {
 	if s.member != nil {
 		r.setKind = s.member.in
 		r.set = func(m proto.Message) ([]byte, bool) { return s.member.set(m.(M)) }
+	}
+	for _, t := range s.tallies {
+		r.tallies = append(r.tallies, rowTally{t.in, func(m proto.Message) (ids []string) {
+			for _, id := range t.sets(m.(M)) {
+				ids = append(ids, string(id))
+			}
+			slices.Sort(ids)
+			return slices.Compact(ids)
+		}})
 	}
 	for _, x := range s.indexes {
 		r.indexes = append(r.indexes, x)

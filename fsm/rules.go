@@ -119,9 +119,12 @@ func (a *applier) foreign(kind fsmpb.Kind, id []byte) bool {
 // stands reports whether the object will exist once the record is applied, as
 // objects can be stored together with their owner.
 func (a *applier) stands(kind fsmpb.Kind, id []byte) bool {
-	return slices.ContainsFunc(a.edits, func(e edit) bool {
-		return e.does != nil && e.does == registry[kind].put && e.valid && bytes.Equal(e.id, id)
-	}) || lookup(a.db, kind, id) != nil
+	for _, e := range a.edits {
+		if e.does != nil && e.does.row == registry[kind] && bytes.Equal(e.id, id) {
+			return !e.does.deletes && e.valid
+		}
+	}
+	return lookup(a.db, kind, id) != nil
 }
 
 // members counts the keys of id's multi-Region set in other Regions.
@@ -484,12 +487,15 @@ func (a *applier) checkCredential(was, n *fsmpb.Credential) (broken string) {
 // parsed as a policy here, since parsers differ between releases and apply must
 // decide the same on nodes of all of them.
 func (a *applier) checkPolicy(_, p *fsmpb.KeyPolicy) (broken string) {
-	doc := []byte(p.Document)
-	most := limitsAt(a.state.level).policy
-	if len(doc) > most || !json.Valid(doc) || bytes.TrimLeft(doc, " \t\r\n")[0] != '{' {
+	if most := limitsAt(a.state.level).policy; !isPolicy(p.Document, most) {
 		return fmt.Sprintf("a key policy is not a JSON object of at most %d bytes", most)
 	}
 	return ""
+}
+
+// isPolicy reports whether a document is a JSON object of at most that many bytes.
+func isPolicy(doc string, most int) bool {
+	return len(doc) <= most && json.Valid([]byte(doc)) && strings.TrimLeft(doc, " \t\r\n")[0] == '{'
 }
 
 // checkAlias: names of aliases begin with "alias/".

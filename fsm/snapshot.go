@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"slices"
 
 	"github.com/hashicorp/raft"
@@ -276,7 +277,7 @@ func (n *restored) ours(id []byte) bool {
 
 // orphan returns an account that objects belong to and that does not exist.
 func (n *restored) orphan() (Account, bool) {
-	for a := range n.others {
+	for _, a := range slices.Sorted(maps.Keys(n.others)) {
 		if lookup(n.db, fsmpb.Kind_KIND_ACCOUNT, AccountID(a)) == nil {
 			return a, true
 		}

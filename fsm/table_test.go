@@ -49,6 +49,7 @@ func TestPublishedStatesDoNotChange(t *testing.T) {
 		}
 		s := m.fsm.Current()
 		states, dumps = append(states, s), append(dumps, dump(s))
+		checkIAM(t, s)
 
 		var aliases, grants, retirable int
 		for a := range scan[*fsmpb.Alias](s, fsmpb.Kind_KIND_ALIAS, nil, nil) {
