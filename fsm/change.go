@@ -116,7 +116,7 @@ func (s *spec[M]) checkPut(a *applier, e *edit) (pending, Verdict) {
 		default:
 			a.enlist(s.kind, n, 1)
 		}
-		a.retally(registry[s.kind], was, n)
+		retally(a, registry[s.kind], was, n)
 	}, Accepted
 }
 
@@ -166,7 +166,7 @@ func (s *spec[M]) checkDelete(a *applier, e *edit) (pending, Verdict) {
 			a.enlist(s.kind, was, -1)
 		}
 		var none M
-		a.retally(registry[s.kind], was, none)
+		retally(a, registry[s.kind], was, none)
 		if s.delete.gone != nil {
 			s.delete.gone(a, id, was)
 		}
@@ -175,24 +175,24 @@ func (s *spec[M]) checkDelete(a *applier, e *edit) (pending, Verdict) {
 
 // retally moves an object from the sets in which it was to those in which it is now. was
 // or is may be a nil message. Sets that it stays in are not touched.
-func (a *applier) retally(r *row, was, is proto.Message) {
+func retally(a *applier, r *row, was, is proto.Message) {
 	for _, t := range r.tallies {
 		before, after := t.sets(was), t.sets(is)
 		for _, id := range before {
 			if _, stays := slices.BinarySearch(after, id); !stays {
-				a.add(t.in, []byte(id), -1)
+				addTo(a, t.in, []byte(id), -1)
 			}
 		}
 		for _, id := range after {
 			if _, stayed := slices.BinarySearch(before, id); !stayed {
-				a.add(t.in, []byte(id), 1)
+				addTo(a, t.in, []byte(id), 1)
 			}
 		}
 	}
 }
 
-// add adds by to the count of a set.
-func (a *applier) add(kind fsmpb.Kind, set []byte, by int) {
+// addTo adds by to the count of a set.
+func addTo(a *applier, kind fsmpb.Kind, set []byte, by int) {
 	n := uint32(int(a.count(kind, set)) + by)
 	a.put(kind, set, registry[kind].count(set, n, 0))
 }
@@ -204,7 +204,7 @@ func (a *applier) enlist(kind fsmpb.Kind, m proto.Message, by int) {
 		return
 	}
 	if set, in := r.set(m); in {
-		a.add(r.setKind, set, by)
+		addTo(a, r.setKind, set, by)
 	}
 }
 
@@ -221,7 +221,7 @@ func (a *applier) put(kind fsmpb.Kind, id []byte, msg proto.Message) {
 	*registry[kind].version(msg) = a.index
 	a.hash.Object(kind, id, msg)
 	db := a.writable()
-	db.insert(a.f.texts.newObject(db, kind, id, a.index, msg))
+	db.insert(newObject(a.f.texts, db, kind, id, a.index, msg))
 }
 
 func (a *applier) remove(o *object) {

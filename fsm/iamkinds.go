@@ -3,13 +3,14 @@ package fsm
 import (
 	"encoding/binary"
 	"slices"
-	"strings"
 
+	"github.com/conclavekms/conclave/fsm/form"
 	"github.com/conclavekms/conclave/fsm/fsmpb"
+	"github.com/conclavekms/conclave/fsm/intern"
 )
 
 // The kinds of identity and access management. Who may do what is decided by package
-// policy; iamrules.go has the rules that hold whatever was decided.
+// policy; iamrules.go and package form have the rules that hold whatever was decided.
 
 // entity has the fields that users, groups, roles and policies have in common.
 type entity interface {
@@ -20,17 +21,6 @@ type entity interface {
 	GetId() string
 	GetCreated() int64
 }
-
-const (
-	// maxEntityName is the longest name of a user, group, role or policy in IAM.
-	maxEntityName = 128
-	maxEntityPath = 512
-	// maxAccountName and maxAccountAlias bound the texts of an account, the alias as in IAM.
-	maxAccountName  = 255
-	maxAccountAlias = 63
-	// maxProviderURL is the longest URL of an identity provider in IAM.
-	maxProviderURL = 255
-)
 
 // EntityName returns a name as it stands in ids, where case does not count.
 func EntityName(name string) string {
@@ -62,32 +52,13 @@ func GroupMembersID(a Account, group string) []byte { return named(a, group) }
 
 func entityID[M entity](m M) ([]byte, bool) {
 	a := Account(m.GetAccount())
-	return EntityID(a, m.GetName()), a.Valid() && validEntityName(m.GetName())
-}
-
-// validEntityName reports whether a name consists of characters that IAM accepts in names.
-// None of them has a meaning in an id or in an ARN.
-func validEntityName(name string) bool {
-	for _, c := range []byte(name) {
-		switch {
-		case 'a' <= c && c <= 'z', 'A' <= c && c <= 'Z', '0' <= c && c <= '9', strings.IndexByte("_+=,.@-", c) >= 0:
-		default:
-			return false
-		}
-	}
-	return true
-}
-
-// visible reports whether a text consists of characters that IAM accepts in paths, which
-// are those of ASCII but spaces and most control characters.
-func visible(s string) bool {
-	return strings.IndexFunc(s, func(r rune) bool { return r < '!' || r > '\x7f' }) < 0
+	return EntityID(a, m.GetName()), a.Valid() && form.IsName(m.GetName())
 }
 
 func byEntity(get func(*fsmpb.Change) *fsmpb.EntityID) func(*fsmpb.Change) ([]byte, bool, bool) {
 	return byID(get, func(d *fsmpb.EntityID) ([]byte, bool) {
 		a := Account(d.Account)
-		return EntityID(a, d.Name), a.Valid() && validEntityName(d.Name)
+		return EntityID(a, d.Name), a.Valid() && form.IsName(d.Name)
 	})
 }
 
@@ -123,25 +94,13 @@ func policiesUsed(account uint64, arns []string, boundary string) (sets [][]byte
 }
 
 // ownPolicy returns the id of the managed policy with an ARN if it belongs to the account;
-// nil for any other ARN. No valid name of a policy has a slash or a colon, which paths
-// may have.
+// nil for any other ARN.
 func ownPolicy(account uint64, arn string) []byte {
-	owner, path, ok := cutPolicy(arn)
+	owner, _, name, ok := form.CutPolicyARN(arn)
 	if a := Account(account); ok && owner == a.String() {
-		return EntityID(a, path[strings.LastIndexByte(path, '/')+1:])
+		return EntityID(a, name)
 	}
 	return nil
-}
-
-// cutPolicy returns the account in the ARN of a managed policy, and the policy's path and
-// name.
-func cutPolicy(arn string) (account, path string, ok bool) {
-	parts := strings.SplitN(arn, ":", 6)
-	if len(parts) != 6 || parts[0] != "arn" || parts[2] != "iam" || parts[3] != "" {
-		return "", "", false
-	}
-	path, ok = strings.CutPrefix(parts[5], "policy/")
-	return parts[4], path, ok
 }
 
 func iamKinds() []*row {
@@ -157,7 +116,7 @@ func iamKinds() []*row {
 			whole:     true,
 			malformed: "an account has no valid number",
 			put:       (*fsmpb.Change).GetPutAccount,
-			rule:      checkAccount,
+			rule:      func(_ *applier, was, n *fsmpb.Account) string { return form.CheckAccount(was, n) },
 		}),
 		newRow(spec[*fsmpb.User]{
 			kind:      fsmpb.Kind_KIND_USER,
@@ -165,7 +124,7 @@ func iamKinds() []*row {
 			version:   func(m *fsmpb.User) *Version { return &m.Version },
 			id:        func(m *fsmpb.User) ([]byte, bool) { return entityID(m) },
 			name:      (*fsmpb.User).GetName,
-			maxName:   maxEntityName,
+			maxName:   form.MaxName,
 			malformed: "a user has no valid name",
 			put:       (*fsmpb.Change).GetPutUser,
 			rule:      checkUser,
@@ -183,11 +142,11 @@ func iamKinds() []*row {
 				}},
 				{fsmpb.Kind_KIND_POLICY_USES, func(m *fsmpb.User) [][]byte { return policiesUsed(m.GetAccount(), m.GetPolicies(), m.GetBoundary()) }},
 			},
-			compact: func(t *texts, _ *table, _ *object, m *fsmpb.User) {
-				t.share(&m.Path, &m.Boundary)
+			compact: func(t *intern.Texts, _ *table, _ *object, m *fsmpb.User) {
+				t.Share(&m.Path, &m.Boundary)
 				shareAll(t, m.Policies, m.Inline)
 				for i := range m.Groups {
-					t.share(&m.Groups[i])
+					t.Share(&m.Groups[i])
 				}
 			},
 			indexes: []*index[*fsmpb.User]{usersByID},
@@ -198,7 +157,7 @@ func iamKinds() []*row {
 			version:   func(m *fsmpb.Group) *Version { return &m.Version },
 			id:        func(m *fsmpb.Group) ([]byte, bool) { return entityID(m) },
 			name:      (*fsmpb.Group).GetName,
-			maxName:   maxEntityName,
+			maxName:   form.MaxName,
 			malformed: "a group has no valid name",
 			put:       (*fsmpb.Change).GetPutGroup,
 			rule:      checkGroup,
@@ -211,8 +170,8 @@ func iamKinds() []*row {
 			tallies: []tally[*fsmpb.Group]{
 				{fsmpb.Kind_KIND_POLICY_USES, func(m *fsmpb.Group) [][]byte { return policiesUsed(m.GetAccount(), m.GetPolicies(), "") }},
 			},
-			compact: func(t *texts, _ *table, _ *object, m *fsmpb.Group) {
-				t.share(&m.Path)
+			compact: func(t *intern.Texts, _ *table, _ *object, m *fsmpb.Group) {
+				t.Share(&m.Path)
 				shareAll(t, m.Policies, m.Inline)
 			},
 			indexes: []*index[*fsmpb.Group]{groupsByID},
@@ -223,7 +182,7 @@ func iamKinds() []*row {
 			version:   func(m *fsmpb.Role) *Version { return &m.Version },
 			id:        func(m *fsmpb.Role) ([]byte, bool) { return entityID(m) },
 			name:      (*fsmpb.Role).GetName,
-			maxName:   maxEntityName,
+			maxName:   form.MaxName,
 			malformed: "a role has no valid name",
 			put:       (*fsmpb.Change).GetPutRole,
 			rule:      checkRole,
@@ -231,8 +190,8 @@ func iamKinds() []*row {
 			tallies: []tally[*fsmpb.Role]{
 				{fsmpb.Kind_KIND_POLICY_USES, func(m *fsmpb.Role) [][]byte { return policiesUsed(m.GetAccount(), m.GetPolicies(), m.GetBoundary()) }},
 			},
-			compact: func(t *texts, _ *table, _ *object, m *fsmpb.Role) {
-				t.share(&m.Path, &m.Boundary, &m.Trust)
+			compact: func(t *intern.Texts, _ *table, _ *object, m *fsmpb.Role) {
+				t.Share(&m.Path, &m.Boundary, &m.Trust)
 				shareAll(t, m.Policies, m.Inline)
 			},
 			indexes: []*index[*fsmpb.Role]{rolesByID},
@@ -243,7 +202,7 @@ func iamKinds() []*row {
 			version:   func(m *fsmpb.Policy) *Version { return &m.Version },
 			id:        func(m *fsmpb.Policy) ([]byte, bool) { return entityID(m) },
 			name:      (*fsmpb.Policy).GetName,
-			maxName:   maxEntityName,
+			maxName:   form.MaxName,
 			malformed: "a managed policy has no valid name",
 			put:       (*fsmpb.Change).GetPutPolicy,
 			rule:      checkManagedPolicy,
@@ -261,17 +220,17 @@ func iamKinds() []*row {
 			version: func(m *fsmpb.PolicyVersion) *Version { return &m.Version },
 			id: func(m *fsmpb.PolicyVersion) ([]byte, bool) {
 				a := Account(m.GetAccount())
-				return PolicyVersionID(a, m.GetPolicy(), m.GetNumber()), a.Valid() && validEntityName(m.GetPolicy()) && m.GetNumber() > 0
+				return PolicyVersionID(a, m.GetPolicy(), m.GetNumber()), a.Valid() && form.IsName(m.GetPolicy()) && m.GetNumber() > 0
 			},
 			name:      (*fsmpb.PolicyVersion).GetPolicy,
-			maxName:   maxEntityName,
+			maxName:   form.MaxName,
 			malformed: "a version of a managed policy has no valid policy or number",
 			put:       (*fsmpb.Change).GetPutPolicyVersion,
 			rule:      checkPolicyVersion,
 			delete: &deletion[*fsmpb.PolicyVersion]{
 				of: byID((*fsmpb.Change).GetDeletePolicyVersion, func(d *fsmpb.PolicyVersionID) ([]byte, bool) {
 					a := Account(d.Account)
-					return PolicyVersionID(a, d.Policy, d.Number), a.Valid() && validEntityName(d.Policy)
+					return PolicyVersionID(a, d.Policy, d.Number), a.Valid() && form.IsName(d.Policy)
 				}),
 				malformed: "a version of a managed policy has no valid policy",
 				rule:      versionIsUnlisted,
@@ -283,7 +242,7 @@ func iamKinds() []*row {
 					return under(db, fsmpb.Kind_KIND_POLICY_VERSION, append(slices.Clip(policy), 0))
 				},
 			},
-			compact: func(t *texts, _ *table, _ *object, m *fsmpb.PolicyVersion) { t.share(&m.Policy, &m.Document) },
+			compact: func(t *intern.Texts, _ *table, _ *object, m *fsmpb.PolicyVersion) { t.Share(&m.Policy, &m.Document) },
 		}),
 		newRow(spec[*fsmpb.GroupMembers]{
 			kind:    fsmpb.Kind_KIND_GROUP_MEMBERS,
@@ -320,17 +279,19 @@ func iamKinds() []*row {
 			version: func(m *fsmpb.OidcProvider) *Version { return &m.Version },
 			id: func(m *fsmpb.OidcProvider) ([]byte, bool) {
 				a := Account(m.GetAccount())
-				return OidcProviderID(a, m.GetUrl()), a.Valid() && visible(m.GetUrl())
+				return OidcProviderID(a, m.GetUrl()), a.Valid() && form.IsVisible(m.GetUrl())
 			},
 			name:      (*fsmpb.OidcProvider).GetUrl,
-			maxName:   maxProviderURL,
+			maxName:   form.MaxURL,
 			malformed: "an identity provider has no valid URL",
 			put:       (*fsmpb.Change).GetPutOidcProvider,
-			rule:      checkProvider,
+			rule: func(a *applier, was, n *fsmpb.OidcProvider) string {
+				return form.CheckProvider(was, n, limitsAt(a.state.level).iam())
+			},
 			delete: &deletion[*fsmpb.OidcProvider]{
 				of: byID((*fsmpb.Change).GetDeleteOidcProvider, func(d *fsmpb.EntityID) ([]byte, bool) {
 					a := Account(d.Account)
-					return OidcProviderID(a, d.Name), a.Valid() && visible(d.Name)
+					return OidcProviderID(a, d.Name), a.Valid() && form.IsVisible(d.Name)
 				}),
 				malformed: "an identity provider has no valid name",
 			},
@@ -338,11 +299,11 @@ func iamKinds() []*row {
 	}
 }
 
-func shareAll(t *texts, policies []string, inline []*fsmpb.InlinePolicy) {
+func shareAll(t *intern.Texts, policies []string, inline []*fsmpb.InlinePolicy) {
 	for i := range policies {
-		t.share(&policies[i])
+		t.Share(&policies[i])
 	}
 	for _, p := range inline {
-		t.share(&p.Name, &p.Document)
+		t.Share(&p.Name, &p.Document)
 	}
 }

@@ -2,19 +2,19 @@ package fsm
 
 import (
 	"bytes"
-	"cmp"
 	"fmt"
 	"slices"
-	"strings"
 
 	"google.golang.org/protobuf/proto"
 
+	"github.com/conclavekms/conclave/fsm/form"
 	"github.com/conclavekms/conclave/fsm/fsmpb"
 )
 
-// The rules of identity and access management: see rules.go for what rules are.
+// The rules of identity and access management that depend on the state; package form has the
+// others. See rules.go for what rules are.
 //
-// Those about several objects keep what is stored consistent: unique ids are unique, an
+// They keep what is stored consistent: unique ids are unique, an
 // entity names only groups and managed policies that exist, the counts of both are exact,
 // and a managed policy has the versions that it lists. A node that evaluates a request
 // relies on that.
@@ -41,17 +41,6 @@ var (
 		return &fsmpb.Policy{Account: account, Id: id}
 	}}
 )
-
-const (
-	minUniqueID = 16
-	maxUniqueID = 128
-)
-
-// validID reports whether a text can be the unique id of such an entity.
-func (k *entities[M]) validID(id string) bool {
-	return len(id) >= minUniqueID && len(id) <= maxUniqueID && strings.HasPrefix(id, k.prefix) &&
-		strings.Trim(id, "ABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789") == ""
-}
 
 // before returns the entity with a unique id in the state before the record, or nil.
 func (k *entities[M]) before(a *applier, account uint64, id string) M {
@@ -82,15 +71,8 @@ func (k *entities[M]) stands(a *applier, account uint64, id string) bool {
 // entity that has the unique id of n and is deleted by the record.
 func (k *entities[M]) check(a *applier, was, n M) (renamed M, broken string) {
 	var none M
-	most := limitsAt(a.state.level)
-	path := n.GetPath()
-	switch {
-	case proto.Size(n) > most.entity:
-		return none, fmt.Sprintf("an entity has more than %d bytes", most.entity)
-	case !k.validID(n.GetId()):
-		return none, "an entity has no unique id of its kind"
-	case path == "" || len(path) > maxEntityPath || path[0] != '/' || path[len(path)-1] != '/' || !visible(path):
-		return none, "an entity has no valid path"
+	if broken := form.CheckEntity(n, k.prefix, limitsAt(a.state.level).iam()); broken != "" {
+		return none, broken
 	}
 	if was == none {
 		if was = k.before(a, n.GetAccount(), n.GetId()); was != none && !deletes(a, was) {
@@ -113,29 +95,10 @@ func deletes(a *applier, m proto.Message) bool {
 	})
 }
 
-// ascending reports whether a list has at most that many items, in ascending order of
-// their keys, and each once.
-func ascending[T any, K cmp.Ordered](most int, list []T, key func(T) K) bool {
-	for i := 1; i < len(list); i++ {
-		if key(list[i-1]) >= key(list[i]) {
-			return false
-		}
-	}
-	return len(list) <= most
-}
-
-func itself[T any](t T) T { return t }
-
 // checkAttached checks the managed and inline policies and the tags of an entity.
 func checkAttached(a *applier, account uint64, arns []string, boundary string, inline []*fsmpb.InlinePolicy, tags []*fsmpb.Tag) (broken string) {
-	most := limitsAt(a.state.level)
-	if !ascending(most.list, arns, itself) || !ascending(most.list, inline, (*fsmpb.InlinePolicy).GetName) || !ascending(most.list, tags, (*fsmpb.Tag).GetKey) {
-		return "the policies or tags of an entity are not in order, or too many"
-	}
-	for _, p := range inline {
-		if p.Name == "" || len(p.Name) > maxEntityName || !validEntityName(p.Name) || !isPolicy(p.Document, most.policy) {
-			return "an inline policy has no valid name or document"
-		}
+	if broken := form.CheckAttached(arns, inline, tags, limitsAt(a.state.level).iam()); broken != "" {
+		return broken
 	}
 	for _, arn := range arns {
 		if !attachable(a, account, arn) {
@@ -152,9 +115,8 @@ func checkAttached(a *applier, account uint64, arns []string, boundary string, i
 // account's own that will exist once the record is applied. The texts must be equal, since
 // the evaluator takes an ARN with another path for that of no policy.
 func attachable(a *applier, account uint64, arn string) bool {
-	owner, path, ok := cutPolicy(arn)
-	if ok && owner == "aws" {
-		return visible(path) && len(path) <= maxEntityPath+maxEntityName
+	if owner, _, _, ok := form.CutPolicyARN(arn); ok && owner == "aws" {
+		return true
 	}
 	p := policyAfter(a, ownPolicy(account, arn))
 	return p != nil && arn == "arn:"+a.cluster().GetPartition()+":iam::"+Account(account).String()+":policy"+p.Path+p.Name
@@ -174,30 +136,13 @@ func policyAfter(a *applier, id []byte) *fsmpb.Policy {
 	return lookup(a.db, fsmpb.Kind_KIND_POLICY, id).value.(*fsmpb.Policy)
 }
 
-// checkAccount: when an account was created never changes. Its alias is not the number of
-// an account, so that nothing takes it for another account.
-func checkAccount(_ *applier, was, n *fsmpb.Account) (broken string) {
-	_, number := ParseAccount(n.Alias)
-	switch {
-	case n.Created <= 0:
-		return "an account has no creation date"
-	case len(n.Name) > maxAccountName || len(n.Alias) > maxAccountAlias || number ||
-		strings.Trim(n.Alias, "abcdefghijklmnopqrstuvwxyz0123456789-") != "":
-		return "an account has no valid name or alias"
-	case was != nil && was.Created != n.Created:
-		return "it changes the creation date of an account"
-	}
-	return ""
-}
-
 // checkUser: a user is in groups that exist.
 func checkUser(a *applier, was, n *fsmpb.User) (broken string) {
 	if _, broken := users.check(a, was, n); broken != "" {
 		return broken
 	}
-	most := limitsAt(a.state.level).list
-	if !ascending(most, n.Groups, itself) || !ascending(most, slices.Sorted(slices.Values(n.AccessKeys)), itself) {
-		return "the groups or access keys of a user are not in order, or too many"
+	if broken := form.CheckUser(n, limitsAt(a.state.level).iam()); broken != "" {
+		return broken
 	}
 	for _, g := range n.Groups {
 		if !groups.stands(a, n.Account, g) {
@@ -246,54 +191,30 @@ func groupIsGone(a *applier, _ []byte, was *fsmpb.Group) {
 	}
 }
 
-// checkRole: sessions that were ended stay ended.
 func checkRole(a *applier, was, n *fsmpb.Role) (broken string) {
-	was, broken = roles.check(a, was, n)
-	switch most := limitsAt(a.state.level).policy; {
-	case broken != "":
+	if was, broken = roles.check(a, was, n); broken != "" {
 		return broken
-	case n.RevokedBefore < was.GetRevokedBefore():
-		return "it restores sessions that were revoked"
-	case !isPolicy(n.Trust, most):
-		return fmt.Sprintf("a trust policy is not a JSON object of at most %d bytes", most)
+	}
+	if broken := form.CheckRole(was, n, limitsAt(a.state.level).iam()); broken != "" {
+		return broken
 	}
 	return checkAttached(a, n.Account, n.Policies, n.Boundary, n.Inline, n.Tags)
 }
 
-// checkManagedPolicy: a managed policy has exactly the versions that it lists, which are
-// numbered from 1, and no number is ever used again. The default document can then not
-// change without the policy. The ARN never changes, as entities name the policy by it.
+// checkManagedPolicy: a managed policy has exactly the versions that it lists. As they never
+// change and no number is used again, the default document changes only with the policy.
 func checkManagedPolicy(a *applier, was, n *fsmpb.Policy) (broken string) {
 	if _, broken := policies.check(a, was, n); broken != "" {
 		return broken
 	}
-	most := limitsAt(a.state.level).list
-	if !ascending(most, n.Versions, itself) || !ascending(most, n.Tags, (*fsmpb.Tag).GetKey) {
-		return "the versions or tags of a managed policy are not in order, or too many"
-	}
-	if !slices.Contains(n.Versions, n.DefaultVersion) {
-		return "the default version of a managed policy does not exist"
-	}
-	newest := was.GetNewest()
-	for _, v := range n.Versions {
-		if slices.Contains(was.GetVersions(), v) {
-			continue
-		}
-		if newest++; v != newest {
-			return "the new versions of a managed policy have not the next numbers"
-		}
-	}
-	if n.Newest != newest {
-		return "the new versions of a managed policy have not the next numbers"
+	if broken := form.CheckPolicy(was, n, limitsAt(a.state.level).iam()); broken != "" {
+		return broken
 	}
 	for _, v := range slices.Concat(n.Versions, was.GetVersions()) {
 		id := PolicyVersionID(Account(n.Account), n.Name, v)
 		if a.stands(fsmpb.Kind_KIND_POLICY_VERSION, id) != slices.Contains(n.Versions, v) {
 			return "a managed policy has other versions than it lists"
 		}
-	}
-	if was != nil && (was.Name != n.Name || was.Path != n.Path) {
-		return "it changes the name or path of a managed policy"
 	}
 	return ""
 }
@@ -314,7 +235,7 @@ func checkPolicyVersion(a *applier, was, n *fsmpb.PolicyVersion) (broken string)
 	switch most := limitsAt(a.state.level).policy; {
 	case was != nil:
 		return "it changes a version of a managed policy"
-	case !isPolicy(n.Document, most):
+	case !form.IsPolicy(n.Document, most):
 		return fmt.Sprintf("a version of a managed policy is not a JSON object of at most %d bytes", most)
 	case p != nil && !slices.Contains(p.Versions, n.Number):
 		return "a managed policy has other versions than it lists"
@@ -330,17 +251,4 @@ func versionIsUnlisted(a *applier, v *fsmpb.PolicyVersion) Verdict {
 		return Invalid
 	}
 	return Accepted
-}
-
-// checkProvider: sessions that were ended stay ended.
-func checkProvider(a *applier, was, n *fsmpb.OidcProvider) (broken string) {
-	switch most := limitsAt(a.state.level); {
-	case proto.Size(n) > most.entity || len(n.ClientIds) > most.list || len(n.Thumbprints) > most.list || len(n.Tags) > most.list:
-		return "an identity provider is too large"
-	case was != nil && was.Created != n.Created:
-		return "it changes the creation date of an identity provider"
-	case n.RevokedBefore < was.GetRevokedBefore():
-		return "it restores sessions that were revoked"
-	}
-	return ""
 }

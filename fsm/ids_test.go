@@ -11,6 +11,7 @@ import (
 	"pgregory.net/rapid"
 
 	"github.com/conclavekms/conclave/fsm/fsmpb"
+	"github.com/conclavekms/conclave/fsm/intern"
 )
 
 func TestParseAccount(t *testing.T) {
@@ -111,13 +112,13 @@ func FuzzParseKeyID(f *testing.F) {
 // directly.
 func TestScansStayInAnAccount(t *testing.T) {
 	s := &State{db: newTable()}
-	texts := newTexts()
+	texts := intern.NewTexts()
 	put := func(kind fsmpb.Kind, m proto.Message) {
 		id, valid := registry[kind].id(m)
 		if !valid {
 			t.Fatalf("%v has no valid id", m)
 		}
-		s.db.insert(texts.newObject(s.db, kind, id, 1, m))
+		s.db.insert(newObject(texts, s.db, kind, id, 1, m))
 	}
 	for a := account - 1; a <= account+1; a++ {
 		for n := range byte(3) {

@@ -1,6 +1,9 @@
 package fsm
 
-import "github.com/conclavekms/conclave/fsm/wire"
+import (
+	"github.com/conclavekms/conclave/fsm/form"
+	"github.com/conclavekms/conclave/fsm/wire"
+)
 
 // limits are the bounds within which apply accepts a record. They must be the same on all
 // nodes, whichever release each one runs. So they depend on the level of the state and
@@ -32,3 +35,8 @@ var limitsOf = [wire.SchemaMax + 1]limits{
 
 // limitsAt returns the limits of a state's level.
 func limitsAt(level uint32) *limits { return &limitsOf[level] }
+
+// iam returns the limits of objects of IAM.
+func (l *limits) iam() form.Limits {
+	return form.Limits{Policy: l.policy, Object: l.entity, List: l.list}
+}

@@ -9,6 +9,7 @@ import (
 	"google.golang.org/protobuf/reflect/protoreflect"
 
 	"github.com/conclavekms/conclave/fsm/fsmpb"
+	"github.com/conclavekms/conclave/fsm/intern"
 	"github.com/conclavekms/conclave/fsm/snapfile"
 )
 
@@ -77,8 +78,8 @@ type spec[M message] struct {
 	// cluster; before means that they may exist before that.
 	atInit, before bool
 
-	// compact makes an object that is inserted take less memory; see texts.newObject.
-	compact func(t *texts, db *table, o *object, m M)
+	// compact makes an object that is inserted take less memory; see newObject.
+	compact func(t *intern.Texts, db *table, o *object, m M)
 	// indexes find objects by something other than their ids.
 	indexes []*index[M]
 }
@@ -187,7 +188,7 @@ type row struct {
 	atInit, before bool
 	whole          bool
 
-	compact func(t *texts, db *table, o *object)
+	compact func(t *intern.Texts, db *table, o *object)
 	indexes []indexer
 }
 
@@ -304,7 +305,7 @@ func newRow[M message](s spec[M]) *row {
 		r.counted = func(m proto.Message) uint32 { return s.counted(m.(M)) }
 	}
 	if s.compact != nil {
-		r.compact = func(t *texts, db *table, o *object) { s.compact(t, db, o, o.value.(M)) }
+		r.compact = func(t *intern.Texts, db *table, o *object) { s.compact(t, db, o, o.value.(M)) }
 	}
 	if s.member != nil {
 		r.setKind = s.member.in

@@ -11,6 +11,7 @@ import (
 	"google.golang.org/protobuf/reflect/protoreflect"
 
 	"github.com/conclavekms/conclave/fsm/fsmpb"
+	"github.com/conclavekms/conclave/fsm/intern"
 	"github.com/conclavekms/conclave/fsm/snapfile"
 )
 
@@ -175,7 +176,7 @@ func TestRowsAgreeWithTheirObjects(t *testing.T) {
 		if got, of := rowOfItem(item); got != r || of != m || !snapfile.Attested(item) {
 			t.Errorf("%v: another row's item", r.kind)
 		}
-		if again := newTexts().newObject(s.db, r.kind, o.name(), o.version, proto.Clone(m)); !proto.Equal(again.message(), m) {
+		if again := newObject(intern.NewTexts(), s.db, r.kind, o.name(), o.version, proto.Clone(m)); !proto.Equal(again.message(), m) {
 			t.Errorf("%v: as a row, %v becomes %v", r.kind, m, again.message())
 		}
 		if _, isCount := o.value.(uint32); isCount != (r.count != nil) {

@@ -2,7 +2,6 @@ package fsm
 
 import (
 	"bytes"
-	"encoding/json"
 	"fmt"
 	"slices"
 	"strings"
@@ -10,6 +9,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/conclavekms/conclave/fsm/clustertime"
+	"github.com/conclavekms/conclave/fsm/form"
 	"github.com/conclavekms/conclave/fsm/fsmpb"
 	"github.com/conclavekms/conclave/fsm/wire"
 )
@@ -487,15 +487,10 @@ func (a *applier) checkCredential(was, n *fsmpb.Credential) (broken string) {
 // parsed as a policy here, since parsers differ between releases and apply must
 // decide the same on nodes of all of them.
 func (a *applier) checkPolicy(_, p *fsmpb.KeyPolicy) (broken string) {
-	if most := limitsAt(a.state.level).policy; !isPolicy(p.Document, most) {
+	if most := limitsAt(a.state.level).policy; !form.IsPolicy(p.Document, most) {
 		return fmt.Sprintf("a key policy is not a JSON object of at most %d bytes", most)
 	}
 	return ""
-}
-
-// isPolicy reports whether a document is a JSON object of at most that many bytes.
-func isPolicy(doc string, most int) bool {
-	return len(doc) <= most && json.Valid([]byte(doc)) && strings.TrimLeft(doc, " \t\r\n")[0] == '{'
 }
 
 // checkAlias: names of aliases begin with "alias/".
