@@ -12,6 +12,7 @@ import (
 
 	"github.com/conclavekms/conclave/fsm/fsmpb"
 	"github.com/conclavekms/conclave/fsm/intern"
+	"github.com/conclavekms/conclave/fsm/regionid"
 )
 
 func TestParseAccount(t *testing.T) {
@@ -74,7 +75,7 @@ func TestIDsAreShort(t *testing.T) {
 
 func TestMalformedKeyIDs(t *testing.T) {
 	good := testKey(1).Bytes()
-	region := appendRegion(nil, "eu-test-1")
+	region := regionid.Append(nil, "eu-test-1")
 	with := func(parts ...[]byte) []byte { return slices.Concat(parts...) }
 	account := AccountID(account)
 	key := make([]byte, 16)
@@ -84,9 +85,9 @@ func TestMalformedKeyIDs(t *testing.T) {
 	for name, b := range map[string][]byte{
 		"nothing": nil, "short": good[:len(good)-1], "long": append(slices.Clone(good), 0), "account alone": account,
 		"too large an account": with([]byte{0xff, 0xff, 0xff, 0xff, 0xff}, region, key),
-		"no Region":            with(account, appendRegion(nil, ""), key),
+		"no Region":            with(account, regionid.Append(nil, ""), key),
 		"no end of the Region": with(account, region[:len(region)-2], bytes.Repeat([]byte{0x19, 0}, 20)),
-		"a character of none":  with(account, appendRegion(nil, "EU"), key),
+		"a character of none":  with(account, regionid.Append(nil, "EU"), key),
 		"text behind the end":  with(account, []byte{0, 5}, key),
 		"too large a number":   with(account, []byte{0xff, 0xff}, region, key),
 	} {

@@ -11,6 +11,7 @@ import (
 	"github.com/conclavekms/conclave/fsm/clustertime"
 	"github.com/conclavekms/conclave/fsm/form"
 	"github.com/conclavekms/conclave/fsm/fsmpb"
+	"github.com/conclavekms/conclave/fsm/regionid"
 	"github.com/conclavekms/conclave/fsm/wire"
 )
 
@@ -163,11 +164,11 @@ const (
 // Afterwards only any_region may change: replacing the root key, the shares or the
 // keyring would lock everybody out for ever.
 func (a *applier) checkCluster(was, n *fsmpb.Cluster) (broken string) {
-	if len(n.Id) != 16 || accountOf(n) == nil || !validRegion(n.Region) || n.Partition == "" || n.Shares == nil || len(n.Keyring) == 0 {
+	if len(n.Id) != 16 || accountOf(n) == nil || !regionid.Valid(n.Region) || n.Partition == "" || n.Shares == nil || len(n.Keyring) == 0 {
 		return "a cluster's record is incomplete"
 	}
 	for i, r := range n.MoreRegions {
-		if !validRegion(r) || r == n.Region || i > 0 && r <= n.MoreRegions[i-1] {
+		if !regionid.Valid(r) || r == n.Region || i > 0 && r <= n.MoreRegions[i-1] {
 			return "a cluster's Regions are not in order"
 		}
 	}
