@@ -612,3 +612,198 @@ func TestIAMIsConsistent(t *testing.T) {
 	}
 	checkIAM(t, other.fsm.Current())
 }
+
+// TestIAMHashIsFixed is [TestStateHashIsFixed] for the kinds of IAM: the order in which
+// counts change and in which objects go with others is part of the state hash.
+func TestIAMHashIsFixed(t *testing.T) {
+	defer func(was uint64) { requests = was }(requests)
+	requests = 1 << 44
+	w := &world{newMachine(t)}
+	w.addIAM(t)
+	wantVerdicts(t, w.propose(
+		record(deleteGroup("devs"), putGroup(testGroup("Developers", 1))),
+		record(putUser(testUser("bob", 2, inGroups(uniqueID("AGPA", 1), uniqueID("AGPA", 2)), withPolicies(policyARN("spare"), policyARN("team/Read"))))),
+		record(putUser(testUser("bob", 2, inGroups(uniqueID("AGPA", 1)), withPolicies(policyARN("team/Read"))))),
+		record(deletePolicy("spare"), deleteGroup("empty"), deleteProvider("issuer.test/a")),
+		record(putUser(testUser("Bob2", 2)), deleteUser("bob")),
+		record(deleteUser("ann"), deleteCredential(annsKey), deleteRole("app")),
+	), Accepted, Accepted, Accepted, Accepted, Accepted, Accepted)
+	const want = "fa1f91e848badcf56fe45ca70cf88b6da22815b4aefa8e5be8f26659079def6a"
+	if got := fmt.Sprintf("%x", w.fsm.Current().Hash()); got != want {
+		t.Errorf("the state hash is %s, was %s", got, want)
+	}
+	const wantDigest = "667df8db6e7f667d96b1820235fef345d2f20785f4660cd0ed13e5d5b270f013"
+	if got := fmt.Sprintf("%x", w.fsm.Current().Digest()); got != wantDigest {
+		t.Errorf("the digest of the rows is %s, was %s", got, wantDigest)
+	}
+}
+
+// TestSetsFollowTheirGroup: the set of a group's users is that of its unique id. It survives
+// a renaming, in whatever order the record makes the changes, and is deleted with the
+// group, which must be empty then.
+func TestSetsFollowTheirGroup(t *testing.T) {
+	for name, renaming := range map[string][]*fsmpb.Change{
+		"deleted first": {deleteGroup("devs"), putGroup(testGroup("ops", 1))},
+		"stored first":  {putGroup(testGroup("ops", 1)), deleteGroup("devs")},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t)
+			set := GroupMembersID(account, uniqueID("AGPA", 1))
+			members := func() int {
+				n, _ := Count(w.fsm.Current(), fsmpb.Kind_KIND_GROUP_MEMBERS, set)
+				return n
+			}
+			wantVerdicts(t, w.propose(record(deleteGroup("devs"))), Conflict)
+			wantVerdicts(t, w.propose(record(renaming...)), Accepted)
+			g := GroupByID(w.fsm.Current(), account, uniqueID("AGPA", 1))
+			if g.GetName() != "ops" || members() != 1 {
+				t.Fatalf("the group is %v, with %d users", g, members())
+			}
+			wantVerdicts(t, w.propose(record(deleteGroup("ops"))), Conflict)
+			wantVerdicts(t, w.propose(record(annAs(inGroups())), record(deleteGroup("ops"))), Accepted, Accepted)
+			if v := w.fsm.Current().VersionOf(fsmpb.Kind_KIND_GROUP_MEMBERS, set); v != 0 || GroupByID(w.fsm.Current(), account, g.Id) != nil {
+				t.Errorf("the set of the group's users is still there, at version %d", v)
+			}
+			checkIAM(t, w.fsm.Current())
+		})
+	}
+}
+
+// TestRenamedEntitiesAreFound by their unique ids, in whatever order the record makes the
+// changes, and in a restored state too.
+func TestRenamedEntitiesAreFound(t *testing.T) {
+	w := newWorld(t)
+	wantVerdicts(t, w.propose(record(annAs(called("eve")), deleteUser("ANN"))), Accepted)
+	wantVerdicts(t, w.propose(record(annAs(called("Eve")))), Accepted) // in place
+	other := blank(t)
+	if err := other.restore(w.snapshot()); err != nil {
+		t.Fatal(err)
+	}
+	for _, s := range []*State{w.fsm.Current(), other.fsm.Current()} {
+		if u := UserByID(s, account, uniqueID("AIDA", 1)); u.GetName() != "Eve" || u.Groups == nil {
+			t.Errorf("the user is %v", u)
+		}
+		if u, _ := Object[*fsmpb.User](s, EntityID(account, "ANN")); u != nil {
+			t.Errorf("the user's old name finds %v", u)
+		}
+		if u := UserByID(s, otherAccount, uniqueID("AIDA", 1)); u.GetName() != "Ann" {
+			t.Errorf("the user of another account is %v", u)
+		}
+		checkIAM(t, s)
+	}
+}
+
+// TestPolicyInUse: a managed policy cannot be deleted while anything has it.
+func TestPolicyInUse(t *testing.T) {
+	w := newWorld(t)
+	wantVerdicts(t, w.propose(record(deletePolicy("read"))), Conflict)
+	wantVerdicts(t, w.propose(
+		record(annAs(func(u *fsmpb.User) { u.Policies, u.Boundary = nil, "" })), record(putGroup(testGroup("devs", 1))),
+		record(deletePolicy("read")), // the role's boundary
+	), Accepted, Accepted, Conflict)
+	wantVerdicts(t, w.propose(
+		record(putRole(with(app(), []func(*fsmpb.Role){func(r *fsmpb.Role) { r.Boundary = "" }}))), record(deletePolicy("read")),
+	), Accepted, Accepted)
+	s := w.fsm.Current()
+	for _, v := range []uint32{1, 2, 3} {
+		if o, _ := Object[*fsmpb.PolicyVersion](s, PolicyVersionID(account, "Read", v)); o != nil {
+			t.Errorf("version %d is still there", v)
+		}
+	}
+	if n, v := Count(s, fsmpb.Kind_KIND_POLICY_USES, EntityID(account, "Read")); n != 0 || v != 0 {
+		t.Errorf("the set of its uses is still there: %d, at version %d", n, v)
+	}
+	if o, _ := Object[*fsmpb.PolicyVersion](s, PolicyVersionID(account, "spare", 1)); o == nil {
+		t.Error("the version of another policy is gone")
+	}
+	checkIAM(t, s)
+}
+
+// TestSetsAreTouchedByMoves: the version of a set changes when an object enters or leaves it,
+// and at no other change of the object.
+func TestSetsAreTouchedByMoves(t *testing.T) {
+	w := newWorld(t)
+	version := func() Version {
+		return w.fsm.Current().VersionOf(fsmpb.Kind_KIND_GROUP_MEMBERS, GroupMembersID(account, uniqueID("AGPA", 1)))
+	}
+	before := version()
+	wantVerdicts(t, w.propose(record(annAs(tagged("a")))), Accepted)
+	if v := version(); v != before {
+		t.Errorf("tagging a user changed the set of the group's users from version %d to %d", before, v)
+	}
+	wantVerdicts(t, w.propose(record(putUser(testUser("bob", 2, inGroups(uniqueID("AGPA", 1)))))), Accepted)
+	if v := version(); v != w.index {
+		t.Errorf("version %d after a user was added, want %d", v, w.index)
+	}
+}
+
+// TestLargestEntityFitsIntoASnapshot: what apply accepts, a snapshot brings back.
+func TestLargestEntityFitsIntoASnapshot(t *testing.T) {
+	w := newWorld(t)
+	wantVerdicts(t, w.propose(userWith(large(limitsOf[1].entity))(w)), Accepted)
+	other := blank(t)
+	if err := other.restore(w.snapshot()); err != nil {
+		t.Fatal(err)
+	}
+	if !slices.Equal(dump(other.fsm.Current()), dump(w.fsm.Current())) {
+		t.Error("the restored state differs")
+	}
+}
+
+// TestAccounts: the cluster's own account comes first and needs no object, and a snapshot
+// with objects of an account that does not exist is refused.
+func TestAccounts(t *testing.T) {
+	m := newMachine(t)
+	accounts := func() []Account { return slices.Collect(Accounts(m.fsm.Current())) }
+	if got := accounts(); !slices.Equal(got, []Account{account}) {
+		t.Errorf("the accounts are %v", got)
+	}
+	if s := m.fsm.Current(); !AccountExists(s, account) || AccountExists(s, otherAccount) || AccountExists(s, 0) {
+		t.Error("the wrong accounts exist")
+	}
+	// An alias of the cluster's own account makes it no other account.
+	wantVerdicts(t, m.propose(record(putAccount(testAccount(account, func(a *fsmpb.Account) { a.Alias = "ours" })), putAccount(testAccount(otherAccount)), putAccount(testAccount(3)))), Accepted)
+	if got := accounts(); !slices.Equal(got, []Account{account, 3, otherAccount}) {
+		t.Errorf("the accounts are %v", got)
+	}
+	if s := m.fsm.Current(); AccountOf(s) != account || !AccountExists(s, account) || !AccountExists(s, otherAccount) || AccountExists(s, 4) {
+		t.Error("the wrong accounts exist")
+	}
+	if got := slices.Collect(Accounts(blank(t).fsm.Current())); got != nil {
+		t.Errorf("before init, the accounts are %v", got)
+	}
+
+	for _, exists := range []bool{true, false} {
+		n := newRestored()
+		items := []*fsmpb.SnapshotItem{
+			{Item: &fsmpb.SnapshotItem_Cluster{Cluster: with(proto.CloneOf(theCluster().GetPutCluster()), []func(*fsmpb.Cluster){func(c *fsmpb.Cluster) { c.Version = 1 }})}},
+			{Item: &fsmpb.SnapshotItem_User{User: testUser("x", 1, func(u *fsmpb.User) { u.Account, u.Version = 5, 1 })}},
+		}
+		if exists {
+			items = append(items, &fsmpb.SnapshotItem{Item: &fsmpb.SnapshotItem_Account{Account: testAccount(5, func(a *fsmpb.Account) { a.Version = 1 })}})
+		}
+		for _, item := range items {
+			if err := n.add(item); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if a, ok := n.orphan(); ok == exists || ok && a != 5 {
+			t.Errorf("the account exists: %v, but an orphan is of %v: %v", exists, a, ok)
+		}
+	}
+}
+
+// TestUnsignedAccounts: before the cluster is initialised, nobody can make accounts, users or
+// anything else of IAM, with the record that initialises it or without.
+func TestUnsignedAccounts(t *testing.T) {
+	for _, c := range completeIAM() {
+		for _, changes := range [][]*fsmpb.Change{{c}, {theCluster(), c}} {
+			m := blank(t)
+			m.unsigned = true
+			m.apply(&fsmpb.Entry{Command: &fsmpb.Entry_RegisterNode{RegisterNode: &fsmpb.RegisterNode{Node: "n1", Incarnation: 1}}})
+			if r := m.apply(batchEntry(m.unread(record(changes...)))).Batches[0]; r.Status != BatchUnsigned {
+				t.Errorf("%v: the batch has status %v", c, r.Status)
+			}
+		}
+	}
+}

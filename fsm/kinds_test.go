@@ -144,13 +144,20 @@ func TestSnapshotHasEveryKind(t *testing.T) {
 func TestWrongItemsOfASnapshotAreRefused(t *testing.T) {
 	id := testKey(1)
 	for name, item := range map[string]*fsmpb.SnapshotItem{
-		"grant id":    {Item: &fsmpb.SnapshotItem_Grant{Grant: &fsmpb.Grant{Account: uint64(account), Key: id.ID[:], Region: region, Id: grantID(1)[1:], Version: 1}}},
-		"grant's key": {Item: &fsmpb.SnapshotItem_Grant{Grant: &fsmpb.Grant{Account: uint64(account), Key: id.ID[1:], Region: region, Id: grantID(1), Version: 1}}},
-		"version":     {Item: &fsmpb.SnapshotItem_KeyStore{KeyStore: &fsmpb.KeyStore{Account: uint64(account), Id: "cks-1"}}},
-		"key's use":   {Item: &fsmpb.SnapshotItem_KeyUse{KeyUse: &fsmpb.KeyUse{Account: uint64(account), Key: id.ID[:], Region: "EU"}}},
-		"grant count": {Item: &fsmpb.SnapshotItem_KeyGrants{KeyGrants: &fsmpb.KeyGrants{Account: uint64(account), Key: id.ID[:], Version: 1}}},
+		"grant id":         {Item: &fsmpb.SnapshotItem_Grant{Grant: &fsmpb.Grant{Account: uint64(account), Key: id.ID[:], Region: region, Id: grantID(1)[1:], Version: 1}}},
+		"grant's key":      {Item: &fsmpb.SnapshotItem_Grant{Grant: &fsmpb.Grant{Account: uint64(account), Key: id.ID[1:], Region: region, Id: grantID(1), Version: 1}}},
+		"version":          {Item: &fsmpb.SnapshotItem_KeyStore{KeyStore: &fsmpb.KeyStore{Account: uint64(account), Id: "cks-1"}}},
+		"key's use":        {Item: &fsmpb.SnapshotItem_KeyUse{KeyUse: &fsmpb.KeyUse{Account: uint64(account), Key: id.ID[:], Region: "EU"}}},
+		"user's name":      {Item: &fsmpb.SnapshotItem_User{User: testUser("a\x00", 1, func(u *fsmpb.User) { u.Version = 1 })}},
+		"user's account":   {Item: &fsmpb.SnapshotItem_User{User: testUser("a", 1, func(u *fsmpb.User) { u.Version, u.Account = 1, uint64(accounts) })}},
+		"version's policy": {Item: &fsmpb.SnapshotItem_PolicyVersion{PolicyVersion: &fsmpb.PolicyVersion{Account: uint64(account), Policy: "a\x00", Number: 1, Version: 1}}},
+		"version 0":        {Item: &fsmpb.SnapshotItem_PolicyVersion{PolicyVersion: &fsmpb.PolicyVersion{Account: uint64(account), Policy: "a", Version: 1}}},
+		"account's number": {Item: &fsmpb.SnapshotItem_Account{Account: testAccount(accounts, func(a *fsmpb.Account) { a.Version = 1 })}},
+		"grant count":      {Item: &fsmpb.SnapshotItem_KeyGrants{KeyGrants: &fsmpb.KeyGrants{Account: uint64(account), Key: id.ID[:], Version: 1}}},
 	} {
-		if err := newRestored().add(item); err == nil {
+		n := newRestored()
+		n.account = AccountID(account)
+		if err := n.add(item); err == nil {
 			t.Errorf("%s: the item was taken", name)
 		}
 	}

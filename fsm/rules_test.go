@@ -483,6 +483,13 @@ func TestWhatIsChangedIsRead(t *testing.T) {
 			wantVerdicts(t, w.propose(record(putStore("cks-2"))), Accepted)
 			return record(deleteStore("cks-2"))
 		},
+		"account": changing(putAccount(testAccount(otherAccount, func(a *fsmpb.Account) { a.Name = "x" }))),
+		"user":    changing(putUser(testUser("Bob", 2))), "user deleted": changing(deleteUser("bOB")),
+		"group": changing(putGroup(testGroup("devs", 1))), "group deleted": changing(deleteGroup("Empty")),
+		"role": changing(putRole(app())), "role deleted": changing(deleteRole("APP")),
+		"managed policy": changing(putManaged(readPolicy())), "managed policy deleted": changing(deletePolicy("Spare")),
+		"provider": changing(putProvider(testProvider())), "provider deleted": changing(deleteProvider("issuer.test/a")),
+		"version deleted": changing(deleteVersion("READ", 3), putManaged(with(readPolicy(), []func(*fsmpb.Policy){func(p *fsmpb.Policy) { p.Versions = []uint32{2} }}))),
 	}
 	for name, change := range changes {
 		t.Run(name, func(t *testing.T) {
