@@ -129,7 +129,7 @@ func New(cfg Config) (*Engine, error) {
 	e.services = &request.Services{
 		NodeID: cfg.NodeID, MayGrow: cfg.MayGrow,
 		Authenticator: e.Authenticator, Vault: e.vault, Clock: cfg.Clock, Log: cfg.Logger, Quotas: cfg.Quotas.OrDefault(),
-		Policies: request.NewPolicyCache(), Keys: new(request.KeyCount), Stores: stores, AttestationRoots: cfg.AttestationRoots, ClusterOf: e.cluster,
+		Policies: request.NewPolicyCache(), Keys: request.NewKeyCount(), Users: request.NewUserCount(), Stores: stores, AttestationRoots: cfg.AttestationRoots, ClusterOf: e.cluster,
 	}
 	return e, nil
 }

@@ -1,21 +1,33 @@
 package keyengine
 
 import (
+	"cmp"
 	"maps"
 	"slices"
 
+	"github.com/conclavekms/conclave/keyengine/internal/iamops"
 	"github.com/conclavekms/conclave/keyengine/internal/ops"
-	"github.com/conclavekms/conclave/keyengine/internal/request"
 )
 
-// OperationNamed returns the operation with the given AWS name, or nil.
-func OperationNamed(name string) *request.Operation { return ops.Table[name] }
+// tables has the operations of each service by name.
+var tables = map[Service]map[string]*Operation{
+	KMS: ops.Table,
+	IAM: iamops.Table,
+}
 
-// Operations returns all operations, ordered by name.
-func Operations() []*request.Operation {
-	list := make([]*request.Operation, 0, len(ops.Table))
-	for _, name := range slices.Sorted(maps.Keys(ops.Table)) {
-		list = append(list, ops.Table[name])
+// OperationNamed returns the operation of a service with the given AWS name, or nil.
+func OperationNamed(service Service, name string) *Operation { return tables[service][name] }
+
+// Operations returns all operations, ordered by service and name.
+func Operations() []*Operation {
+	var list []*Operation
+	for _, service := range slices.Sorted(maps.Keys(tables)) {
+		list = append(list, OperationsOf(service)...)
 	}
 	return list
+}
+
+// OperationsOf returns the operations of a service, ordered by name.
+func OperationsOf(service Service) []*Operation {
+	return slices.SortedFunc(maps.Values(tables[service]), func(a, b *Operation) int { return cmp.Compare(a.Name, b.Name) })
 }

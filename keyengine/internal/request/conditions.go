@@ -35,6 +35,9 @@ func (c *Conditions) Values(key string) []string {
 	if name, ok := strings.CutPrefix(key, "kms:"); ok {
 		return kmsValues(c, name)
 	}
+	if tag, ok := strings.CutPrefix(key, "iam:resourcetag/"); ok {
+		return tagValue(c.Tags, tag)
+	}
 	name, ok := strings.CutPrefix(key, "aws:")
 	if !ok {
 		return nil

@@ -22,7 +22,8 @@ type Services struct {
 	Log           *slog.Logger
 	Quotas        Quotas
 	Policies      *PolicyCache
-	Keys          *KeyCount
+	Keys          *Counter // see NewKeyCount
+	Users         *Counter // see NewUserCount
 	Stores        *keystore.Backends
 	// AttestationRoots are the root certificates for attestation documents. If nil,
 	// requests with a Recipient are refused.
