@@ -14,7 +14,6 @@ import (
 	"github.com/conclavekms/conclave/keyengine/iam"
 	"github.com/conclavekms/conclave/keyengine/internal/forward"
 	"github.com/conclavekms/conclave/keyengine/internal/forwardpb"
-	"github.com/conclavekms/conclave/keyengine/internal/ops"
 	"github.com/conclavekms/conclave/keyengine/internal/record"
 	"github.com/conclavekms/conclave/keyengine/internal/request"
 	"github.com/conclavekms/conclave/keyengine/internal/vault"
@@ -213,7 +212,7 @@ func readForwarded(f *forwardpb.Request) (_ *iam.Caller, _ *request.Operation, i
 			forward.Wipe(f.Input)
 		}
 	}()
-	op := ops.Table[f.Operation]
+	op := OperationNamed(f.Operation)
 	switch {
 	case op == nil:
 		return nil, nil, nil, fmt.Errorf("%w: operation %.64q", ErrForwarded, f.Operation)

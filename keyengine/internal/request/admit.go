@@ -45,7 +45,8 @@ func (ev *Evaluation) Admit() error {
 }
 
 // AdmitOn checks the caller's identity on the evaluated state only. It adds to the read set
-// what the identity depends on: the credential, the user, and the role of a session.
+// what the identity depends on: the credential, the user, the role of a session, and the identity
+// provider of a session that a web identity has opened.
 func AdmitOn(ev *Evaluation, o *vault.Opened) error {
 	id := &ev.Caller.Identity
 	credential := id.Credential()
@@ -72,6 +73,9 @@ func AdmitOn(ev *Evaluation, o *vault.Opened) error {
 	}
 	if who.Role != nil {
 		ev.Note(fsmpb.Kind_KIND_ROLE, fsm.EntityID(who.Account, who.Role.Name), who.Role.Version)
+	}
+	if p := who.Provider; p != nil {
+		ev.Note(fsmpb.Kind_KIND_OIDC_PROVIDER, fsm.OidcProviderID(who.Account, p.Url), p.Version)
 	}
 	ev.who = who
 	return nil
