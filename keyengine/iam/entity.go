@@ -28,6 +28,8 @@ type Entity struct {
 	// Provider is set for a web identity and for a session that one has opened: the
 	// identity provider that vouches for it.
 	Provider *fsmpb.OidcProvider
+	// Subject is what the provider calls a web identity that has no session yet.
+	Subject string
 }
 
 // EntityARN returns the ARN of a user, group, role or managed policy; kind is "user",
@@ -114,6 +116,11 @@ func ended(s *fsm.State, e *Entity) bool {
 	issued := e.Session.Issued
 	return s.Time() >= e.Session.Expires || issued < e.Role.RevokedBefore ||
 		e.Provider != nil && (issued < e.Provider.RevokedBefore || issued < e.Provider.Created)
+}
+
+// ProviderARN returns the ARN of an identity provider.
+func ProviderARN(partition string, p *fsmpb.OidcProvider) string {
+	return EntityARN(partition, p.Account, "oidc-provider", "/", p.Url)
 }
 
 // ProviderURL returns the URL in the ARN of an identity provider.
