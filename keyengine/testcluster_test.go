@@ -206,7 +206,7 @@ func (c *testCluster) newUser(arn string) iam.Identity {
 		account, _ = fsm.ParseAccount(p.Account)
 	}
 	if !fsm.AccountExists(c.State(), account) {
-		c.Change(&fsmpb.Change{Change: &fsmpb.Change_PutAccount{PutAccount: &fsmpb.Account{Account: uint64(account), Name: account.String()}}})
+		c.Change(&fsmpb.Change{Change: &fsmpb.Change_PutAccount{PutAccount: &fsmpb.Account{Account: uint64(account), Name: account.String(), Created: 1}}})
 	}
 	c.Change(putSigned(c.t, c.engine, &fsmpb.Credential{
 		Account: uint64(account), Id: uri, Kind: fsmpb.CredentialKind_CREDENTIAL_KIND_CERTIFICATE, Principal: arn, Active: true, Created: 1,
