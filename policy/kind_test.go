@@ -142,7 +142,7 @@ func TestTrace(t *testing.T) {
 			{"Sid":"Other","Effect":"Allow","Principal":"*","Action":"kms:*","Resource":"arn:aws:kms:*:*:key/other"}]}`),
 		Identity: []*Document{
 			mustKind(t, IdentityPolicy, []byte(`{"Version":"2012-10-17","Statement":[{"Sid":"Tag","Effect":"Allow","Action":"*","Resource":"*",
-				"Condition":{"StringEqualsIfExists":{"aws:ResourceTag/Team":"x"},"StringEquals":{"aws:PrincipalTag/Team":"${aws:username}"}}}]}`)),
+				"Condition":{"StringEqualsIfExists":{"aws:ResourceTag/Team":"x"},"StringEquals":{"aws:PrincipalTag/Team":["${aws:username}","${aws:username}2"]}}}]}`)),
 			mustKind(t, IdentityPolicy, []byte(`{"Statement":[{"Sid":"Tls","Effect":"Deny","Action":"*","Resource":"*","Condition":{"Bool":{"aws:SecureTransport":"false"}}},
 				{"Effect":"Allow","Action":"kms:Encrypt","Resource":"*"}]}`)),
 		},
