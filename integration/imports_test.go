@@ -73,7 +73,7 @@ var imports = []struct {
 	}},
 	{"keyengine/internal/keystore", []string{"keyengine/kmsapi", "keyengine/internal/hsm", "keyengine/internal/keymat", "keyengine/internal/xks", "fsm/fsmpb", "transport/sigv4"}},
 	{"keyengine/internal/request", []string{
-		"keyengine/iam", "keyengine/kmsapi", "keyengine/internal/auditfield", "keyengine/internal/keystore", "keyengine/internal/record", "keyengine/internal/vault",
+		"keyengine/iam", "keyengine/iamapi", "keyengine/kmsapi", "keyengine/internal/auditfield", "keyengine/internal/keystore", "keyengine/internal/record", "keyengine/internal/vault",
 		"fsm", "fsm/fsmpb", "auditlog", "auditlog/auditpb", "policy",
 	}},
 	{"keyengine/internal/cryptops", []string{
@@ -83,6 +83,10 @@ var imports = []struct {
 	{"keyengine/internal/ops", []string{
 		"keyengine/kmsapi", "keyengine/internal/auditfield", "keyengine/internal/cryptops", "keyengine/internal/keymat", "keyengine/internal/keystore", "keyengine/internal/keywrap",
 		"keyengine/internal/primitive", "keyengine/internal/record", "keyengine/internal/request", "keyengine/internal/vault", "fsm", "fsm/fsmpb", "auditlog/auditpb", "policy",
+	}},
+	{"keyengine/internal/iamops", []string{
+		"keyengine/iam", "keyengine/iamapi", "keyengine/kmsapi", "keyengine/internal/auditfield", "keyengine/internal/keymat", "keyengine/internal/request", "keyengine/internal/vault",
+		"fsm", "fsm/fsmpb", "auditlog/auditpb", "policy",
 	}},
 	{"keyengine/internal/schedule", []string{
 		"keyengine/kmsapi", "keyengine/internal/auditfield", "keyengine/internal/ops", "keyengine/internal/record", "keyengine/internal/request",

@@ -45,7 +45,10 @@ type AuditReader struct {
 // in the log before the reader is returned. Errors: ErrAccessDenied, ErrUnrecognizedClient, ErrUnavailable.
 func (e *Engine) ReadAudit(ctx context.Context, c *iam.Caller, from uint64) (*AuditReader, error) {
 	ask := record.Event{ReadOnly: true, Parameters: []*auditpb.Field{auditfield.Text("from", strconv.FormatUint(from, 10))}}
-	if err := e.administer(ctx, c, "ReadAudit", ask, mustAdminister("conclave:ReadAudit"), nil); err != nil {
+	err := e.requested(ctx, c, "ReadAudit", ask, func(ev *request.Evaluation, _ *record.Event) error {
+		return mustAdminister(ev, "conclave:ReadAudit")
+	})
+	if err != nil {
 		return nil, err
 	}
 	return &AuditReader{e: e, caller: c, next: from}, nil

@@ -14,6 +14,7 @@ import (
 	"github.com/conclavekms/conclave/fsm/fsmpb"
 	"github.com/conclavekms/conclave/keyengine/iam"
 	"github.com/conclavekms/conclave/keyengine/internal/auditfield"
+	"github.com/conclavekms/conclave/keyengine/internal/iamops"
 	"github.com/conclavekms/conclave/keyengine/internal/keymat"
 	"github.com/conclavekms/conclave/keyengine/internal/record"
 	"github.com/conclavekms/conclave/keyengine/internal/request"
@@ -22,21 +23,22 @@ import (
 	"github.com/conclavekms/conclave/policy"
 )
 
-// maxAccessKeys is the number of access keys that a principal may have: one in use, and one
-// to replace it.
-const maxAccessKeys = 2
-
-// byRoot carries out a request that AWS does not have and that only the root user of an
-// account may make.
+// byRoot carries out a request that AWS does not have and that only the account's root user
+// may make; see requested.
 func (e *Engine) byRoot(ctx context.Context, c *iam.Caller, name, what string, ask record.Event, act func(*request.Evaluation, *record.Event) error) error {
-	return e.administer(ctx, c, name, ask, func(ev *request.Evaluation) error { return mustBeRoot(ev, what) }, act)
+	return e.requested(ctx, c, name, ask, func(ev *request.Evaluation, done *record.Event) error {
+		if err := mustBeRoot(ev, what); err != nil || act == nil {
+			return err
+		}
+		return act(ev, done)
+	})
 }
 
-// administer carries out a request that AWS does not have. may decides whether the caller
-// is authorised, and act evaluates the request on a state; what they read is the record's
-// read set, and what act changes goes into the record. Refusals are recorded too. Nothing
-// takes effect, and the caller gets no answer, before the record is committed.
-func (e *Engine) administer(ctx context.Context, c *iam.Caller, name string, ask record.Event, may func(*request.Evaluation) error, act func(*request.Evaluation, *record.Event) error) error {
+// requested carries out a request that AWS does not have. act authorises the caller and
+// evaluates the request on a state; what it reads is the record's read set, and what it
+// changes goes into the record. Refusals are recorded too. Nothing takes effect, and the
+// caller gets no answer, before the record is committed.
+func (e *Engine) requested(ctx context.Context, c *iam.Caller, name string, ask record.Event, act func(*request.Evaluation, *record.Event) error) error {
 	if err := e.limits.allow(c); err != nil {
 		return err
 	}
@@ -48,19 +50,16 @@ func (e *Engine) administer(ctx context.Context, c *iam.Caller, name string, ask
 		}
 		done = ask
 		done.Name, done.Kind, done.RequestID = name, record.KindConclave, c.RequestID
-		done.Identity = record.IdentityOf(ev.Principal(), c.Identity.Credential())
+		done.Account, done.Identity = ev.Principal().Account, new(auditpb.Identity)
+		ev.Who().Record(done.Identity, c.Identity.Credential())
 		done.SourceIP, done.UserAgent, done.Transport, done.TLS = c.SourceIP, c.UserAgent, c.Transport, c.TLS.Recorded()
-		done.Err = may(ev)
-		if done.Err == nil && act != nil {
-			done.Err = act(ev, &done)
-		}
-		if done.Err != nil {
+		if done.Err = act(ev, &done); done.Err != nil {
 			if _, ok := errors.AsType[*kmsapi.Error](done.Err); !ok {
 				return done, done.Err // an internal error, which is not recorded
 			}
 			done.Response, ev.Changes = nil, nil
 		}
-		done.Reads, done.Changes, done.NotBefore, done.NotAfter = ev.Reads, ev.Changes, ev.NotBefore, ev.NotAfter
+		done.Reads, done.NotBefore, done.NotAfter, done.Changes = ev.Reads, ev.NotBefore, ev.NotAfter, ev.Changes
 		return done, nil
 	})
 	switch {
@@ -92,16 +91,14 @@ func mustBeRoot(ev *request.Evaluation, what string) error {
 	return kmsapi.Errorf(kmsapi.ErrAccessDenied, "User: %s is not authorized to %s: only the account's root user is", p, what)
 }
 
-// mustAdminister returns a function that refuses callers who are not allowed an action of
-// Conclave's own. What such an action concerns belongs to all accounts, so the caller must
-// belong to the account that the cluster was initialised with.
-func mustAdminister(action string) func(*request.Evaluation) error {
-	return func(ev *request.Evaluation) error {
-		if ev.Who().Account != fsm.AccountOf(ev.State) {
-			return kmsapi.Errorf(kmsapi.ErrAccessDenied, "User: %s is not authorized to perform: %s: it does not belong to the account that administers the cluster", ev.Principal(), action)
-		}
-		return ev.AuthoriseAccount(action, "*")
+// mustAdminister refuses callers who are not allowed an action of Conclave's own. What such
+// an action concerns belongs to all accounts, so the caller must belong to the account that
+// the cluster was initialised with.
+func mustAdminister(ev *request.Evaluation, action string) error {
+	if ev.Who().Account != fsm.AccountOf(ev.State) {
+		return kmsapi.Errorf(kmsapi.ErrAccessDenied, "User: %s is not authorized to perform: %s: it does not belong to the account that administers the cluster", ev.Principal(), action)
 	}
+	return ev.AuthoriseAccount(action, "*")
 }
 
 // CredentialInfo describes a credential to the root user.
@@ -114,31 +111,7 @@ type CredentialInfo struct {
 	Created     time.Time
 }
 
-// credentialsOfCaller returns the active credentials of the caller's principal in the
-// evaluated state, and adds them to the read set. It skips credentials that no unsealed
-// node wrote.
-func credentialsOfCaller(ev *request.Evaluation) (list []*fsmpb.Credential, err error) {
-	o, err := ev.Vault.Current()
-	if err != nil {
-		return nil, err
-	}
-	for c := range ev.State.Credentials(request.AccountOf(ev)) {
-		if c.Principal != ev.Principal().ARN || !c.Active {
-			continue
-		}
-		switch _, err := ev.Authenticator.Identify(o, c); {
-		case errors.Is(err, iam.ErrUnrecognized):
-			continue
-		case err != nil:
-			return nil, err
-		}
-		ev.Credential(request.AccountOf(ev), c.Id)
-		list = append(list, c)
-	}
-	return list, nil
-}
-
-// Credentials returns the credentials of the caller, who must be root, ordered by id.
+// Credentials returns the active credentials of the caller, who must be root, ordered by id.
 // Errors: ErrAccessDenied, ErrUnrecognizedClient, ErrUnavailable.
 func (e *Engine) Credentials(ctx context.Context, c *iam.Caller) (list []CredentialInfo, err error) {
 	// Include a credential that another node has just created.
@@ -146,9 +119,12 @@ func (e *Engine) Credentials(ctx context.Context, c *iam.Caller) (list []Credent
 		return nil, err
 	}
 	err = e.byRoot(ctx, c, "ListCredentials", "list credentials", record.Event{ReadOnly: true}, func(ev *request.Evaluation, _ *record.Event) error {
-		own, err := credentialsOfCaller(ev)
+		own, err := iamops.RootOf(ev).Credentials(ev)
 		list = nil
 		for _, c := range own {
+			if !c.Active {
+				continue
+			}
 			list = append(list, CredentialInfo{
 				ID: c.Id, Certificate: c.Kind == fsmpb.CredentialKind_CREDENTIAL_KIND_CERTIFICATE, Principal: c.Principal, Created: time.Unix(0, c.Created),
 			})
@@ -166,7 +142,7 @@ func accessKeyInfo(id string) []byte { return []byte("conclave access key v1\x00
 
 // CreateAccessKey creates an access key for the caller, who must be root. The secret is
 // returned encrypted to answerKey (see keymat.SealTo); the caller gets no other copy.
-// Errors: ErrValidation, ErrLimitExceeded for a third access key, ErrAccessDenied,
+// Errors: ErrValidation, LimitExceeded for a third access key, ErrAccessDenied,
 // ErrUnrecognizedClient, ErrUnavailable.
 func (e *Engine) CreateAccessKey(ctx context.Context, c *iam.Caller, answerKey []byte) (id string, sealed []byte, err error) {
 	if err := e.hasRoom(); err != nil {
@@ -176,45 +152,12 @@ func (e *Engine) CreateAccessKey(ctx context.Context, c *iam.Caller, answerKey [
 		return "", nil, kmsapi.Errorf(kmsapi.ErrValidation, "The answer key must be an uncompressed point on P-256.")
 	}
 	err = e.byRoot(ctx, c, "CreateAccessKey", "create access keys", record.Event{}, func(ev *request.Evaluation, done *record.Event) error {
-		o, err := e.vault.Current()
-		if err != nil {
+		return iamops.RootOf(ev).NewKey(ev, func(made *fsmpb.Credential, secret []byte) (err error) {
+			id = made.Id
+			done.Response = []*auditpb.Field{auditfield.Text("accessKeyId", id)}
+			sealed, err = keymat.SealTo(answerKey, accessKeyInfo(id), secret)
 			return err
-		}
-		own, err := credentialsOfCaller(ev)
-		if err != nil {
-			return err
-		}
-		keys := 0
-		for _, c := range own {
-			if c.Kind == fsmpb.CredentialKind_CREDENTIAL_KIND_ACCESS_KEY {
-				keys++
-			}
-		}
-		// The limit keeps unused keys from piling up. Two concurrent calls may exceed it.
-		if keys >= maxAccessKeys {
-			return kmsapi.Errorf(kmsapi.ErrLimitExceeded, "There are %d access keys already. Delete one that is not in use.", keys)
-		}
-		var made *fsmpb.Credential
-		keymat.Scrub(func() {
-			var secret *keymat.Secret
-			made, secret, err = iam.NewAccessKey(e.vault.Arena(), o, request.AccountOf(ev), ev.Principal().ARN, record.Now(ev.State, e.clock).UnixNano())
-			if err != nil {
-				return
-			}
-			defer secret.Destroy()
-			err = secret.With(func(b []byte) error {
-				sealed, err = keymat.SealTo(answerKey, accessKeyInfo(made.Id), b)
-				return err
-			})
 		})
-		if err != nil {
-			return vault.Gone(err)
-		}
-		id = made.Id
-		done.Response = []*auditpb.Field{auditfield.Text("accessKeyId", id)}
-		ev.Credential(request.AccountOf(ev), id) // the record requires that the id is not in use
-		ev.Change(&fsmpb.Change{Change: &fsmpb.Change_PutCredential{PutCredential: made}})
-		return nil
 	})
 	if err != nil {
 		return "", nil, err
@@ -225,7 +168,7 @@ func (e *Engine) CreateAccessKey(ctx context.Context, c *iam.Caller, answerKey [
 // DeleteCredential deletes a credential of the caller, who must be root: an access key, or
 // the entry that lets a client certificate with a certain URI act as root. Once it has
 // returned, no node answers a request that is received with the credential or with a
-// session opened with it. Errors: ErrNotFound, ErrInvalidState for the last credential,
+// session opened with it. Errors: NoSuchEntity, DeleteConflict for the last active one,
 // ErrAccessDenied, ErrUnrecognizedClient, ErrUnavailable.
 func (e *Engine) DeleteCredential(ctx context.Context, c *iam.Caller, id string) error {
 	if id == "" || len(id) > vault.MaxCredentialID {
@@ -233,25 +176,7 @@ func (e *Engine) DeleteCredential(ctx context.Context, c *iam.Caller, id string)
 	}
 	ask := record.Event{Parameters: []*auditpb.Field{auditfield.Text("credential", id)}}
 	return e.byRoot(ctx, c, "DeleteCredential", "delete credentials", ask, func(ev *request.Evaluation, _ *record.Event) error {
-		// The other credentials are part of the read set, so that two concurrent calls
-		// cannot delete the last two.
-		own, err := credentialsOfCaller(ev)
-		if err != nil {
-			return err
-		}
-		found := false
-		for _, c := range own {
-			found = found || c.Id == id
-		}
-		switch {
-		case !found:
-			ev.Credential(request.AccountOf(ev), id)
-			return kmsapi.Errorf(kmsapi.ErrNotFound, "Root has no credential %s.", id)
-		case len(own) == 1:
-			return kmsapi.Errorf(kmsapi.ErrInvalidState, "This is the last credential of the account's root user. Create an access key first, and delete this one with that.")
-		}
-		ev.Change(&fsmpb.Change{Change: &fsmpb.Change_DeleteCredential{DeleteCredential: &fsmpb.CredentialID{Account: uint64(request.AccountOf(ev)), Id: id}}})
-		return nil
+		return iamops.RootOf(ev).Delete(ev, id)
 	})
 }
 
@@ -265,7 +190,7 @@ func (e *Engine) RevokeSessions(ctx context.Context, c *iam.Caller) error {
 		if err != nil {
 			return err
 		}
-		own, err := credentialsOfCaller(ev)
+		own, err := iamops.RootOf(ev).Credentials(ev)
 		if err != nil {
 			return err
 		}

@@ -9,6 +9,7 @@ import (
 	"github.com/conclavekms/conclave/fsm/fsmpb"
 	"github.com/conclavekms/conclave/keyengine/ceremony"
 	"github.com/conclavekms/conclave/keyengine/iam"
+	"github.com/conclavekms/conclave/keyengine/iamapi"
 	"github.com/conclavekms/conclave/keyengine/internal/enginetest"
 	"github.com/conclavekms/conclave/keyengine/internal/keymat"
 	"github.com/conclavekms/conclave/keyengine/kmsapi"
@@ -119,15 +120,15 @@ func TestLastCredential(t *testing.T) {
 	c := newTestCluster(t, withNodes(2), withShares(3, 2))
 	res, n1, n2 := c.initResult, c.engine, c.engines["n2"]
 	root := rootCaller(t, n1, res)
-	if err := n1.DeleteCredential(t.Context(), root, res.AccessKeyID); !errors.Is(err, kmsapi.ErrInvalidState) {
-		t.Errorf("deleting the only credential: got error %v, want KMSInvalidStateException", err)
+	if err := n1.DeleteCredential(t.Context(), root, res.AccessKeyID); !errors.Is(err, iamapi.ErrDeleteConflict) {
+		t.Errorf("deleting the only credential: got error %v, want DeleteConflict", err)
 	}
-	if err := n1.DeleteCredential(t.Context(), root, "AKIAAAAAAAAAAAAAAAAA"); !errors.Is(err, kmsapi.ErrNotFound) {
-		t.Errorf("deleting a credential that does not exist: got error %v, want NotFoundException", err)
+	if err := n1.DeleteCredential(t.Context(), root, "AKIAAAAAAAAAAAAAAAAA"); !errors.Is(err, iamapi.ErrNoSuchEntity) {
+		t.Errorf("deleting a credential that does not exist: got error %v, want NoSuchEntity", err)
 	}
 	made := createAccessKey(t, n1, root, res)
-	if _, _, err := n1.CreateAccessKey(t.Context(), root, pointOf(t, n1)); !errors.Is(err, kmsapi.ErrLimitExceeded) {
-		t.Errorf("creating a third access key: got error %v, want LimitExceededException", err)
+	if _, _, err := n1.CreateAccessKey(t.Context(), root, pointOf(t, n1)); !errors.Is(err, iamapi.ErrLimitExceeded) {
+		t.Errorf("creating a third access key: got error %v, want LimitExceeded", err)
 	}
 	if _, _, err := n1.CreateAccessKey(t.Context(), root, []byte("key")); !errors.Is(err, kmsapi.ErrValidation) {
 		t.Errorf("with an invalid answer key: got error %v, want ValidationException", err)
@@ -139,8 +140,8 @@ func TestLastCredential(t *testing.T) {
 	if err := n1.DeleteCredential(t.Context(), rootCaller(t, n1, res), made.AccessKeyID); err != nil {
 		t.Fatal(err)
 	}
-	if err := n2.DeleteCredential(t.Context(), behind, res.AccessKeyID); !errors.Is(err, kmsapi.ErrInvalidState) {
-		t.Errorf("deleting the last credential on a node that is behind: got error %v, want KMSInvalidStateException", err)
+	if err := n2.DeleteCredential(t.Context(), behind, res.AccessKeyID); !errors.Is(err, iamapi.ErrDeleteConflict) {
+		t.Errorf("deleting the last credential on a node that is behind: got error %v, want DeleteConflict", err)
 	}
 	if cr, _ := c.State().Credential(testAccountNumber, res.AccessKeyID); cr == nil {
 		t.Error("the root user has no credential left")

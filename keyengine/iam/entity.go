@@ -2,12 +2,16 @@ package iam
 
 import (
 	"strings"
+	"time"
 
 	"google.golang.org/protobuf/proto"
 
+	"github.com/conclavekms/conclave/auditlog/auditpb"
 	"github.com/conclavekms/conclave/fsm"
 	"github.com/conclavekms/conclave/fsm/fsmpb"
 	"github.com/conclavekms/conclave/keyengine/iam/iampb"
+	"github.com/conclavekms/conclave/keyengine/internal/auditfield"
+	"github.com/conclavekms/conclave/keyengine/internal/record"
 	"github.com/conclavekms/conclave/keyengine/internal/vault"
 	"github.com/conclavekms/conclave/policy"
 )
@@ -106,6 +110,31 @@ func roleEntity(s *fsm.State, session *iampb.Session) (Entity, error) {
 		}
 	}
 	return e, err
+}
+
+// Record sets the fields of a record's identity to those of the entity and the credential that
+// it used, as in CloudTrail: a user has its unique id as principalId, and temporary credentials
+// have a sessionContext, which names the role of a session.
+func (e *Entity) Record(id *auditpb.Identity, credential string) {
+	record.FillIdentity(id, e.Principal, credential)
+	id.PrincipalId = e.ID
+	if e.Kind == policy.KindFederated { // which has no ARN and is of no account
+		id.Arn, id.AccountId, id.UserName = "", "", e.Subject
+	}
+	if e.Session == nil {
+		return
+	}
+	if e.Role != nil {
+		id.SessionContext = append(id.SessionContext, auditfield.TextMap("sessionIssuer", map[string]string{
+			"type": "Role", "principalId": e.Role.Id, "arn": e.Principal.Role, "accountId": e.Principal.Account, "userName": e.Role.Name,
+		}))
+	}
+	id.SessionContext = append(id.SessionContext, auditfield.TextMap("attributes", map[string]string{
+		"creationDate": time.Unix(0, e.Session.Issued).UTC().Format(time.RFC3339), "mfaAuthenticated": "false",
+	}))
+	if e.Session.SourceIdentity != "" {
+		id.SessionContext = append(id.SessionContext, auditfield.Text("sourceIdentity", e.Session.SourceIdentity))
+	}
 }
 
 func partitionOf(s *fsm.State) string {

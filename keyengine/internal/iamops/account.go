@@ -1,13 +1,17 @@
 package iamops
 
 import (
+	"strings"
+	"unicode"
+
+	"google.golang.org/protobuf/proto"
+
 	"github.com/conclavekms/conclave/fsm"
 	"github.com/conclavekms/conclave/fsm/fsmpb"
 	"github.com/conclavekms/conclave/keyengine/iam"
 	"github.com/conclavekms/conclave/keyengine/iamapi"
 	"github.com/conclavekms/conclave/keyengine/internal/request"
-
-	"google.golang.org/protobuf/proto"
+	"github.com/conclavekms/conclave/keyengine/kmsapi"
 )
 
 // ownAccount returns the object of the caller's account, and adds it to the read set. The
@@ -26,6 +30,29 @@ func putAccount(ev *request.Evaluation, edit func(*fsmpb.Account)) {
 	edit(next)
 	ev.Change(&fsmpb.Change{Change: &fsmpb.Change_PutAccount{PutAccount: next}})
 }
+
+// NewAccount adds a new account to the record, with an access key of its root user, and calls
+// use with the secret. number is the account's number of twelve digits, and name is what the
+// operators call it.
+func NewAccount(ev *request.Evaluation, number, name string, use func(c *fsmpb.Credential, secret []byte) error) error {
+	a, ok := fsm.ParseAccount(number)
+	if !ok {
+		return kmsapi.Errorf(kmsapi.ErrValidation, "An account has a number of twelve digits.")
+	}
+	if len(name) > maxAccountName || strings.ContainsFunc(name, func(r rune) bool { return !unicode.IsPrint(r) }) {
+		return kmsapi.Errorf(kmsapi.ErrValidation, "The name of an account has at most %d bytes of printable text.", maxAccountName)
+	}
+	if a == fsm.AccountOf(ev.State) || request.Read[*fsmpb.Account](ev, fsm.AccountID(a)) != nil {
+		return exists("The account %s already exists.", number)
+	}
+	m := &fsmpb.Account{Account: uint64(a), Name: name, Created: ev.Now().UnixNano()}
+	ev.Change(&fsmpb.Change{Change: &fsmpb.Change_PutAccount{PutAccount: m}})
+	_, err := rootOf(ev, a).makeKey(ev, use)
+	return err
+}
+
+// maxAccountName is the length of the longest name of an account, in bytes.
+const maxAccountName = 256
 
 // createAccountAlias sets the alias of the account, in place of one that it has. Aliases name
 // no account here, so several accounts of a cluster may have the same.

@@ -24,13 +24,16 @@ import (
 // allows. The root user is no object. Its keys are found among the credentials of the account,
 // and each request that adds or removes one changes the account, for the same reason.
 type Owner struct {
-	user *fsmpb.User // nil for the root user
-	root string      // ARN of the root user
+	account fsm.Account
+	user    *fsmpb.User // nil for the root user
+	root    string      // ARN of the root user
 }
 
 // RootOf returns the owner of the credentials of the account's root user.
-func RootOf(ev *request.Evaluation) *Owner {
-	return &Owner{root: request.RootARN(partition(ev), request.AccountOf(ev).String())}
+func RootOf(ev *request.Evaluation) *Owner { return rootOf(ev, request.AccountOf(ev)) }
+
+func rootOf(ev *request.Evaluation, a fsm.Account) *Owner {
+	return &Owner{account: a, root: request.RootARN(partition(ev), a.String())}
 }
 
 // ownerNamed authorises the operation on the user with a name, or on the caller if there is
@@ -48,7 +51,7 @@ func ownerNamed(ev *request.Evaluation, name *string) (*Owner, error) {
 		name = &own
 	}
 	u, err := users.find(ev, *name, nil)
-	return &Owner{user: u}, err
+	return &Owner{account: request.AccountOf(ev), user: u}, err
 }
 
 // principal is what the credentials of an owner have as their principal.
@@ -76,7 +79,7 @@ func (o *Owner) Credentials(ev *request.Evaluation) (list []*fsmpb.Credential, e
 	if err != nil {
 		return nil, err
 	}
-	a := request.AccountOf(ev)
+	a := o.account
 	if o.user != nil {
 		for _, id := range o.user.AccessKeys {
 			if c := ev.Credential(a, id); c != nil {
@@ -133,10 +136,6 @@ func (o *Owner) relist(ev *request.Evaluation, edit func(ids []string) []string)
 
 // NewKey adds a new access key of the owner to the record, and calls use with its secret.
 func (o *Owner) NewKey(ev *request.Evaluation, use func(c *fsmpb.Credential, secret []byte) error) error {
-	opened, err := ev.Vault.Current()
-	if err != nil {
-		return err
-	}
 	had, err := o.keys(ev)
 	if err != nil {
 		return err
@@ -144,23 +143,34 @@ func (o *Owner) NewKey(ev *request.Evaluation, use func(c *fsmpb.Credential, sec
 	if quota := ev.Quotas.AccessKeys; len(had) >= quota {
 		return quotaExceeded("AccessKeysPerUser", quota)
 	}
-	a := request.AccountOf(ev)
-	var made *fsmpb.Credential
+	made, err := o.makeKey(ev, use)
+	if err != nil {
+		return err
+	}
+	o.relist(ev, func(ids []string) []string { return append(ids, made.Id) })
+	return nil
+}
+
+// makeKey is NewKey without the quota and the owner's list.
+func (o *Owner) makeKey(ev *request.Evaluation, use func(c *fsmpb.Credential, secret []byte) error) (made *fsmpb.Credential, err error) {
+	opened, err := ev.Vault.Current()
+	if err != nil {
+		return nil, err
+	}
 	keymat.Scrub(func() {
 		var secret *keymat.Secret
-		if made, secret, err = iam.NewAccessKey(ev.Vault.Arena(), opened, a, o.principal(), ev.Now().UnixNano()); err != nil {
+		if made, secret, err = iam.NewAccessKey(ev.Vault.Arena(), opened, o.account, o.principal(), ev.Now().UnixNano()); err != nil {
 			return
 		}
 		defer secret.Destroy()
 		err = secret.With(func(b []byte) error { return use(made, b) })
 	})
 	if err != nil {
-		return vault.Gone(err)
+		return nil, vault.Gone(err)
 	}
-	ev.Credential(a, made.Id) // the record requires that the id is not in use
+	ev.Credential(o.account, made.Id) // the record requires that the id is not in use
 	ev.Change(&fsmpb.Change{Change: &fsmpb.Change_PutCredential{PutCredential: made}})
-	o.relist(ev, func(ids []string) []string { return append(ids, made.Id) })
-	return nil
+	return made, nil
 }
 
 // find returns the access key of an owner with an id.
@@ -172,7 +182,7 @@ func (o *Owner) find(ev *request.Evaluation, id string) (*fsmpb.Credential, []*f
 	if i := slices.IndexFunc(list, func(c *fsmpb.Credential) bool { return c.Id == id }); i >= 0 {
 		return list[i], list, nil
 	}
-	ev.Credential(request.AccountOf(ev), id)
+	ev.Credential(o.account, id)
 	return nil, nil, noSuch("The Access Key with id %s cannot be found.", id)
 }
 

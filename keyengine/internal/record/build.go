@@ -1,6 +1,7 @@
 package record
 
 import (
+	"cmp"
 	"crypto/rand"
 	"fmt"
 	"time"
@@ -58,10 +59,13 @@ func auditRecord(node string, c *fsmpb.Cluster, id []byte, ev *Event) *auditpb.R
 	rec.EventTime, rec.EventName, rec.EventType, rec.EventSource = ev.At.UnixNano(), ev.Name, ev.Kind, sourceConclave
 	if ev.Kind == KindCall || ev.Kind == KindService {
 		rec.EventSource = sourceKMS
+		if ev.Service != "" && ev.Service != "kms" {
+			rec.EventSource = ev.Service + ".amazonaws.com"
+		}
 	}
 	rec.Identity, rec.SourceIp, rec.UserAgent = ev.Identity, ev.SourceIP, ev.UserAgent
 	rec.Transport, rec.Tls = ev.Transport, ev.TLS
-	rec.Region, rec.RecipientAccountId, rec.Node = ev.Region, c.GetAccount(), node
+	rec.Region, rec.RecipientAccountId, rec.Node = ev.Region, cmp.Or(ev.Account, c.GetAccount()), node
 	rec.RequestParameters, rec.ResponseElements, rec.ReadOnly = ev.Parameters, ev.Response, ev.ReadOnly
 	rec.Additional, rec.ServiceEventDetails, rec.Resources = ev.Additional, ev.Details, ev.Resources
 	rec.ErrorCode, rec.ErrorMessage = Outcome(ev.Err)

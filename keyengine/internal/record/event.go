@@ -12,13 +12,13 @@ import (
 
 // Values of an audit record's eventType.
 const (
-	KindCall     = "AwsApiCall"            // an operation of AWS KMS
+	KindCall     = "AwsApiCall"            // an operation of a service of AWS
 	KindService  = "AwsServiceEvent"       // done by the service itself
 	KindOperator = "ConclaveOperatorEvent" // done by an operator
 	KindConclave = "ConclaveApiCall"       // requested by a caller, with a call that AWS does not have
 )
 
-// Values of an audit record's eventSource.
+// Values of an audit record's eventSource, besides those of other services; see Event.Service.
 const (
 	sourceKMS      = "kms.amazonaws.com"
 	sourceConclave = "conclave"
@@ -28,6 +28,8 @@ const (
 // or something that the service itself did. [Build] makes a record of it.
 type Event struct {
 	Name, Kind string
+	Service    string    // of a KindCall, such as "iam"; default: "kms"
+	Account    string    // whose request it is; default: the account that the cluster was initialised with
 	Region     string    // default: the cluster's default Region
 	RequestID  [16]byte  // default: random
 	At         time.Time // default: now
@@ -61,22 +63,23 @@ func IdentityOf(p policy.Principal, credential string) *auditpb.Identity {
 	return id
 }
 
-// FillIdentity sets the fields of a record's identity.
+// FillIdentity sets the fields of a record's identity that follow from the principal and its
+// credential.
 func FillIdentity(id *auditpb.Identity, p policy.Principal, credential string) {
-	id.Arn, id.AccountId, id.PrincipalId, id.UserName = p.ARN, p.Account, p.Account, p.Name
+	id.Arn, id.AccountId, id.PrincipalId = p.ARN, p.Account, p.Account
 	switch p.Kind {
 	case policy.KindRoot:
 		id.Type = "Root"
 	case policy.KindUser:
-		id.Type = "IAMUser"
+		id.Type, id.UserName = "IAMUser", p.Name
 	case policy.KindFederated:
 		id.Type = "WebIdentityUser"
 	case policy.KindService:
-		id.Type, id.InvokedBy, id.Arn = "AWSService", p.Name, ""
+		id.Type, id.UserName, id.InvokedBy, id.Arn = "AWSService", p.Name, p.Name, ""
 	default:
 		id.Type = p.Kind.String()
 	}
-	if kind, _, ok := accesskey.Parse(credential); ok && kind == accesskey.LongTerm {
+	if _, _, ok := accesskey.Parse(credential); ok {
 		id.AccessKeyId = credential
 	} else {
 		id.Certificate = credential

@@ -37,14 +37,12 @@ func (ev *Attempt) describe(e *record.Event) {
 	}
 	c, caller := ev.Cluster(), ev.Caller
 	e.Name, e.Kind, e.Region, e.RequestID = ev.Op.Name, record.KindCall, ev.Region(), caller.RequestID
+	e.Service, e.Account = string(ev.Op.Service), ev.Principal().Account
 	e.SourceIP, e.UserAgent, e.Transport, e.Err = caller.SourceIP, caller.UserAgent, caller.Transport, ev.Err
 	e.Parameters, e.ReadOnly = ev.Op.recorded.Fields(ev.Input), ev.Op.ReadOnly
 	e.Reads, e.NotBefore, e.NotAfter, e.Changes, e.Uses = ev.Reads, ev.NotBefore, ev.NotAfter, ev.Changes, ev.uses
 	e.Identity = &b.identity
-	record.FillIdentity(e.Identity, ev.Principal(), caller.Identity.Credential())
-	if ev.who.Kind == policy.KindFederated { // which has no ARN and is of no account
-		b.identity.PrincipalId, b.identity.Arn, b.identity.AccountId, b.identity.UserName = ev.who.ID, "", "", ev.who.Subject
-	}
+	ev.who.Record(e.Identity, caller.Identity.Credential())
 	if caller.TLS != (iam.TLS{}) {
 		e.TLS = &b.tls
 		e.TLS.Version, e.TLS.Cipher = caller.TLS.Version, caller.TLS.Cipher
