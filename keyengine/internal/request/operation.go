@@ -55,6 +55,8 @@ type Operation struct {
 	input     *kmsapi.Schema
 	output    *kmsapi.Schema
 	recorded  auditfield.Members
+	// requestKeys says where condition keys have their values in the input.
+	requestKeys map[actionKey]valueOf
 	newInput  func() any
 	newOutput func() any
 	empty     bool // no output
@@ -93,6 +95,7 @@ func Define[In, Out any](op Operation, run func(*Evaluation, *In) (*Out, error),
 	}
 	op.input, op.output = kmsapi.InputSchema[In](), kmsapi.OutputSchema[Out]()
 	op.recorded = auditfield.NewMembers(op.input)
+	op.requestKeys = requestKeysOf(&op)
 	op.newInput = func() any { return new(In) }
 	op.newOutput = func() any { return new(Out) }
 	_, op.empty = any(new(Out)).(*None)
