@@ -52,16 +52,16 @@ type Operation struct {
 	RecordKey string
 
 	// Set by Define.
-	input     *kmsapi.Schema
-	output    *kmsapi.Schema
-	recorded  auditfield.Members
+	input    *kmsapi.Schema
+	output   *kmsapi.Schema
+	recorded auditfield.Members
 	// requestKeys says where condition keys have their values in the input.
 	requestKeys map[actionKey]valueOf
-	newInput  func() any
-	newOutput func() any
-	empty     bool // no output
-	run       func(*Evaluation, any) (any, error)
-	respond   func(out any, r []*auditpb.Resource) []*auditpb.Field
+	newInput    func() any
+	newOutput   func() any
+	empty       bool // no output
+	run         func(*Evaluation, any) (any, error)
+	respond     func(out any, r []*auditpb.Resource) []*auditpb.Field
 }
 
 // NewInput returns a pointer to a new input of the operation.
