@@ -375,6 +375,38 @@ func TestUses(t *testing.T) {
 	}
 }
 
+// A record that read the newest use of a key is accepted only if the key was not used since,
+// also by a record before it in the same batch.
+func TestUseInReadSet(t *testing.T) {
+	m := newMachine(t)
+	id, other := testKey(1), testKey(2)
+	wantVerdicts(t, m.propose(record(putKey(keyOf(id)), putKey(keyOf(other)))), Accepted)
+	v := m.index
+	last := func(id KeyID, at Version) *fsmpb.Record {
+		return reads(record(), fsmpb.Kind_KIND_KEY_USE, id.Bytes(), at)
+	}
+	use := func() *fsmpb.Record { return used(reads(record(), fsmpb.Kind_KIND_KEY, id.Bytes(), v), 0, 3) }
+	wantVerdicts(t, m.propose(last(id, 0), use(), last(id, 0), last(other, 0), last(testKey(7), 0)), Accepted, Accepted, Conflict, Accepted, Accepted)
+	first := Version(LastUse(m.fsm.Current(), id))
+	if int64(first) != m.fsm.Current().Time() {
+		t.Fatalf("the key was last used at %d, want %d", first, m.fsm.Current().Time())
+	}
+	if got := m.fsm.Current().VersionOf(fsmpb.Kind_KIND_KEY_USE, id.Bytes()); got != first {
+		t.Errorf("the version of the use is %d, want %d", got, first)
+	}
+	m.wall += second
+	wantVerdicts(t, m.propose(last(id, first), use(), last(id, first)), Accepted, Accepted, Conflict)
+	second := Version(LastUse(m.fsm.Current(), id))
+	wantVerdicts(t, m.propose(last(id, second), last(id, second-1), last(id, 0), last(testKey(7), second),
+		reads(record(), fsmpb.Kind_KIND_KEY_USE, []byte("x"), second), reads(record(), fsmpb.Kind_KIND_KEY_USE, nil, 0)),
+		Accepted, Conflict, Conflict, Conflict, Conflict, Accepted)
+	// A node that begins with a snapshot decides the same.
+	if err := m.restore(m.snapshot()); err != nil {
+		t.Fatal(err)
+	}
+	wantVerdicts(t, m.propose(last(id, second), last(id, first)), Accepted, Conflict)
+}
+
 // TestReplicaAfterItsDeletion: the id of a deleted key is used again only for a
 // replica of the same multi-Region key.
 func TestReplicaAfterItsDeletion(t *testing.T) {

@@ -31,7 +31,7 @@ func TestEveryKindHasARow(t *testing.T) {
 	rows := 0
 	for n, name := range fsmpb.Kind_name {
 		r := rowOf(fsmpb.Kind(n))
-		if n == 0 {
+		if n == 0 || fsmpb.Kind(n) == fsmpb.Kind_KIND_KEY_USE { // uses are not in the table
 			if r != nil {
 				t.Errorf("%s has a row", name)
 			}

@@ -12,8 +12,14 @@ import (
 )
 
 // uses remembers the newest use of each key. It is not in the table, since
-// nearly every record changes it and no decision depends on it. Apply changes
+// nearly every record changes it and few decisions depend on it. Apply changes
 // it in place, so that every state shows the newest uses.
+//
+// Read sets name the newest use of a key as KIND_KEY_USE. Apply compares it with
+// the uses of exactly the records before, which are the same on all nodes: a
+// snapshot is taken between two entries, and has all uses. Its version is its
+// time, so that two uses at the same time are one, as they are for a decision by
+// the time that has passed since.
 type uses struct {
 	mu    sync.RWMutex
 	of    map[KeyID]use
@@ -67,6 +73,18 @@ func (u *uses) get(id KeyID) *fsmpb.KeyUse {
 		return nil
 	}
 	return n.proto(id)
+}
+
+// version returns the version of a key's newest use, given the key's id as in read sets;
+// 0 if there is none.
+func (u *uses) version(key []byte) Version {
+	id, ok := parseKeyID(key)
+	if !ok {
+		return 0
+	}
+	u.mu.RLock()
+	defer u.mu.RUnlock()
+	return Version(u.of[id].time)
 }
 
 func (n use) proto(id KeyID) *fsmpb.KeyUse {

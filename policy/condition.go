@@ -172,9 +172,13 @@ func parseConditions(p *statementParser, n *node) ([]condition, error) {
 				return nil, p.malformed(element, quoted(c.key)+" appears twice; the case of keys does not matter")
 			}
 			names[c.name] = true
-			if p.kind == KeyPolicy && c.quantifier == allValues &&
-				(strings.HasPrefix(c.name, "kms:encryptioncontext:") || strings.HasPrefix(c.name, "aws:requesttag/")) {
-				return nil, p.malformed(element, "OverlyPermissiveCondition: "+quoted(c.key)+" has one value, and ForAllValues is true if it is absent")
+			if p.kind == KeyPolicy && c.quantifier == allValues {
+				switch {
+				case strings.HasPrefix(c.name, "kms:encryptioncontext:"):
+					return nil, &SyntaxError{ErrOverlyPermissive, p.index, element, overlyPermissive("encryption context")}
+				case strings.HasPrefix(c.name, "aws:requesttag/"):
+					return nil, &SyntaxError{ErrOverlyPermissive, p.index, element, overlyPermissive("tag")}
+				}
 			}
 			one := c
 			if err := one.parseValues(p, &m.value); err != nil {

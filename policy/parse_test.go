@@ -326,6 +326,15 @@ func TestClientMessage(t *testing.T) {
 	if got := se.ClientMessage(); got != "Policy contains a statement with one or more invalid principals." {
 		t.Errorf("ClientMessage() = %q", got)
 	}
+	for key, want := range map[string]string{
+		"kms:EncryptionContext:a": "OverlyPermissiveCondition: Using the ForAllValues set operator with a single-valued condition key matches requests without the specified encryption context or with an unspecified encryption context. To fix, remove ForAllValues.",
+		"aws:RequestTag/a":        "OverlyPermissiveCondition: Using the ForAllValues set operator with a single-valued condition key matches requests without the specified tag or with an unspecified tag. To fix, remove ForAllValues.",
+	} {
+		_, err := Parse(KeyPolicy, []byte(inCondition(`"ForAllValues:StringEquals":{"`+key+`":"x"}`)))
+		if !errors.As(err, &se) || se.ClientMessage() != want {
+			t.Errorf("%s: got %v, want the message %q", key, err, want)
+		}
+	}
 	_, err = Parse(KeyPolicy, []byte(`{"Id":7}`))
 	if got, want := err.Error(), "malformed policy document: Id: not a string"; got != want {
 		t.Errorf("Error() = %q, want %q", got, want)

@@ -16,12 +16,16 @@ import (
 // only if a condition asked for it.
 type Conditions struct {
 	ev *Evaluation
+	// action is what the caller wants to do, and resource the ARN of what with.
+	action, resource string
 	// target is the key that the request is about, or nil.
 	target *Target
-	// resource is the ARN of the resource.
-	resource string
-	// encryption is the encryption context of the request.
+	// encryption is the encryption context of the request, or of the grant's constraint.
 	encryption map[string]string
+	// grant is the grant that the request creates or retires, or nil.
+	grant *fsmpb.Grant
+	// New is the key that the request is to create, or nil. It has the tags of the request.
+	New *fsmpb.Key
 	// Tags are the tags of the resource if it is not a key.
 	Tags []*fsmpb.Tag
 	// More has further values, by key in lower case, which come first.
@@ -34,7 +38,7 @@ func (c *Conditions) Values(key string) []string {
 		return v
 	}
 	if name, ok := strings.CutPrefix(key, "kms:"); ok {
-		return kmsValues(c, name)
+		return c.kmsValues(name)
 	}
 	if tag, ok := strings.CutPrefix(key, "iam:resourcetag/"); ok {
 		return tagValue(c.Tags, tag)
@@ -154,6 +158,10 @@ func (c *Conditions) requestValues(name string) []string {
 	if tag, ok := strings.CutPrefix(name, "resourcetag/"); ok {
 		if c.target != nil {
 			return tagValue(c.ev.KeyTags(c.target.ID).GetTags(), tag)
+		}
+		if c.New != nil {
+			tags, _ := requestTags(c.ev.Input)
+			return tagValue(tags, tag)
 		}
 		return tagValue(c.Tags, tag)
 	}

@@ -57,14 +57,16 @@ type Operation struct {
 	RecordKey string
 
 	// Set by Define.
-	input     *kmsapi.Schema
-	output    *kmsapi.Schema
-	recorded  auditfield.Members
-	newInput  func() any
-	newOutput func() any
-	empty     bool // no output
-	run       func(*Evaluation, any) (any, error)
-	respond   func(out any, r []*auditpb.Resource) []*auditpb.Field
+	input    *kmsapi.Schema
+	output   *kmsapi.Schema
+	recorded auditfield.Members
+	// requestKeys says where condition keys have their values in the input.
+	requestKeys map[actionKey]valueOf
+	newInput    func() any
+	newOutput   func() any
+	empty       bool // no output
+	run         func(*Evaluation, any) (any, error)
+	respond     func(out any, r []*auditpb.Resource) []*auditpb.Field
 }
 
 // NewInput returns a pointer to a new input of the operation.
@@ -98,6 +100,7 @@ func Define[In, Out any](op Operation, run func(*Evaluation, *In) (*Out, error),
 	}
 	op.input, op.output = kmsapi.InputSchema[In](), kmsapi.OutputSchema[Out]()
 	op.recorded = auditfield.NewMembers(op.input)
+	op.requestKeys = requestKeysOf(&op)
 	op.newInput = func() any { return new(In) }
 	op.newOutput = func() any { return new(Out) }
 	_, op.empty = any(new(Out)).(*None)
