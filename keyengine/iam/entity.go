@@ -25,6 +25,11 @@ type Entity struct {
 	Role *fsmpb.Role
 	// Session is set for temporary credentials.
 	Session *iampb.Session
+	// Provider is set for a web identity and for a session that one has opened: the
+	// identity provider that vouches for it.
+	Provider *fsmpb.OidcProvider
+	// Subject is what the provider calls a web identity that has no session yet.
+	Subject string
 }
 
 // EntityARN returns the ARN of a user, group, role or managed policy; kind is "user",
@@ -93,7 +98,14 @@ func roleEntity(s *fsm.State, session *iampb.Session) (Entity, error) {
 	if err == nil {
 		p, err = p.WithRole(RoleARN(partition, r))
 	}
-	return Entity{Principal: p, Account: account, ID: r.Id + ":" + session.Name, Role: r, Session: session}, err
+	e := Entity{Principal: p, Account: account, ID: r.Id + ":" + session.Name, Role: r, Session: session}
+	if err == nil && session.Issuer != "" {
+		e.Provider, _ = fsm.Object[*fsmpb.OidcProvider](s, fsm.OidcProviderID(account, session.Issuer))
+		if e.Provider == nil {
+			return Entity{}, ErrUnrecognized
+		}
+	}
+	return e, err
 }
 
 func partitionOf(s *fsm.State) string {
@@ -101,10 +113,18 @@ func partitionOf(s *fsm.State) string {
 	return c.GetPartition()
 }
 
-// ended reports whether a session has ended before its time: its role's sessions were
-// revoked.
-func ended(e *Entity) bool {
-	return e.Session.Issued < e.Role.RevokedBefore
+// ended reports whether a session of a role has ended at the time of the state, or before its
+// time: the sessions of its role, or of the identities of its identity provider, were revoked,
+// or the provider was deleted and registered again since.
+func ended(s *fsm.State, e *Entity) bool {
+	issued := e.Session.Issued
+	return s.Time() >= e.Session.Expires || issued < e.Role.RevokedBefore ||
+		e.Provider != nil && (issued < e.Provider.RevokedBefore || issued < e.Provider.Created)
+}
+
+// ProviderARN returns the ARN of an identity provider.
+func ProviderARN(partition string, p *fsmpb.OidcProvider) string {
+	return EntityARN(partition, p.Account, "oidc-provider", "/", p.Url)
 }
 
 // ProviderURL returns the URL in the ARN of an identity provider.

@@ -69,6 +69,8 @@ func FillIdentity(id *auditpb.Identity, p policy.Principal, credential string) {
 		id.Type = "Root"
 	case policy.KindUser:
 		id.Type = "IAMUser"
+	case policy.KindFederated:
+		id.Type = "WebIdentityUser"
 	case policy.KindService:
 		id.Type, id.InvokedBy, id.Arn = "AWSService", p.Name, ""
 	default:

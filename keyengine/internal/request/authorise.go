@@ -10,6 +10,7 @@ import (
 	"github.com/conclavekms/conclave/fsm"
 	"github.com/conclavekms/conclave/fsm/fsmpb"
 	"github.com/conclavekms/conclave/keyengine/iam"
+	"github.com/conclavekms/conclave/keyengine/iamapi"
 	"github.com/conclavekms/conclave/keyengine/kmsapi"
 	"github.com/conclavekms/conclave/policy"
 )
@@ -197,6 +198,16 @@ func Exists(ev *Evaluation, p policy.Principal) bool {
 		return Read[*fsmpb.OidcProvider](ev, fsm.OidcProviderID(account, iam.ProviderURL(p.ARN))) != nil
 	}
 	return false
+}
+
+// MalformedDocument returns the error of IAM and STS for a policy document that policy.Parse
+// refuses.
+func MalformedDocument(err error) error {
+	e, ok := errors.AsType[*policy.SyntaxError](err)
+	if !ok {
+		return err
+	}
+	return kmsapi.Errorf(iamapi.ErrMalformedPolicyDocument, "%s", e.ClientMessage())
 }
 
 func malformed(err error) error {

@@ -7,6 +7,7 @@ import (
 
 	"github.com/conclavekms/conclave/fsm"
 	"github.com/conclavekms/conclave/fsm/fsmpb"
+	"github.com/conclavekms/conclave/keyengine/iam/iampb"
 	"github.com/conclavekms/conclave/policy"
 )
 
@@ -37,7 +38,7 @@ func (c *Conditions) Values(key string) []string {
 	}
 	name, ok := strings.CutPrefix(key, "aws:")
 	if !ok {
-		return nil
+		return webValues(c.ev.Who().Session, key)
 	}
 	if v := c.callerValues(name); v != nil {
 		return v
@@ -170,6 +171,22 @@ func (c *Conditions) Holds(from, to time.Time) {
 		b = to.UnixNano()
 	}
 	c.ev.Within(a, b)
+}
+
+// webValues returns the values of the condition keys that a session keeps of the web identity
+// that has opened it.
+func webValues(s *iampb.Session, key string) []string {
+	issuer := s.GetIssuer()
+	if issuer == "" {
+		return nil
+	}
+	switch name, ok := strings.CutPrefix(key, fsm.EntityName(issuer)+":"); {
+	case ok && name == "sub":
+		return one(s.Subject)
+	case ok && name == "aud":
+		return one(s.Audience)
+	}
+	return nil
 }
 
 func one(s string) []string {

@@ -28,6 +28,9 @@ type Evaluation struct {
 	Op     *Operation
 	Input  any // of the operation
 
+	// Proved is what Operation.Prove leaves for the operation.
+	Proved any
+
 	who      iam.Entity // the caller in State; see Admit
 	ownRules *ownRules  // cached by rules
 

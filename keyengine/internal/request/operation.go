@@ -4,6 +4,7 @@ import (
 	"cmp"
 
 	"github.com/conclavekms/conclave/auditlog/auditpb"
+	"github.com/conclavekms/conclave/keyengine/iam"
 	"github.com/conclavekms/conclave/keyengine/internal/auditfield"
 	"github.com/conclavekms/conclave/keyengine/kmsapi"
 )
@@ -42,6 +43,10 @@ type Operation struct {
 	// Unsigned is set for an operation whose requests carry no signature, as the input
 	// proves who sends it.
 	Unsigned bool
+	// Prove establishes the caller of an operation that is Unsigned, from its input, which is
+	// valid. Until it succeeds, nothing is recorded. What else it finds out is in
+	// Evaluation.Proved. See MayBeBehind for its errors.
+	Prove func(ev *Evaluation, in any) (iam.Entity, error)
 	// CrossAccount is set if the key may belong to another account than the caller.
 	CrossAccount bool
 	// Object is set if AWS answers with an empty object, and not with an empty body, when

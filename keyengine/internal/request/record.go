@@ -42,6 +42,9 @@ func (ev *Attempt) describe(e *record.Event) {
 	e.Reads, e.NotBefore, e.NotAfter, e.Changes, e.Uses = ev.Reads, ev.NotBefore, ev.NotAfter, ev.Changes, ev.uses
 	e.Identity = &b.identity
 	record.FillIdentity(e.Identity, ev.Principal(), caller.Identity.Credential())
+	if ev.who.Kind == policy.KindFederated { // which has no ARN and is of no account
+		b.identity.PrincipalId, b.identity.Arn, b.identity.AccountId, b.identity.UserName = ev.who.ID, "", "", ev.who.Subject
+	}
 	if caller.TLS != (iam.TLS{}) {
 		e.TLS = &b.tls
 		e.TLS.Version, e.TLS.Cipher = caller.TLS.Version, caller.TLS.Cipher
