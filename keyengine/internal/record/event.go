@@ -76,7 +76,7 @@ func FillIdentity(id *auditpb.Identity, p policy.Principal, credential string) {
 	default:
 		id.Type = p.Kind.String()
 	}
-	if kind, _, ok := accesskey.Parse(credential); ok && kind == accesskey.LongTerm {
+	if _, _, ok := accesskey.Parse(credential); ok {
 		id.AccessKeyId = credential
 	} else {
 		id.Certificate = credential
