@@ -711,6 +711,7 @@ func history(t testing.TB, seed uint64, n int) []*raft.Log {
 			}
 			rs = append(rs, r)
 		}
+		rs = append(rs, randomIAM(rnd, shadow.Current()))
 		b := m.batch(rs...)
 		b.Watermark = m.index
 		if rnd.IntN(3) == 0 {

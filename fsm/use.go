@@ -7,6 +7,7 @@ import (
 	"sync"
 
 	"github.com/conclavekms/conclave/fsm/fsmpb"
+	"github.com/conclavekms/conclave/fsm/intern"
 	"github.com/conclavekms/conclave/fsm/wire"
 )
 
@@ -16,7 +17,7 @@ import (
 type uses struct {
 	mu    sync.RWMutex
 	of    map[KeyID]use
-	texts *texts // the Regions' names
+	texts *intern.Texts // the Regions' names
 }
 
 type use struct {
@@ -26,7 +27,7 @@ type use struct {
 	eventID   [16]byte
 }
 
-func newUses() *uses { return &uses{of: make(map[KeyID]use), texts: newTexts()} }
+func newUses() *uses { return &uses{of: make(map[KeyID]use), texts: intern.NewTexts()} }
 
 // note remembers a record's uses, which are all equal to n except for the operation. It
 // ignores a use of something that the record did not read as an existing key.
@@ -46,7 +47,7 @@ func (u *uses) note(r *wire.Record, n use) {
 		}
 		if id, ok := parseKeyID(read.ID); ok {
 			n.operation = one.Operation
-			u.texts.share(&id.Region)
+			u.texts.Share(&id.Region)
 			u.of[id] = n
 		}
 	}
@@ -104,7 +105,7 @@ func (u *uses) replace(list []*fsmpb.KeyUse) {
 	clear(u.of)
 	for _, n := range list {
 		id, _ := owning(n)
-		u.texts.share(&id.Region)
+		u.texts.Share(&id.Region)
 		s := use{operation: n.Operation, time: n.Time}
 		copy(s.requestID[:], n.RequestId)
 		copy(s.eventID[:], n.EventId)

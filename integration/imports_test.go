@@ -132,6 +132,9 @@ var imports = []struct {
 	{"cluster", []string{"transport/admission", "cluster/clusterpb", "fsm/...", "auditlog"}},
 	{"fsm/wire", []string{"fsm/fsmpb"}},
 	{"fsm/clustertime", []string{"fsm/fsmpb"}},
+	{"fsm/form", []string{"fsm/fsmpb"}},
+	{"fsm/intern", nil},
+	{"fsm/regionid", nil},
 	{"fsm/origin", []string{"fsm/fsmpb", "fsm/wire"}},
 	{"fsm/session", []string{"fsm/fsmpb", "fsm/wire"}},
 	{"fsm/snapfile", []string{"fsm/fsmpb", "fsm/wire"}},
@@ -160,7 +163,7 @@ var importers = map[string][]string{
 var generatedMayImport = map[string][]string{"cluster/clusterpb": {"fsm/fsmpb"}}
 
 // pure are the packages that apply consists of.
-var pure = []string{"fsm", "fsm/clustertime", "fsm/origin", "fsm/session", "fsm/snapfile", "fsm/statehash", "fsm/wire"}
+var pure = []string{"fsm", "fsm/clustertime", "fsm/form", "fsm/intern", "fsm/origin", "fsm/regionid", "fsm/session", "fsm/snapfile", "fsm/statehash", "fsm/wire"}
 
 // impure are the standard packages that would let apply depend on something
 // other than the state and the entry.

@@ -49,7 +49,7 @@ func TestAliasForKey(t *testing.T) {
 				k.t = t
 				in := row.in(k)
 				reflect.ValueOf(in).Elem().FieldByName("KeyId").Set(reflect.ValueOf(&name))
-				_, err := c.engine.Do(t.Context(), c.caller(c.root), OperationNamed(row.op), in)
+				_, err := c.engine.Do(t.Context(), c.caller(c.root), OperationNamed(KMS, row.op), in)
 				exists := !strings.HasSuffix(name, "/none")
 				switch {
 				case !slices.Contains(aliasTakers, row.op):
@@ -161,7 +161,7 @@ func TestOrderOfChecks(t *testing.T) {
 					if algorithm == "" {
 						algorithm = cryptops.AlgorithmECDH
 					}
-					_, err := c.engine.Do(t.Context(), c.caller(c.root), OperationNamed(row.op), row.in(id, algorithm))
+					_, err := c.engine.Do(t.Context(), c.caller(c.root), OperationNamed(KMS, row.op), row.in(id, algorithm))
 					return err
 				}
 				of := func(spec, usage string) *stateKey { return newKeyInState(c, spec, usage, originOfState(state), state) }

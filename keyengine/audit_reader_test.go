@@ -70,7 +70,7 @@ func TestReadAuditNeedsPermission(t *testing.T) {
 	c := newTestCluster(t, withShares(3, 2))
 	e := c.engine
 	other := testAccountNumber + 1
-	c.Change(&fsmpb.Change{Change: &fsmpb.Change_PutAccount{PutAccount: &fsmpb.Account{Account: uint64(other), Name: "other"}}})
+	c.Change(&fsmpb.Change{Change: &fsmpb.Change_PutAccount{PutAccount: &fsmpb.Account{Account: uint64(other), Name: "other", Created: 1}}})
 	c.Change(putSigned(t, e, &fsmpb.Credential{
 		Account: uint64(testAccountNumber), Id: "conclave://client/ann", Kind: fsmpb.CredentialKind_CREDENTIAL_KIND_CERTIFICATE, Active: true, Principal: "arn:aws:iam::111122223333:user/ann",
 	}), putSigned(t, e, &fsmpb.Credential{

@@ -11,7 +11,7 @@ import (
 func BenchmarkEvaluateEncrypt(b *testing.B) {
 	c := newTestCluster(b)
 	id, _ := c.newKey()
-	op := OperationNamed("Encrypt")
+	op := OperationNamed(KMS, "Encrypt")
 	in := &kmsapi.EncryptInput{KeyId: &id, Plaintext: make([]byte, 1024), EncryptionContext: map[string]string{"purpose": "bench"}}
 	benchmarkEvaluate(b, c, op, in)
 }
@@ -21,14 +21,14 @@ func BenchmarkEvaluateDecrypt(b *testing.B) {
 	id, _ := c.newKey()
 	context := map[string]string{"purpose": "bench"}
 	enc := must[kmsapi.EncryptOutput](c, "Encrypt", &kmsapi.EncryptInput{KeyId: &id, Plaintext: make([]byte, 1024), EncryptionContext: context})
-	benchmarkEvaluate(b, c, OperationNamed("Decrypt"), &kmsapi.DecryptInput{CiphertextBlob: enc.CiphertextBlob, EncryptionContext: context})
+	benchmarkEvaluate(b, c, OperationNamed(KMS, "Decrypt"), &kmsapi.DecryptInput{CiphertextBlob: enc.CiphertextBlob, EncryptionContext: context})
 }
 
 func BenchmarkEvaluateGenerateDataKey(b *testing.B) {
 	c := newTestCluster(b)
 	id, _ := c.newKey()
 	in := &kmsapi.GenerateDataKeyInput{KeyId: &id, KeySpec: new(kmsapi.DataKeyAES256), EncryptionContext: map[string]string{"purpose": "bench"}}
-	benchmarkEvaluate(b, c, OperationNamed("GenerateDataKey"), in)
+	benchmarkEvaluate(b, c, OperationNamed(KMS, "GenerateDataKey"), in)
 }
 
 func benchmarkEvaluate(b *testing.B, c *testCluster, op *request.Operation, in any) {

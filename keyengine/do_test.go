@@ -42,7 +42,7 @@ func TestNodeThatIsBehind(t *testing.T) {
 	allow := policyDocument(rootStatement, statement("Allow", aliceARN, "kms:*"))
 	enc := must[kmsapi.EncryptOutput](c, "Encrypt", &kmsapi.EncryptInput{KeyId: &id, Plaintext: []byte("x")})
 	onN2 := func(op string, in any) error {
-		_, err := n2.Do(t.Context(), c.caller(alice), OperationNamed(op), in)
+		_, err := n2.Do(t.Context(), c.caller(alice), OperationNamed(KMS, op), in)
 		return err
 	}
 	encrypt := &kmsapi.EncryptInput{KeyId: &id, Plaintext: []byte("x")}
@@ -118,7 +118,7 @@ func TestConflictsEndOnTheLeader(t *testing.T) {
 			}
 			do := func(op string, in any) (any, error) {
 				conflicts = 0
-				out, err := c.engines[node].Do(t.Context(), c.caller(c.root), OperationNamed(op), in)
+				out, err := c.engines[node].Do(t.Context(), c.caller(c.root), OperationNamed(KMS, op), in)
 				if conflicts != record.MaxTries {
 					t.Errorf("%s: got %d conflicts before the leader executed the request, want %d", op, conflicts, record.MaxTries)
 				}
@@ -194,7 +194,7 @@ func TestForwardedRequestsAreChecked(t *testing.T) {
 	t.Parallel()
 	c := newTestCluster(t)
 	id, _ := c.newKey()
-	op, in := OperationNamed("Encrypt"), &kmsapi.EncryptInput{KeyId: &id, Plaintext: []byte("a plaintext that nobody reads on its way"), EncryptionContext: map[string]string{}}
+	op, in := OperationNamed(KMS, "Encrypt"), &kmsapi.EncryptInput{KeyId: &id, Plaintext: []byte("a plaintext that nobody reads on its way"), EncryptionContext: map[string]string{}}
 	o, err := c.engine.vault.Current()
 	if err != nil {
 		t.Fatal(err)
@@ -314,7 +314,7 @@ func TestForwardingLeavesTheStateAlone(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	caller, op := c.caller(c.root), OperationNamed("GetPublicKey")
+	caller, op := c.caller(c.root), OperationNamed(KMS, "GetPublicKey")
 	payload, err := encodeForwarded(o, "n2", caller, op, &kmsapi.GetPublicKeyInput{KeyId: &id})
 	if err != nil {
 		t.Fatal(err)
@@ -401,7 +401,7 @@ func TestNothingIsGivenWithoutARecord(t *testing.T) {
 		"conflict": {fsm.Decision{Verdict: fsm.Conflict}, nil}, "invalid": {fsm.Decision{Verdict: fsm.Invalid}, nil},
 		"late": {fsm.Decision{Verdict: fsm.Accepted, Late: func() bool { return true }}, nil}, "failed": {fsm.Decision{}, fsm.ErrOutcomeUnknown},
 	} {
-		ev := request.Evaluate(t.Context(), c.engine.services, c.State(), c.caller(c.root), OperationNamed("GenerateRandom"), &kmsapi.GenerateRandomInput{NumberOfBytes: new(int32(32))})
+		ev := request.Evaluate(t.Context(), c.engine.services, c.State(), c.caller(c.root), OperationNamed(KMS, "GenerateRandom"), &kmsapi.GenerateRandomInput{NumberOfBytes: new(int32(32))})
 		plaintext := ev.Out.(*kmsapi.GenerateRandomOutput).Plaintext
 		if out, err := c.engine.finish(t.Context(), ev, decision.d, c.engine.events.Settle(t.Context(), decision.d, decision.err)); err == nil || out != nil {
 			t.Errorf("%s: got answer %v, error %v; want an error", name, out, err)
@@ -602,7 +602,7 @@ func TestMetrics(t *testing.T) {
 	_, _ = call[kmsapi.DescribeKeyOutput](c, "DescribeKey", &kmsapi.DescribeKeyInput{KeyId: new("alias/none")})
 	caller := c.caller(c.root)
 	caller.Transport = "made up"
-	if _, err := c.engine.Do(t.Context(), caller, OperationNamed("DescribeKey"), &kmsapi.DescribeKeyInput{KeyId: &id}); err != nil {
+	if _, err := c.engine.Do(t.Context(), caller, OperationNamed(KMS, "DescribeKey"), &kmsapi.DescribeKeyInput{KeyId: &id}); err != nil {
 		t.Fatal(err)
 	}
 	first := true

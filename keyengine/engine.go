@@ -132,7 +132,7 @@ func New(cfg Config) (*Engine, error) {
 	e.services = &request.Services{
 		NodeID: cfg.NodeID, MayGrow: cfg.MayGrow,
 		Authenticator: e.Authenticator, Vault: e.vault, Clock: cfg.Clock, Log: cfg.Logger, Quotas: cfg.Quotas.OrDefault(),
-		Policies: request.NewPolicyCache(), Keys: new(request.KeyCount), Stores: stores, Issuers: webidentity.NewIssuers(cfg.WebIdentities, cfg.Clock.Now), AttestationRoots: cfg.AttestationRoots, ClusterOf: e.cluster,
+		Policies: request.NewPolicyCache(), Keys: request.NewKeyCount(), Users: request.NewUserCount(), Stores: stores, Issuers: webidentity.NewIssuers(cfg.WebIdentities, cfg.Clock.Now), AttestationRoots: cfg.AttestationRoots, ClusterOf: e.cluster,
 	}
 	return e, nil
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"google.golang.org/protobuf/proto"
@@ -185,7 +186,7 @@ func encodeForwarded(o *vault.Opened, from string, c *iam.Caller, op *request.Op
 		account = uint64(id.Account())
 	}
 	return sealMessage(o, forwardContext("request", from, iam.RequestID{}), &forwardpb.Request{
-		Operation: op.Name, RequestId: c.RequestID[:],
+		Operation: forwardedName(op), RequestId: c.RequestID[:],
 		Principal: id.Principal().ARN, Credential: id.Credential(), Proof: id.Proof(), Session: id.Session(),
 		Region: c.Region, SourceIp: c.SourceIP, UserAgent: c.UserAgent, Transport: c.Transport,
 		TlsVersion: c.TLS.Version, TlsCipher: c.TLS.Cipher, SourceArn: c.SourceArn,
@@ -205,6 +206,27 @@ func decodeForwarded(o *vault.Opened, from string, payload []byte) (*iam.Caller,
 	return readForwarded(f)
 }
 
+// forwardedName is the name of an operation in forwarded requests: that of AWS, after the
+// service unless that is KMS, whose operations the first releases forwarded by name alone.
+func forwardedName(op *request.Operation) string {
+	if op.Service == KMS {
+		return op.Name
+	}
+	return string(op.Service) + ":" + op.Name
+}
+
+// forwardedOperation returns the operation with a name as in forwardedName, or nil.
+func forwardedOperation(name string) *request.Operation {
+	service, rest, ok := strings.Cut(name, ":")
+	if !ok {
+		return OperationNamed(KMS, name)
+	}
+	if service == string(KMS) {
+		return nil // an operation has one name
+	}
+	return OperationNamed(Service(service), rest)
+}
+
 // readForwarded decodes a forwarded request. On failure it wipes the request.
 func readForwarded(f *forwardpb.Request) (_ *iam.Caller, _ *request.Operation, in any, err error) {
 	defer func() {
@@ -212,7 +234,7 @@ func readForwarded(f *forwardpb.Request) (_ *iam.Caller, _ *request.Operation, i
 			forward.Wipe(f.Input)
 		}
 	}()
-	op := OperationNamed(f.Operation)
+	op := forwardedOperation(f.Operation)
 	switch {
 	case op == nil:
 		return nil, nil, nil, fmt.Errorf("%w: operation %.64q", ErrForwarded, f.Operation)

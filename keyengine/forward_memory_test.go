@@ -120,7 +120,7 @@ func copiesOfForwarded(t *testing.T) int {
 	h := newHidden()
 	do := func(name string, in any) any {
 		t.Helper()
-		op := OperationNamed(name)
+		op := OperationNamed(KMS, name)
 		forwarded := replica.Forwarded.Load()
 		out, err := c.engines["n2"].Do(t.Context(), c.caller(c.root), op, in)
 		if err != nil {
@@ -139,10 +139,10 @@ func copiesOfForwarded(t *testing.T) int {
 		h.add(plaintext)
 		blob := do("Encrypt", &kmsapi.EncryptInput{KeyId: &id, Plaintext: plaintext}).(*kmsapi.EncryptOutput).CiphertextBlob
 		opened := do("Decrypt", &kmsapi.DecryptInput{CiphertextBlob: bytes.Clone(blob)})
-		OperationNamed("Decrypt").Output().Wipe(opened)
+		OperationNamed(KMS, "Decrypt").Output().Wipe(opened)
 		key := do("GenerateDataKey", &kmsapi.GenerateDataKeyInput{KeyId: &id, KeySpec: new("AES_256")})
 		h.add(key.(*kmsapi.GenerateDataKeyOutput).Plaintext)
-		OperationNamed("GenerateDataKey").Output().Wipe(key)
+		OperationNamed(KMS, "GenerateDataKey").Output().Wipe(key)
 	}
 	if h.n != 2*times {
 		t.Fatalf("got %d texts, want %d", h.n, 2*times)

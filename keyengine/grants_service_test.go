@@ -25,7 +25,7 @@ const (
 func (c *testCluster) callWithSource(e *Engine, id iam.Identity, source, op string, in any) (any, error) {
 	caller := c.caller(id)
 	caller.SourceArn = source
-	return e.Do(c.t.Context(), caller, OperationNamed(op), in)
+	return e.Do(c.t.Context(), caller, OperationNamed(KMS, op), in)
 }
 
 // grantToService makes a grant to a service as the root user.

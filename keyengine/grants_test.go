@@ -109,7 +109,7 @@ func TestGrantConstraints(t *testing.T) {
 				{"GenerateDataKeyPairWithoutPlaintext", "", &kmsapi.GenerateDataKeyPairWithoutPlaintextInput{KeyId: &id, KeyPairSpec: new("ECC_NIST_P256"), EncryptionContext: tt.context}, tt.want},
 				{"DescribeKey", "", &kmsapi.DescribeKeyInput{KeyId: &id}, true},
 			} {
-				_, err := c.engine.Do(t.Context(), c.caller(alice), OperationNamed(req.op), req.in)
+				_, err := c.engine.Do(t.Context(), c.caller(alice), OperationNamed(KMS, req.op), req.in)
 				allowed := err == nil || errors.Is(err, kmsapi.ErrDryRun)
 				if allowed != req.want || !allowed && !errors.Is(err, kmsapi.ErrAccessDenied) {
 					t.Errorf("%s %s: got error %v, want allowed %v", req.op, req.name, err, req.want)
@@ -156,9 +156,9 @@ func TestGrantedOperations(t *testing.T) {
 			"RevokeGrant": &kmsapi.RevokeGrantInput{KeyId: &id, GrantId: grant.GrantId}, "TagResource": &kmsapi.TagResourceInput{KeyId: &id, Tags: manyTags(1)},
 		}
 		for name, in := range requests {
-			op := OperationNamed(name)
+			op := OperationNamed(KMS, name)
 			if op == nil {
-				op = OperationNamed("ReEncrypt")
+				op = OperationNamed(KMS, "ReEncrypt")
 			}
 			_, err := c.engine.Do(t.Context(), c.caller(alice), op, in)
 			if want := slices.Contains(allowed, name); want != (err == nil || errors.Is(err, kmsapi.ErrDryRun)) || !want && !errors.Is(err, kmsapi.ErrAccessDenied) {

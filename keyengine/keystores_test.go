@@ -164,7 +164,7 @@ func TestStoreKeyRefusals(t *testing.T) {
 		"GetParametersForImport":              &kmsapi.GetParametersForImportInput{KeyId: &id, WrappingAlgorithm: new("RSAES_OAEP_SHA_256"), WrappingKeySpec: new("RSA_2048")},
 		"DeleteImportedKeyMaterial":           &kmsapi.DeleteImportedKeyMaterialInput{KeyId: &id},
 	} {
-		_, err := c.engine.Do(t.Context(), c.caller(c.root), OperationNamed(name), in)
+		_, err := c.engine.Do(t.Context(), c.caller(c.root), OperationNamed(KMS, name), in)
 		wantError(t, err, kmsapi.ErrUnsupported, wrong)
 	}
 	if *c.rotationStatus(id).KeyRotationEnabled {
@@ -223,7 +223,7 @@ func TestUnavailable(t *testing.T) {
 	describe("Unavailable")
 	for _, tt := range tests {
 		t.Run(tt.op, func(t *testing.T) {
-			_, err := c.engine.Do(t.Context(), c.caller(c.root), OperationNamed(tt.op), tt.in)
+			_, err := c.engine.Do(t.Context(), c.caller(c.root), OperationNamed(KMS, tt.op), tt.in)
 			switch tt.want {
 			case "ok":
 				if err != nil {
@@ -410,7 +410,7 @@ func TestProxyOnce(t *testing.T) {
 			} {
 				n = 0
 				before := len(p.Requests(tt.op))
-				out, err := c.engine.Do(t.Context(), c.caller(c.root), OperationNamed(name), tt.in)
+				out, err := c.engine.Do(t.Context(), c.caller(c.root), OperationNamed(KMS, name), tt.in)
 				if err != nil {
 					t.Errorf("%s: %v", name, err)
 					continue
@@ -446,7 +446,7 @@ func TestLogIsNotHeld(t *testing.T) {
 	var wg sync.WaitGroup
 	var err error
 	wg.Go(func() {
-		_, err = c.engine.exclusive(context.Background(), c.caller(c.root), OperationNamed("Encrypt"), &kmsapi.EncryptInput{KeyId: &id, Plaintext: []byte("x")})
+		_, err = c.engine.exclusive(context.Background(), c.caller(c.root), OperationNamed(KMS, "Encrypt"), &kmsapi.EncryptInput{KeyId: &id, Plaintext: []byte("x")})
 	})
 	<-arrived
 	must[kmsapi.EncryptOutput](c, "Encrypt", &kmsapi.EncryptInput{KeyId: &plain, Plaintext: []byte("x")})

@@ -1,39 +1,49 @@
 package keyengine
 
 import (
-	"fmt"
+	"cmp"
 	"maps"
 	"slices"
 
+	"github.com/conclavekms/conclave/keyengine/internal/iamops"
 	"github.com/conclavekms/conclave/keyengine/internal/ops"
-	"github.com/conclavekms/conclave/keyengine/internal/request"
 	"github.com/conclavekms/conclave/keyengine/internal/stsops"
 )
 
-// table has the operations of all services.
-var table = merged(ops.Table, stsops.Table)
+// tables has the operations of each service by name.
+var tables = byService(ops.Table, iamops.Table, stsops.Table)
 
-func merged(tables ...map[string]*request.Operation) map[string]*request.Operation {
-	all := make(map[string]*request.Operation)
-	for _, t := range tables {
-		for name, op := range t {
-			if all[name] != nil {
-				panic(fmt.Sprintf("keyengine: two operations are called %s", name))
+func byService(all ...map[string]*Operation) map[Service]map[string]*Operation {
+	tables := make(map[Service]map[string]*Operation)
+	for _, table := range all {
+		for name, op := range table {
+			of := tables[op.Service]
+			if of == nil {
+				of = make(map[string]*Operation)
+				tables[op.Service] = of
 			}
-			all[name] = op
+			if of[name] != nil {
+				panic("keyengine: two operations of " + string(op.Service) + " are called " + name)
+			}
+			of[name] = op
 		}
 	}
-	return all
+	return tables
 }
 
-// OperationNamed returns the operation with the given AWS name, or nil.
-func OperationNamed(name string) *request.Operation { return table[name] }
+// OperationNamed returns the operation of a service with the given AWS name, or nil.
+func OperationNamed(service Service, name string) *Operation { return tables[service][name] }
 
-// Operations returns all operations of KMS, ordered by name.
-func Operations() []*request.Operation {
-	list := make([]*request.Operation, 0, len(ops.Table))
-	for _, name := range slices.Sorted(maps.Keys(ops.Table)) {
-		list = append(list, ops.Table[name])
+// Operations returns all operations, ordered by service and name.
+func Operations() []*Operation {
+	var list []*Operation
+	for _, service := range slices.Sorted(maps.Keys(tables)) {
+		list = append(list, OperationsOf(service)...)
 	}
 	return list
+}
+
+// OperationsOf returns the operations of a service, ordered by name.
+func OperationsOf(service Service) []*Operation {
+	return slices.SortedFunc(maps.Values(tables[service]), func(a, b *Operation) int { return cmp.Compare(a.Name, b.Name) })
 }

@@ -326,7 +326,7 @@ func TestConcurrentNamedGrants(t *testing.T) {
 		e := c.engines[[]string{"n1", "n2"}[i%2]]
 		caller := c.caller(c.root)
 		go func() {
-			out, err := e.Do(t.Context(), caller, OperationNamed("CreateGrant"),
+			out, err := e.Do(t.Context(), caller, OperationNamed(KMS, "CreateGrant"),
 				&kmsapi.CreateGrantInput{KeyId: &id, GranteePrincipal: new(aliceARN), Operations: []string{"Encrypt"}, Name: new("n")})
 			if err != nil {
 				results <- result{err: err}
@@ -438,7 +438,7 @@ func TestListGrants(t *testing.T) {
 		if _, ok := in.(*kmsapi.ListRetirableGrantsInput); ok {
 			op = "ListRetirableGrants"
 		}
-		if _, err := c.engine.Do(t.Context(), c.caller(c.root), OperationNamed(op), in); !errors.Is(err, kmsapi.ErrInvalidMarker) {
+		if _, err := c.engine.Do(t.Context(), c.caller(c.root), OperationNamed(KMS, op), in); !errors.Is(err, kmsapi.ErrInvalidMarker) {
 			t.Errorf("a marker for %s: got error %v, want InvalidMarkerException", name, err)
 		}
 	}
@@ -579,7 +579,7 @@ func TestEndGrantErrors(t *testing.T) {
 		{"dry run", "CreateGrant", &kmsapi.CreateGrantInput{KeyId: &arn, GranteePrincipal: new(aliceARN), Operations: []string{"Encrypt"}, DryRun: new(true)}, kmsapi.ErrDryRun, request.ErrDryRun.Message},
 		{"dry run of a bad one", "CreateGrant", &kmsapi.CreateGrantInput{KeyId: &arn, GranteePrincipal: new(aliceARN), Operations: []string{"Sign"}, DryRun: new(true)}, kmsapi.ErrValidation, "…"},
 	} {
-		_, err := c.engine.Do(t.Context(), c.caller(c.root), OperationNamed(tt.op), tt.in)
+		_, err := c.engine.Do(t.Context(), c.caller(c.root), OperationNamed(KMS, tt.op), tt.in)
 		var told *kmsapi.Error
 		if !errors.As(err, &told) || told.Code != tt.kind.Code || tt.message != "…" && told.Message != tt.message {
 			t.Errorf("%s, %s: got error %v, want %s: %s", tt.op, tt.name, err, tt.kind.Code, tt.message)
@@ -596,7 +596,7 @@ func TestEndGrantErrors(t *testing.T) {
 		t.Errorf("unexpected record of RevokeGrant: %v", rec)
 	}
 	for op, in := range map[string]any{"RevokeGrant": &kmsapi.RevokeGrantInput{KeyId: &id, GrantId: out.GrantId}, "RetireGrant": &kmsapi.RetireGrantInput{GrantToken: out.GrantToken}} {
-		_, err := c.engine.Do(t.Context(), c.caller(c.root), OperationNamed(op), in)
+		_, err := c.engine.Do(t.Context(), c.caller(c.root), OperationNamed(KMS, op), in)
 		wantError(t, err, kmsapi.ErrNotFound, "Grant ID "+*out.GrantId+" not found")
 	}
 }
@@ -658,7 +658,7 @@ func TestGrantsAndKeys(t *testing.T) {
 	}
 	caller := c.caller(alice)
 	caller.Region = secondRegion
-	_, err = c.engine.Do(t.Context(), caller, OperationNamed("Encrypt"), in)
+	_, err = c.engine.Do(t.Context(), caller, OperationNamed(KMS, "Encrypt"), in)
 	wantError(t, err, kmsapi.ErrAccessDenied, "…")
 	must[kmsapi.ReplicateKeyOutput](c, "ReplicateKey", &kmsapi.ReplicateKeyInput{KeyId: &multi, ReplicaRegion: new(thirdRegion)})
 	if got := mustIn[kmsapi.ListGrantsOutput](c, thirdRegion, "ListGrants", &kmsapi.ListGrantsInput{KeyId: &multi}).Grants; len(got) != 0 {

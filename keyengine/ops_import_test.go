@@ -383,7 +383,7 @@ func TestDeleteImportedMaterial(t *testing.T) {
 	_, err = call[kmsapi.DeleteImportedKeyMaterialOutput](c, "DeleteImportedKeyMaterial", &kmsapi.DeleteImportedKeyMaterialInput{KeyId: &id, KeyMaterialId: new(strings.Repeat("a", 64))})
 	wantError(t, err, kmsapi.ErrNotFound, "…")
 	for _, op := range []string{"EnableKey", "DisableKey"} {
-		_, err := c.engine.Do(t.Context(), c.caller(c.root), OperationNamed(op), map[string]any{"EnableKey": &kmsapi.EnableKeyInput{KeyId: &id}, "DisableKey": &kmsapi.DisableKeyInput{KeyId: &id}}[op])
+		_, err := c.engine.Do(t.Context(), c.caller(c.root), OperationNamed(KMS, op), map[string]any{"EnableKey": &kmsapi.EnableKeyInput{KeyId: &id}, "DisableKey": &kmsapi.DisableKeyInput{KeyId: &id}}[op])
 		wantError(t, err, kmsapi.ErrInvalidState, arn+" is pending import.")
 	}
 	c.wantImportError(c.symmetricImport(id, 2), kmsapi.ErrIncorrectKeyMaterial, "")
@@ -519,7 +519,7 @@ func TestExpiryBoundsUse(t *testing.T) {
 	for op, in := range requests {
 		var bound int64
 		replica.BeforeCommit = func(rec *fsmpb.Record) { bound = rec.NotAfter }
-		if _, err := c.engine.Do(t.Context(), c.caller(c.root), OperationNamed(op), in); err != nil || bound != at {
+		if _, err := c.engine.Do(t.Context(), c.caller(c.root), OperationNamed(KMS, op), in); err != nil || bound != at {
 			t.Errorf("%s: the record has NotAfter %d, want %d (%v)", op, bound, at, err)
 		}
 	}
@@ -537,7 +537,7 @@ func TestExpiryBoundsUse(t *testing.T) {
 	wantError(t, err, kmsapi.ErrInvalidState, arn+" is pending import.")
 	replica.BeforeCommit = nil
 	for op, in := range requests {
-		_, err := c.engine.Do(t.Context(), c.caller(c.root), OperationNamed(op), in)
+		_, err := c.engine.Do(t.Context(), c.caller(c.root), OperationNamed(KMS, op), in)
 		wantError(t, err, kmsapi.ErrInvalidState, arn+" is pending import.")
 	}
 	c.wantKeyState(id, "PendingImport")

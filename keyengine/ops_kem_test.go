@@ -195,7 +195,7 @@ func TestEncapsulateByGrant(t *testing.T) {
 	for granted := range ask {
 		grant := c.createGrant(id, aliceARN, granted)
 		for op, in := range ask {
-			_, err := c.engine.Do(t.Context(), c.caller(alice), OperationNamed(op), in)
+			_, err := c.engine.Do(t.Context(), c.caller(alice), OperationNamed(KMS, op), in)
 			if op == granted {
 				if err != nil {
 					t.Errorf("%s with a grant of it: %v", op, err)
@@ -215,7 +215,7 @@ func TestSharedSecretsAreWiped(t *testing.T) {
 	id, _ := c.newKeyOf("ML_KEM_512", kmsapi.UsageEncapsulate)
 	ciphertext := c.encapsulate(id).SharedSecretCiphertextBlob
 	for op, in := range map[string]any{"Encapsulate": encapsulateInput(id), "Decapsulate": decapsulateInput(id, ciphertext)} {
-		ev := request.Evaluate(t.Context(), c.engine.services, c.State(), c.caller(c.root), OperationNamed(op), in)
+		ev := request.Evaluate(t.Context(), c.engine.services, c.State(), c.caller(c.root), OperationNamed(KMS, op), in)
 		var secret []byte
 		switch out := ev.Out.(type) {
 		case *kmsapi.EncapsulateOutput:

@@ -273,7 +273,7 @@ func TestAsymmetricByAlias(t *testing.T) {
 		}
 		prefix := "arn:aws:kms:" + testRegion + ":" + testAccount + ":"
 		for _, form := range []string{name, prefix + name, prefix + "key/" + tt.key} {
-			if _, err := c.engine.Do(t.Context(), c.caller(c.root), OperationNamed(tt.op), tt.in(form, nil)); err != nil {
+			if _, err := c.engine.Do(t.Context(), c.caller(c.root), OperationNamed(KMS, tt.op), tt.in(form, nil)); err != nil {
 				t.Errorf("%s with key %s: %v", tt.op, form, err)
 			}
 			rec := c.lastRecord()
@@ -292,7 +292,7 @@ func TestAsymmetricRecords(t *testing.T) {
 	c := newTestCluster(t)
 	for _, tt := range c.asymmetricCalls() {
 		in := tt.in(tt.key, nil)
-		out, err := c.engine.Do(t.Context(), c.caller(c.root), OperationNamed(tt.op), in)
+		out, err := c.engine.Do(t.Context(), c.caller(c.root), OperationNamed(KMS, tt.op), in)
 		if err != nil {
 			t.Fatalf("%s: %v", tt.op, err)
 		}

@@ -110,15 +110,15 @@ func TestKeyLastUsage(t *testing.T) {
 		covered[tt.op] = true
 		t.Run(tt.op, func(t *testing.T) {
 			c.Clock.Advance(time.Minute)
-			if _, err := c.engine.Do(t.Context(), c.caller(c.root), OperationNamed(tt.op), tt.in(nil)); err != nil {
+			if _, err := c.engine.Do(t.Context(), c.caller(c.root), OperationNamed(KMS, tt.op), tt.in(nil)); err != nil {
 				t.Fatal(err)
 			}
 			used := c.usageInLastRecord(tt.op)
 			c.Clock.Advance(time.Minute)
-			_, err := c.engine.Do(t.Context(), c.caller(c.root), OperationNamed(tt.op), tt.in(new(true)))
+			_, err := c.engine.Do(t.Context(), c.caller(c.root), OperationNamed(KMS, tt.op), tt.in(new(true)))
 			wantError(t, err, kmsapi.ErrDryRun, request.ErrDryRun.Message)
 			stranger := c.newUser(aliceARN)
-			_, err = c.engine.Do(t.Context(), c.caller(stranger), OperationNamed(tt.op), tt.in(nil))
+			_, err = c.engine.Do(t.Context(), c.caller(stranger), OperationNamed(KMS, tt.op), tt.in(nil))
 			wantError(t, err, kmsapi.ErrAccessDenied, "…")
 			for _, id := range tt.keys {
 				want := &kmsapi.GetKeyLastUsageOutput{KeyId: arn(id), KeyLastUsage: used, TrackingStartDate: &made, KeyCreationDate: &made}
@@ -151,7 +151,7 @@ func TestKeyLastUsage(t *testing.T) {
 	}
 	wantSigner, wantMac := c.lastUsage(signer).KeyLastUsage, c.lastUsage(mac).KeyLastUsage
 	for _, f := range failures {
-		_, err := c.engine.Do(t.Context(), c.caller(c.root), OperationNamed(f.op), f.in)
+		_, err := c.engine.Do(t.Context(), c.caller(c.root), OperationNamed(KMS, f.op), f.in)
 		wantError(t, err, f.kind, "…")
 	}
 	must[kmsapi.DescribeKeyOutput](c, "DescribeKey", &kmsapi.DescribeKeyInput{KeyId: &symmetric})
@@ -184,7 +184,7 @@ func TestKeyLastUsageByRegion(t *testing.T) {
 	}
 	caller := c.caller(c.root)
 	caller.Region = secondRegion
-	out, err := c.engines["n2"].Do(t.Context(), caller, OperationNamed("GetKeyLastUsage"), &kmsapi.GetKeyLastUsageInput{KeyId: &id})
+	out, err := c.engines["n2"].Do(t.Context(), caller, OperationNamed(KMS, "GetKeyLastUsage"), &kmsapi.GetKeyLastUsageInput{KeyId: &id})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -135,7 +135,7 @@ func TestRotationRefused(t *testing.T) {
 		"EnableKeyRotation": &kmsapi.EnableKeyRotationInput{KeyId: &hmac}, "RotateKeyOnDemand": &kmsapi.RotateKeyOnDemandInput{KeyId: &hmac},
 		"ListKeyRotations": &kmsapi.ListKeyRotationsInput{KeyId: &hmac},
 	} {
-		_, err := c.engine.Do(t.Context(), c.caller(c.root), OperationNamed(op), in)
+		_, err := c.engine.Do(t.Context(), c.caller(c.root), OperationNamed(KMS, op), in)
 		wantError(t, err, kmsapi.ErrUnsupported, hmacARN+" has key spec HMAC_256. Only symmetric encryption keys can be rotated.")
 	}
 }
@@ -339,7 +339,7 @@ func TestRotationOfReplicas(t *testing.T) {
 	} {
 		caller := c.caller(c.root)
 		caller.Region = secondRegion
-		_, err := c.engine.Do(t.Context(), caller, OperationNamed(op), in)
+		_, err := c.engine.Do(t.Context(), caller, OperationNamed(KMS, op), in)
 		wantError(t, err, kmsapi.ErrUnsupported, arn+" is not a multi-region primary key.")
 	}
 	must[request.None](c, "EnableKeyRotation", &kmsapi.EnableKeyRotationInput{KeyId: &name, RotationPeriodInDays: new(int32(90))})

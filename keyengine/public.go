@@ -11,6 +11,8 @@ import (
 type (
 	// Operation is a row of the table of operations.
 	Operation = request.Operation
+	// Service is a service of AWS that has operations: KMS, IAM or STS.
+	Service = request.Service
 	// Quotas limit the number of objects in an account.
 	Quotas = request.Quotas
 	// KeyStoreConfig is the operator's configuration of custom key stores.
@@ -19,4 +21,11 @@ type (
 	WebIdentityConfig = webidentity.Config
 	// Seed describes a key with known material, for tests and development.
 	Seed = ops.Seed
+)
+
+// The services.
+const (
+	KMS = request.KMS
+	IAM = request.IAM
+	STS = request.STS
 )

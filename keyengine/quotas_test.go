@@ -39,7 +39,7 @@ func TestQuotas(t *testing.T) {
 	}
 	for _, tt := range tests {
 		for i := range 3 {
-			_, err := c.engine.Do(t.Context(), c.caller(c.root), OperationNamed(tt.op), tt.in(i))
+			_, err := c.engine.Do(t.Context(), c.caller(c.root), OperationNamed(KMS, tt.op), tt.in(i))
 			if i < 2 && err != nil {
 				t.Errorf("%s within its quota: %v", tt.op, err)
 			} else if i == 2 {

@@ -461,7 +461,7 @@ func (tt *readCase) run(t *testing.T, mutate, strip bool) (outcome, reads string
 		tt.mutate(f)
 		size, f.BrokenRule = f.Audit.Size(), ""
 	}
-	out, err := f.engine.Do(t.Context(), f.caller(who), OperationNamed(tt.op), in)
+	out, err := f.engine.Do(t.Context(), f.caller(who), OperationNamed(KMS, tt.op), in)
 	if f.BrokenRule != "" && errors.Is(err, kmsapi.ErrInternal) {
 		return "refused", reads, 0
 	}

@@ -71,7 +71,7 @@ func TestResolve(t *testing.T) {
 				if f == request.AnyForm && !tt.aliases {
 					continue
 				}
-				ev := &request.Evaluation{Ctx: t.Context(), Services: c.engine.services, State: c.State(), Caller: c.caller(c.root), Op: OperationNamed("DescribeKey")}
+				ev := &request.Evaluation{Ctx: t.Context(), Services: c.engine.services, State: c.State(), Caller: c.caller(c.root), Op: OperationNamed(KMS, "DescribeKey")}
 				if err := ev.Admit(); err != nil {
 					t.Fatal(err)
 				}
@@ -104,7 +104,7 @@ func TestRegion(t *testing.T) {
 	ask := func(region string) error {
 		caller := c.caller(c.root)
 		caller.Region = region
-		_, err := c.engine.Do(t.Context(), caller, OperationNamed("DescribeKey"), &kmsapi.DescribeKeyInput{KeyId: &id})
+		_, err := c.engine.Do(t.Context(), caller, OperationNamed(KMS, "DescribeKey"), &kmsapi.DescribeKeyInput{KeyId: &id})
 		return err
 	}
 	for _, region := range []string{"", testRegion} {

@@ -126,7 +126,7 @@ func TestRulesBetweenMembers(t *testing.T) {
 		{"UpdateCustomKeyStore", "members of both types", &kmsapi.UpdateCustomKeyStoreInput{CustomKeyStoreId: new("cks-1"), KeyStorePassword: new("password"), XksProxyUriPath: new("/kms/xks/v1")}, kmsapi.ErrValidation},
 	} {
 		seen = append(seen, tt.op)
-		_, err := c.engine.Do(t.Context(), c.caller(c.root), OperationNamed(tt.op), tt.in)
+		_, err := c.engine.Do(t.Context(), c.caller(c.root), OperationNamed(KMS, tt.op), tt.in)
 		if e, ok := errors.AsType[*kmsapi.Error](err); !ok || e.Code != tt.kind.Code || e.Message == "" {
 			t.Errorf("%s, %s: got error %v, want %s", tt.op, tt.name, err, tt.kind.Code)
 		}

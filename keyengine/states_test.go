@@ -293,7 +293,7 @@ func TestKeyStates(t *testing.T) {
 					k := newStateKey(c, row.kind, of.origin, other, of.multi, state)
 					in := row.in(k)
 					k.enter(state)
-					out, err := c.engine.Do(t.Context(), c.caller(c.root), OperationNamed(row.op), in)
+					out, err := c.engine.Do(t.Context(), c.caller(c.root), OperationNamed(KMS, row.op), in)
 					k.wantOutcome(t, want, out, err)
 				})
 			}

@@ -129,8 +129,8 @@ func proofOf(cr *iamapi.Credentials) sigv4.Proof {
 	return p
 }
 
-// signIn authenticates on a node with temporary credentials.
-func (c *testCluster) signIn(e *Engine, cr *iamapi.Credentials) iam.Identity {
+// withTemporary authenticates on a node with temporary credentials.
+func (c *testCluster) withTemporary(e *Engine, cr *iamapi.Credentials) iam.Identity {
 	c.t.Helper()
 	id, err := e.AuthenticateSigV4(context.Background(), proofOf(cr))
 	if err != nil {
@@ -145,7 +145,7 @@ func (c *testCluster) signIn(e *Engine, cr *iamapi.Credentials) iam.Identity {
 // assume assumes a role and returns the session's identity.
 func (c *testCluster) assume(as iam.Identity, in *iamapi.AssumeRoleInput) iam.Identity {
 	c.t.Helper()
-	return c.signIn(c.engine, c.assumed(as, in).Credentials)
+	return c.withTemporary(c.engine, c.assumed(as, in).Credentials)
 }
 
 // assumed assumes a role.

@@ -68,7 +68,7 @@ func TestSessionsEndEverywhere(t *testing.T) {
 			}
 			ids := make(map[string]iam.Identity)
 			for node, e := range c.engines {
-				ids[node] = c.signIn(e, cr)
+				ids[node] = c.withTemporary(e, cr)
 				if _, err := callAs[kmsapi.EncryptOutput](c, e, ids[node], "Encrypt", &kmsapi.EncryptInput{KeyId: &key, Plaintext: []byte("x")}); err != nil {
 					t.Fatalf("on %s: %v", node, err)
 				}
@@ -119,7 +119,7 @@ func TestRevocationAndClocks(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	before := c.signIn(c.engine, out.Credentials)
+	before := c.withTemporary(c.engine, out.Credentials)
 	if err := who(before); err != nil {
 		t.Fatal(err)
 	}
@@ -150,7 +150,7 @@ func TestSessionsExpire(t *testing.T) {
 				}
 				cr = out.Credentials
 			}
-			id := c.signIn(c.engine, cr)
+			id := c.withTemporary(c.engine, cr)
 			who := func() error {
 				_, err := callAs[iamapi.GetCallerIdentityOutput](c, c.engine, id, "GetCallerIdentity", &iamapi.GetCallerIdentityInput{})
 				return err
@@ -179,8 +179,8 @@ func TestForgedSessions(t *testing.T) {
 	alice := c.putUser(testAccountNumber, "alice", "")
 	role := c.putRole(testAccountNumber, "app", trusts(aliceARN, ""), "")
 	one, two := c.assumed(alice, assumeInput(role)).Credentials, c.assumed(alice, assumeInput(role)).Credentials
-	c.signIn(c.engine, one)
-	c.signIn(c.engine, two)
+	c.withTemporary(c.engine, one)
+	c.withTemporary(c.engine, two)
 	foreign := newTestCluster(t)
 	theirs := foreign.assumed(foreign.putUser(testAccountNumber, "alice", ""), assumeInput(foreign.putRole(testAccountNumber, "app", trusts(aliceARN, ""), ""))).Credentials
 	edited := func(token string, i int) *string {

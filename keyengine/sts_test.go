@@ -390,7 +390,7 @@ func TestGetSessionToken(t *testing.T) {
 		if got := out.Credentials.Expiration.Sub(c.Clock.Now()); got > tt.want || got <= tt.want-time.Second {
 			t.Errorf("%d s: the session lasts %v", tt.ask, got)
 		}
-		s := c.signIn(c.engine, out.Credentials)
+		s := c.withTemporary(c.engine, out.Credentials)
 		if s.Principal() != tt.id.Principal() {
 			t.Errorf("the session is of %v", s.Principal())
 		}
@@ -398,7 +398,7 @@ func TestGetSessionToken(t *testing.T) {
 			t.Error(err)
 		}
 		for _, name := range []string{"GetSessionToken", "GetAccessKeyInfo"} {
-			_, err = c.engine.Do(t.Context(), c.caller(s), OperationNamed(name), map[string]any{
+			_, err = c.engine.Do(t.Context(), c.caller(s), OperationNamed(STS, name), map[string]any{
 				"GetSessionToken": &iamapi.GetSessionTokenInput{}, "GetAccessKeyInfo": &iamapi.GetAccessKeyInfoInput{AccessKeyId: out.Credentials.AccessKeyId},
 			}[name])
 			wantError(t, err, kmsapi.ErrAccessDenied, "Cannot call "+name+" with session credentials")

@@ -20,18 +20,18 @@ func TestTable(t *testing.T) {
 	onNoKey := append(slices.Clone(keyless), storeOperations...)
 	for _, op := range Operations() {
 		t.Run(op.Name, func(t *testing.T) {
-			if OperationNamed(op.Name) != op {
+			if OperationNamed(op.Service, op.Name) != op || operationNamed(op.Name) != op {
 				t.Error("OperationNamed does not find it")
 			}
 			if len(op.Actions) == 0 {
 				t.Error("it has no policy action")
 			}
 			for _, a := range op.Actions {
-				if !strings.HasPrefix(a, "kms:") || op.Name != "ReEncrypt" && a != "kms:"+op.Name {
+				if prefix := string(op.Service) + ":"; !strings.HasPrefix(a, prefix) || op.Name != "ReEncrypt" && a != prefix+op.Name {
 					t.Errorf("it has policy action %s", a)
 				}
 			}
-			if noRules := op.States == (request.StateRules{}); noRules != slices.Contains(onNoKey, op.Name) {
+			if noRules := op.States == (request.StateRules{}); noRules != (op.Service != KMS || slices.Contains(onNoKey, op.Name)) {
 				t.Errorf("it has rules for key states: %v", !noRules)
 			}
 			in, out := reflect.TypeOf(op.NewInput()), reflect.TypeOf(op.NewOutput())
@@ -43,7 +43,7 @@ func TestTable(t *testing.T) {
 			}
 		})
 	}
-	if OperationNamed("Encrypt ") != nil || OperationNamed("encrypt") != nil || OperationNamed("") != nil {
+	if OperationNamed(KMS, "Encrypt ") != nil || OperationNamed(KMS, "encrypt") != nil || OperationNamed(KMS, "") != nil {
 		t.Error("OperationNamed finds an operation by a wrong name")
 	}
 }

@@ -1,6 +1,7 @@
 package keyengine
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"errors"
@@ -205,7 +206,7 @@ func (c *testCluster) newUser(arn string) iam.Identity {
 		account, _ = fsm.ParseAccount(p.Account)
 	}
 	if !fsm.AccountExists(c.State(), account) {
-		c.Change(&fsmpb.Change{Change: &fsmpb.Change_PutAccount{PutAccount: &fsmpb.Account{Account: uint64(account), Name: account.String()}}})
+		c.Change(&fsmpb.Change{Change: &fsmpb.Change_PutAccount{PutAccount: &fsmpb.Account{Account: uint64(account), Name: account.String(), Created: 1}}})
 	}
 	c.Change(putSigned(c.t, c.engine, &fsmpb.Credential{
 		Account: uint64(account), Id: uri, Kind: fsmpb.CredentialKind_CREDENTIAL_KIND_CERTIFICATE, Principal: arn, Active: true, Created: 1,
@@ -241,8 +242,13 @@ func callIn[Out any](c *testCluster, region, name string, in any) (*Out, error) 
 	return callFor[Out](c, c.engine, caller, name, in)
 }
 
+// operationNamed returns the operation with a name, which no two services have.
+func operationNamed(name string) *Operation {
+	return cmp.Or(OperationNamed(KMS, name), OperationNamed(IAM, name), OperationNamed(STS, name))
+}
+
 func callFor[Out any](c *testCluster, e *Engine, caller *iam.Caller, name string, in any) (*Out, error) {
-	out, err := e.Do(context.Background(), caller, OperationNamed(name), in)
+	out, err := e.Do(context.Background(), caller, operationNamed(name), in)
 	if err != nil {
 		var answer *kmsapi.Error
 		if !errors.As(err, &answer) {

@@ -16,7 +16,7 @@ func TestAnswersThatAreWithheldAreRecorded(t *testing.T) {
 	c := newTestCluster(t)
 	key, _ := c.newKey()
 	replica := c.Replica("n1")
-	describe := OperationNamed("DescribeKey")
+	describe := OperationNamed(KMS, "DescribeKey")
 
 	replica.LateAnswer = true
 	before := c.caller(c.root)
@@ -37,7 +37,7 @@ func TestAnswersThatAreWithheldAreRecorded(t *testing.T) {
 		t.Errorf("Overdue of an answer that became too old: got error %v, want ErrHeldUp", err)
 	}
 	change := c.caller(c.root)
-	if _, err := c.engine.Do(context.Background(), change, OperationNamed("DisableKey"), &kmsapi.DisableKeyInput{KeyId: &key}); err != nil {
+	if _, err := c.engine.Do(context.Background(), change, OperationNamed(KMS, "DisableKey"), &kmsapi.DisableKeyInput{KeyId: &key}); err != nil {
 		t.Fatal(err)
 	}
 	if err := change.Overdue(); err != nil {

@@ -310,7 +310,7 @@ func TestUnknownSender(t *testing.T) {
 	f.HTTPFace = f.api.HTTP(transport.HTTPFaceConfig{
 		Engine: f.engine, RequestIDHeader: "X-Request-Id",
 		NewExchange: func() transport.Exchange {
-			return unknownSender{&queryExchange{face: &queryFace{f.engine, map[string]*keyengine.Operation{"ListKeys": keyengine.OperationNamed("ListKeys")}, func() time.Time { return faceTime }}}}
+			return unknownSender{&queryExchange{face: &queryFace{f.engine, map[string]*keyengine.Operation{"ListKeys": keyengine.OperationNamed(keyengine.KMS, "ListKeys")}, func() time.Time { return faceTime }}}}
 		},
 	})
 	inside := make(chan struct{})

@@ -37,7 +37,7 @@ type queryFace struct {
 
 func newQueryFace(api *transport.API, engine queryEngine, now func() time.Time) *transport.HTTPFace {
 	f := &queryFace{engine, make(map[string]*keyengine.Operation), now}
-	for _, op := range keyengine.Operations() {
+	for _, op := range keyengine.OperationsOf(keyengine.KMS) {
 		f.operations[op.Name] = op
 	}
 	return api.HTTP(transport.HTTPFaceConfig{

@@ -55,11 +55,11 @@ func TestAuditCoverage(t *testing.T) {
 		}
 		want[id] = expected{op.Name, kind, a.Type}
 	}
-	if n := len(keyengine.Operations()); n != len(everyOutcome) {
+	if n := len(keyengine.OperationsOf(keyengine.KMS)); n != len(everyOutcome) {
 		t.Errorf("there are %d operations, and rows for %d", n, len(everyOutcome))
 	}
 	subjects := make(map[string]subject)
-	for _, op := range keyengine.Operations() {
+	for _, op := range keyengine.OperationsOf(keyengine.KMS) {
 		row := everyOutcome[op.Name]
 		if row.ok == nil {
 			t.Fatalf("%s has no row in everyOutcome: say how it succeeds and fails", op.Name)
@@ -75,7 +75,7 @@ func TestAuditCoverage(t *testing.T) {
 	}
 
 	from := harness.Records(t, n)
-	for _, op := range keyengine.Operations() {
+	for _, op := range keyengine.OperationsOf(keyengine.KMS) {
 		row := everyOutcome[op.Name]
 		invalid := row.invalid
 		if invalid == nil {
@@ -103,7 +103,7 @@ func TestAuditCoverage(t *testing.T) {
 			t.Errorf("%s, %s, answered %q: the record says %s, %q", w.operation, w.kind, w.code, line.EventName, line.ErrorCode)
 		}
 		if line.EventType != "AwsApiCall" || line.EventSource != "kms.amazonaws.com" || line.SourceIPAddress != "127.0.0.1" ||
-			line.UserIdentity.Type != "Root" || line.UserIdentity.AccessKeyID != c.AccessKeyID || line.ReadOnly != keyengine.OperationNamed(w.operation).ReadOnly {
+			line.UserIdentity.Type != "Root" || line.UserIdentity.AccessKeyID != c.AccessKeyID || line.ReadOnly != keyengine.OperationNamed(keyengine.KMS, w.operation).ReadOnly {
 			t.Errorf("%s, %s: %s", w.operation, w.kind, line.Raw)
 		}
 	}

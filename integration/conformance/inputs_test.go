@@ -15,11 +15,11 @@ import (
 func TestModelIsServed(t *testing.T) {
 	m := awsmodel.Load(t)
 	for _, name := range m.Names() {
-		if keyengine.OperationNamed(name) == nil {
+		if keyengine.OperationNamed(keyengine.KMS, name) == nil {
 			t.Errorf("%s is not served", name)
 		}
 	}
-	for _, op := range keyengine.Operations() {
+	for _, op := range keyengine.OperationsOf(keyengine.KMS) {
 		o := m.Operations[op.Name]
 		if o == nil {
 			t.Errorf("%s is served, and is no operation of AWS's", op.Name)

@@ -59,7 +59,7 @@ func TestCompatibility(t *testing.T) {
 
 // compatibility is the page.
 func compatibility(m *awsmodel.Model) string {
-	served, of := len(keyengine.Operations()), len(m.Operations)
+	served, of := len(keyengine.OperationsOf(keyengine.KMS)), len(m.Operations)
 	var b strings.Builder
 	b.WriteString("<!-- Written by `make generate` from AWS's service model and integration/docs/compatibility_table_test.go. -->\n\n")
 	fmt.Fprintf(&b, compatIntro, served, of)
@@ -67,7 +67,7 @@ func compatibility(m *awsmodel.Model) string {
 		fmt.Fprintf(&b, "\n### %s\n\n| Operation | Implemented | Limits | Differences from AWS |\n| --- | --- | --- | --- |\n", g.name)
 		for _, name := range g.operations {
 			implemented, differences := "yes", strings.Join(compatRows[name].differences, " ")
-			if keyengine.OperationNamed(name) == nil {
+			if keyengine.OperationNamed(keyengine.KMS, name) == nil {
 				implemented, differences = "not yet", "UnknownOperationException."
 			}
 			fmt.Fprintf(&b, "| %s | %s | %s | %s |\n", name, implemented, orDash(limits(m, name)), orDash(differences))
@@ -145,7 +145,7 @@ func extent(s *awsmodel.Shape) string {
 // open are the operations in which no member narrows the request, in lines.
 func open() string {
 	var names []string
-	for _, op := range keyengine.Operations() {
+	for _, op := range keyengine.OperationsOf(keyengine.KMS) {
 		narrows := false
 		for _, m := range op.Input().Members {
 			narrows = narrows || m.Narrows

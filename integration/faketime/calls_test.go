@@ -28,7 +28,7 @@ func ask[Out any](w *world, n *worldNode, name string, in any) (*Out, error) {
 	_, _ = rand.Read(c.RequestID[:])
 	ctx, cancel := context.WithTimeout(w.t.Context(), 5*time.Second)
 	defer cancel()
-	out, err := n.engine().Do(ctx, c, keyengine.OperationNamed(name), in)
+	out, err := n.engine().Do(ctx, c, keyengine.OperationNamed(keyengine.KMS, name), in)
 	if err != nil {
 		return nil, err
 	}

@@ -64,7 +64,7 @@ func loadModel(t *testing.T) *model {
 // and no record shows a blob or a grant token.
 func TestSchemasAreWhole(t *testing.T) {
 	m := loadModel(t)
-	ops := keyengine.Operations()
+	ops := keyengine.OperationsOf(keyengine.KMS)
 	for _, op := range ops {
 		of, ok := m.Operations[op.Name]
 		if !ok {

@@ -112,7 +112,7 @@ func newFixture(t testing.TB, change func(*Config)) *fixture {
 	f := &fixture{engine: &fakeEngine{}, log: new(bytes.Buffer), reg: prometheus.NewRegistry()}
 	cfg := Config{
 		Engine:        f.engine,
-		Operations:    keyengine.Operations(),
+		Operations:    keyengine.OperationsOf(keyengine.KMS),
 		Now:           func() time.Time { return testTime },
 		Logger:        slog.New(slog.NewTextHandler(&lockedWriter{w: f.log}, nil)),
 		Metrics:       f.reg,

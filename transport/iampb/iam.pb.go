@@ -13170,6 +13170,276 @@ func (x *GetLoginProfileResponse) GetLoginProfile() *LoginProfile {
 	return nil
 }
 
+// RevokeRoleSessions ends the sessions of a role that were opened before a time; without
+// one, all that are open.
+type RevokeRoleSessionsRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	RoleName      *string                `protobuf:"bytes,1,opt,name=role_name,json=roleName,proto3,oneof" json:"role_name,omitempty"`
+	OlderThan     *timestamppb.Timestamp `protobuf:"bytes,2,opt,name=older_than,json=olderThan,proto3" json:"older_than,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RevokeRoleSessionsRequest) Reset() {
+	*x = RevokeRoleSessionsRequest{}
+	mi := &file_transport_iampb_iam_proto_msgTypes[235]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RevokeRoleSessionsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RevokeRoleSessionsRequest) ProtoMessage() {}
+
+func (x *RevokeRoleSessionsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_transport_iampb_iam_proto_msgTypes[235]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RevokeRoleSessionsRequest.ProtoReflect.Descriptor instead.
+func (*RevokeRoleSessionsRequest) Descriptor() ([]byte, []int) {
+	return file_transport_iampb_iam_proto_rawDescGZIP(), []int{235}
+}
+
+func (x *RevokeRoleSessionsRequest) GetRoleName() string {
+	if x != nil && x.RoleName != nil {
+		return *x.RoleName
+	}
+	return ""
+}
+
+func (x *RevokeRoleSessionsRequest) GetOlderThan() *timestamppb.Timestamp {
+	if x != nil {
+		return x.OlderThan
+	}
+	return nil
+}
+
+type RevokeRoleSessionsResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RevokeRoleSessionsResponse) Reset() {
+	*x = RevokeRoleSessionsResponse{}
+	mi := &file_transport_iampb_iam_proto_msgTypes[236]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RevokeRoleSessionsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RevokeRoleSessionsResponse) ProtoMessage() {}
+
+func (x *RevokeRoleSessionsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_transport_iampb_iam_proto_msgTypes[236]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RevokeRoleSessionsResponse.ProtoReflect.Descriptor instead.
+func (*RevokeRoleSessionsResponse) Descriptor() ([]byte, []int) {
+	return file_transport_iampb_iam_proto_rawDescGZIP(), []int{236}
+}
+
+// RevokeOpenIDConnectProviderSessions ends the sessions that were opened with web identities
+// of an issuer before a time; without one, all that are open.
+type RevokeOpenIDConnectProviderSessionsRequest struct {
+	state                    protoimpl.MessageState `protogen:"open.v1"`
+	OpenIdConnectProviderArn *string                `protobuf:"bytes,1,opt,name=open_id_connect_provider_arn,json=openIdConnectProviderArn,proto3,oneof" json:"open_id_connect_provider_arn,omitempty"`
+	OlderThan                *timestamppb.Timestamp `protobuf:"bytes,2,opt,name=older_than,json=olderThan,proto3" json:"older_than,omitempty"`
+	unknownFields            protoimpl.UnknownFields
+	sizeCache                protoimpl.SizeCache
+}
+
+func (x *RevokeOpenIDConnectProviderSessionsRequest) Reset() {
+	*x = RevokeOpenIDConnectProviderSessionsRequest{}
+	mi := &file_transport_iampb_iam_proto_msgTypes[237]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RevokeOpenIDConnectProviderSessionsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RevokeOpenIDConnectProviderSessionsRequest) ProtoMessage() {}
+
+func (x *RevokeOpenIDConnectProviderSessionsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_transport_iampb_iam_proto_msgTypes[237]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RevokeOpenIDConnectProviderSessionsRequest.ProtoReflect.Descriptor instead.
+func (*RevokeOpenIDConnectProviderSessionsRequest) Descriptor() ([]byte, []int) {
+	return file_transport_iampb_iam_proto_rawDescGZIP(), []int{237}
+}
+
+func (x *RevokeOpenIDConnectProviderSessionsRequest) GetOpenIdConnectProviderArn() string {
+	if x != nil && x.OpenIdConnectProviderArn != nil {
+		return *x.OpenIdConnectProviderArn
+	}
+	return ""
+}
+
+func (x *RevokeOpenIDConnectProviderSessionsRequest) GetOlderThan() *timestamppb.Timestamp {
+	if x != nil {
+		return x.OlderThan
+	}
+	return nil
+}
+
+type RevokeOpenIDConnectProviderSessionsResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RevokeOpenIDConnectProviderSessionsResponse) Reset() {
+	*x = RevokeOpenIDConnectProviderSessionsResponse{}
+	mi := &file_transport_iampb_iam_proto_msgTypes[238]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RevokeOpenIDConnectProviderSessionsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RevokeOpenIDConnectProviderSessionsResponse) ProtoMessage() {}
+
+func (x *RevokeOpenIDConnectProviderSessionsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_transport_iampb_iam_proto_msgTypes[238]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RevokeOpenIDConnectProviderSessionsResponse.ProtoReflect.Descriptor instead.
+func (*RevokeOpenIDConnectProviderSessionsResponse) Descriptor() ([]byte, []int) {
+	return file_transport_iampb_iam_proto_rawDescGZIP(), []int{238}
+}
+
+// UpdateOpenIDConnectProviderKeys sets the keys of an issuer, a JSON Web Key Set, so that
+// they are not read from its URL. An empty set has them read there again.
+type UpdateOpenIDConnectProviderKeysRequest struct {
+	state                    protoimpl.MessageState `protogen:"open.v1"`
+	OpenIdConnectProviderArn *string                `protobuf:"bytes,1,opt,name=open_id_connect_provider_arn,json=openIdConnectProviderArn,proto3,oneof" json:"open_id_connect_provider_arn,omitempty"`
+	JsonWebKeySet            *string                `protobuf:"bytes,2,opt,name=json_web_key_set,json=jsonWebKeySet,proto3,oneof" json:"json_web_key_set,omitempty"`
+	unknownFields            protoimpl.UnknownFields
+	sizeCache                protoimpl.SizeCache
+}
+
+func (x *UpdateOpenIDConnectProviderKeysRequest) Reset() {
+	*x = UpdateOpenIDConnectProviderKeysRequest{}
+	mi := &file_transport_iampb_iam_proto_msgTypes[239]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *UpdateOpenIDConnectProviderKeysRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*UpdateOpenIDConnectProviderKeysRequest) ProtoMessage() {}
+
+func (x *UpdateOpenIDConnectProviderKeysRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_transport_iampb_iam_proto_msgTypes[239]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use UpdateOpenIDConnectProviderKeysRequest.ProtoReflect.Descriptor instead.
+func (*UpdateOpenIDConnectProviderKeysRequest) Descriptor() ([]byte, []int) {
+	return file_transport_iampb_iam_proto_rawDescGZIP(), []int{239}
+}
+
+func (x *UpdateOpenIDConnectProviderKeysRequest) GetOpenIdConnectProviderArn() string {
+	if x != nil && x.OpenIdConnectProviderArn != nil {
+		return *x.OpenIdConnectProviderArn
+	}
+	return ""
+}
+
+func (x *UpdateOpenIDConnectProviderKeysRequest) GetJsonWebKeySet() string {
+	if x != nil && x.JsonWebKeySet != nil {
+		return *x.JsonWebKeySet
+	}
+	return ""
+}
+
+type UpdateOpenIDConnectProviderKeysResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *UpdateOpenIDConnectProviderKeysResponse) Reset() {
+	*x = UpdateOpenIDConnectProviderKeysResponse{}
+	mi := &file_transport_iampb_iam_proto_msgTypes[240]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *UpdateOpenIDConnectProviderKeysResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*UpdateOpenIDConnectProviderKeysResponse) ProtoMessage() {}
+
+func (x *UpdateOpenIDConnectProviderKeysResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_transport_iampb_iam_proto_msgTypes[240]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use UpdateOpenIDConnectProviderKeysResponse.ProtoReflect.Descriptor instead.
+func (*UpdateOpenIDConnectProviderKeysResponse) Descriptor() ([]byte, []int) {
+	return file_transport_iampb_iam_proto_rawDescGZIP(), []int{240}
+}
+
 var File_transport_iampb_iam_proto protoreflect.FileDescriptor
 
 const file_transport_iampb_iam_proto_rawDesc = "" +
@@ -14614,7 +14884,26 @@ const file_transport_iampb_iam_proto_rawDesc = "" +
 	"\n" +
 	"_user_name\"]\n" +
 	"\x17GetLoginProfileResponse\x12B\n" +
-	"\rlogin_profile\x18\x01 \x01(\v2\x1d.conclave.iam.v1.LoginProfileR\floginProfile2\x9bU\n" +
+	"\rlogin_profile\x18\x01 \x01(\v2\x1d.conclave.iam.v1.LoginProfileR\floginProfile\"\x86\x01\n" +
+	"\x19RevokeRoleSessionsRequest\x12 \n" +
+	"\trole_name\x18\x01 \x01(\tH\x00R\broleName\x88\x01\x01\x129\n" +
+	"\n" +
+	"older_than\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\tolderThanB\f\n" +
+	"\n" +
+	"_role_name\"\x1c\n" +
+	"\x1aRevokeRoleSessionsResponse\"\xcd\x01\n" +
+	"*RevokeOpenIDConnectProviderSessionsRequest\x12C\n" +
+	"\x1copen_id_connect_provider_arn\x18\x01 \x01(\tH\x00R\x18openIdConnectProviderArn\x88\x01\x01\x129\n" +
+	"\n" +
+	"older_than\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\tolderThanB\x1f\n" +
+	"\x1d_open_id_connect_provider_arn\"-\n" +
+	"+RevokeOpenIDConnectProviderSessionsResponse\"\xd1\x01\n" +
+	"&UpdateOpenIDConnectProviderKeysRequest\x12C\n" +
+	"\x1copen_id_connect_provider_arn\x18\x01 \x01(\tH\x00R\x18openIdConnectProviderArn\x88\x01\x01\x12,\n" +
+	"\x10json_web_key_set\x18\x02 \x01(\tH\x01R\rjsonWebKeySet\x88\x01\x01B\x1f\n" +
+	"\x1d_open_id_connect_provider_arnB\x13\n" +
+	"\x11_json_web_key_set\")\n" +
+	"'UpdateOpenIDConnectProviderKeysResponse2\xc4X\n" +
 	"\x03IAM\x12U\n" +
 	"\n" +
 	"CreateUser\x12\".conclave.iam.v1.CreateUserRequest\x1a#.conclave.iam.v1.CreateUserResponse\x12L\n" +
@@ -14695,7 +14984,10 @@ const file_transport_iampb_iam_proto_rawDesc = "" +
 	"\x1bCreateOpenIDConnectProvider\x123.conclave.iam.v1.CreateOpenIDConnectProviderRequest\x1a4.conclave.iam.v1.CreateOpenIDConnectProviderResponse\x12\x7f\n" +
 	"\x18GetOpenIDConnectProvider\x120.conclave.iam.v1.GetOpenIDConnectProviderRequest\x1a1.conclave.iam.v1.GetOpenIDConnectProviderResponse\x12\x85\x01\n" +
 	"\x1aListOpenIDConnectProviders\x122.conclave.iam.v1.ListOpenIDConnectProvidersRequest\x1a3.conclave.iam.v1.ListOpenIDConnectProvidersResponse\x12\x88\x01\n" +
-	"\x1bDeleteOpenIDConnectProvider\x123.conclave.iam.v1.DeleteOpenIDConnectProviderRequest\x1a4.conclave.iam.v1.DeleteOpenIDConnectProviderResponse\x12\xa6\x01\n" +
+	"\x1bDeleteOpenIDConnectProvider\x123.conclave.iam.v1.DeleteOpenIDConnectProviderRequest\x1a4.conclave.iam.v1.DeleteOpenIDConnectProviderResponse\x12m\n" +
+	"\x12RevokeRoleSessions\x12*.conclave.iam.v1.RevokeRoleSessionsRequest\x1a+.conclave.iam.v1.RevokeRoleSessionsResponse\x12\xa0\x01\n" +
+	"#RevokeOpenIDConnectProviderSessions\x12;.conclave.iam.v1.RevokeOpenIDConnectProviderSessionsRequest\x1a<.conclave.iam.v1.RevokeOpenIDConnectProviderSessionsResponse\x12\x94\x01\n" +
+	"\x1fUpdateOpenIDConnectProviderKeys\x127.conclave.iam.v1.UpdateOpenIDConnectProviderKeysRequest\x1a8.conclave.iam.v1.UpdateOpenIDConnectProviderKeysResponse\x12\xa6\x01\n" +
 	"%UpdateOpenIDConnectProviderThumbprint\x12=.conclave.iam.v1.UpdateOpenIDConnectProviderThumbprintRequest\x1a>.conclave.iam.v1.UpdateOpenIDConnectProviderThumbprintResponse\x12\x9d\x01\n" +
 	"\"AddClientIDToOpenIDConnectProvider\x12:.conclave.iam.v1.AddClientIDToOpenIDConnectProviderRequest\x1a;.conclave.iam.v1.AddClientIDToOpenIDConnectProviderResponse\x12\xac\x01\n" +
 	"'RemoveClientIDFromOpenIDConnectProvider\x12?.conclave.iam.v1.RemoveClientIDFromOpenIDConnectProviderRequest\x1a@.conclave.iam.v1.RemoveClientIDFromOpenIDConnectProviderResponse\x12\x7f\n" +
@@ -14735,7 +15027,7 @@ func file_transport_iampb_iam_proto_rawDescGZIP() []byte {
 	return file_transport_iampb_iam_proto_rawDescData
 }
 
-var file_transport_iampb_iam_proto_msgTypes = make([]protoimpl.MessageInfo, 238)
+var file_transport_iampb_iam_proto_msgTypes = make([]protoimpl.MessageInfo, 244)
 var file_transport_iampb_iam_proto_goTypes = []any{
 	(*Tag)(nil),                                             // 0: conclave.iam.v1.Tag
 	(*AttachedPermissionsBoundary)(nil),                     // 1: conclave.iam.v1.AttachedPermissionsBoundary
@@ -14972,14 +15264,20 @@ var file_transport_iampb_iam_proto_goTypes = []any{
 	(*LoginProfile)(nil),                                    // 232: conclave.iam.v1.LoginProfile
 	(*GetLoginProfileRequest)(nil),                          // 233: conclave.iam.v1.GetLoginProfileRequest
 	(*GetLoginProfileResponse)(nil),                         // 234: conclave.iam.v1.GetLoginProfileResponse
-	nil,                                                     // 235: conclave.iam.v1.ResourceSpecificResult.EvalDecisionDetailsEntry
-	nil,                                                     // 236: conclave.iam.v1.EvaluationResult.EvalDecisionDetailsEntry
-	nil,                                                     // 237: conclave.iam.v1.GetAccountSummaryResponse.SummaryMapEntry
-	(*timestamppb.Timestamp)(nil),                           // 238: google.protobuf.Timestamp
+	(*RevokeRoleSessionsRequest)(nil),                       // 235: conclave.iam.v1.RevokeRoleSessionsRequest
+	(*RevokeRoleSessionsResponse)(nil),                      // 236: conclave.iam.v1.RevokeRoleSessionsResponse
+	(*RevokeOpenIDConnectProviderSessionsRequest)(nil),      // 237: conclave.iam.v1.RevokeOpenIDConnectProviderSessionsRequest
+	(*RevokeOpenIDConnectProviderSessionsResponse)(nil),     // 238: conclave.iam.v1.RevokeOpenIDConnectProviderSessionsResponse
+	(*UpdateOpenIDConnectProviderKeysRequest)(nil),          // 239: conclave.iam.v1.UpdateOpenIDConnectProviderKeysRequest
+	(*UpdateOpenIDConnectProviderKeysResponse)(nil),         // 240: conclave.iam.v1.UpdateOpenIDConnectProviderKeysResponse
+	nil,                           // 241: conclave.iam.v1.ResourceSpecificResult.EvalDecisionDetailsEntry
+	nil,                           // 242: conclave.iam.v1.EvaluationResult.EvalDecisionDetailsEntry
+	nil,                           // 243: conclave.iam.v1.GetAccountSummaryResponse.SummaryMapEntry
+	(*timestamppb.Timestamp)(nil), // 244: google.protobuf.Timestamp
 }
 var file_transport_iampb_iam_proto_depIdxs = []int32{
-	238, // 0: conclave.iam.v1.User.create_date:type_name -> google.protobuf.Timestamp
-	238, // 1: conclave.iam.v1.User.password_last_used:type_name -> google.protobuf.Timestamp
+	244, // 0: conclave.iam.v1.User.create_date:type_name -> google.protobuf.Timestamp
+	244, // 1: conclave.iam.v1.User.password_last_used:type_name -> google.protobuf.Timestamp
 	1,   // 2: conclave.iam.v1.User.permissions_boundary:type_name -> conclave.iam.v1.AttachedPermissionsBoundary
 	0,   // 3: conclave.iam.v1.User.tags:type_name -> conclave.iam.v1.Tag
 	0,   // 4: conclave.iam.v1.CreateUserRequest.tags:type_name -> conclave.iam.v1.Tag
@@ -14989,21 +15287,21 @@ var file_transport_iampb_iam_proto_depIdxs = []int32{
 	0,   // 8: conclave.iam.v1.TagUserRequest.tags:type_name -> conclave.iam.v1.Tag
 	0,   // 9: conclave.iam.v1.ListUserTagsResponse.tags:type_name -> conclave.iam.v1.Tag
 	35,  // 10: conclave.iam.v1.ListAttachedUserPoliciesResponse.attached_policies:type_name -> conclave.iam.v1.AttachedPolicy
-	238, // 11: conclave.iam.v1.Group.create_date:type_name -> google.protobuf.Timestamp
+	244, // 11: conclave.iam.v1.Group.create_date:type_name -> google.protobuf.Timestamp
 	38,  // 12: conclave.iam.v1.ListGroupsForUserResponse.groups:type_name -> conclave.iam.v1.Group
-	238, // 13: conclave.iam.v1.AccessKey.create_date:type_name -> google.protobuf.Timestamp
+	244, // 13: conclave.iam.v1.AccessKey.create_date:type_name -> google.protobuf.Timestamp
 	41,  // 14: conclave.iam.v1.CreateAccessKeyResponse.access_key:type_name -> conclave.iam.v1.AccessKey
-	238, // 15: conclave.iam.v1.AccessKeyMetadata.create_date:type_name -> google.protobuf.Timestamp
+	244, // 15: conclave.iam.v1.AccessKeyMetadata.create_date:type_name -> google.protobuf.Timestamp
 	44,  // 16: conclave.iam.v1.ListAccessKeysResponse.access_key_metadata:type_name -> conclave.iam.v1.AccessKeyMetadata
-	238, // 17: conclave.iam.v1.AccessKeyLastUsed.last_used_date:type_name -> google.protobuf.Timestamp
+	244, // 17: conclave.iam.v1.AccessKeyLastUsed.last_used_date:type_name -> google.protobuf.Timestamp
 	51,  // 18: conclave.iam.v1.GetAccessKeyLastUsedResponse.access_key_last_used:type_name -> conclave.iam.v1.AccessKeyLastUsed
 	38,  // 19: conclave.iam.v1.CreateGroupResponse.group:type_name -> conclave.iam.v1.Group
 	38,  // 20: conclave.iam.v1.GetGroupResponse.group:type_name -> conclave.iam.v1.Group
 	2,   // 21: conclave.iam.v1.GetGroupResponse.users:type_name -> conclave.iam.v1.User
 	38,  // 22: conclave.iam.v1.ListGroupsResponse.groups:type_name -> conclave.iam.v1.Group
 	35,  // 23: conclave.iam.v1.ListAttachedGroupPoliciesResponse.attached_policies:type_name -> conclave.iam.v1.AttachedPolicy
-	238, // 24: conclave.iam.v1.RoleLastUsed.last_used_date:type_name -> google.protobuf.Timestamp
-	238, // 25: conclave.iam.v1.Role.create_date:type_name -> google.protobuf.Timestamp
+	244, // 24: conclave.iam.v1.RoleLastUsed.last_used_date:type_name -> google.protobuf.Timestamp
+	244, // 25: conclave.iam.v1.Role.create_date:type_name -> google.protobuf.Timestamp
 	1,   // 26: conclave.iam.v1.Role.permissions_boundary:type_name -> conclave.iam.v1.AttachedPermissionsBoundary
 	0,   // 27: conclave.iam.v1.Role.tags:type_name -> conclave.iam.v1.Tag
 	82,  // 28: conclave.iam.v1.Role.role_last_used:type_name -> conclave.iam.v1.RoleLastUsed
@@ -15015,14 +15313,14 @@ var file_transport_iampb_iam_proto_depIdxs = []int32{
 	0,   // 34: conclave.iam.v1.TagRoleRequest.tags:type_name -> conclave.iam.v1.Tag
 	0,   // 35: conclave.iam.v1.ListRoleTagsResponse.tags:type_name -> conclave.iam.v1.Tag
 	35,  // 36: conclave.iam.v1.ListAttachedRolePoliciesResponse.attached_policies:type_name -> conclave.iam.v1.AttachedPolicy
-	238, // 37: conclave.iam.v1.Policy.create_date:type_name -> google.protobuf.Timestamp
-	238, // 38: conclave.iam.v1.Policy.update_date:type_name -> google.protobuf.Timestamp
+	244, // 37: conclave.iam.v1.Policy.create_date:type_name -> google.protobuf.Timestamp
+	244, // 38: conclave.iam.v1.Policy.update_date:type_name -> google.protobuf.Timestamp
 	0,   // 39: conclave.iam.v1.Policy.tags:type_name -> conclave.iam.v1.Tag
 	0,   // 40: conclave.iam.v1.CreatePolicyRequest.tags:type_name -> conclave.iam.v1.Tag
 	122, // 41: conclave.iam.v1.CreatePolicyResponse.policy:type_name -> conclave.iam.v1.Policy
 	122, // 42: conclave.iam.v1.GetPolicyResponse.policy:type_name -> conclave.iam.v1.Policy
 	122, // 43: conclave.iam.v1.ListPoliciesResponse.policies:type_name -> conclave.iam.v1.Policy
-	238, // 44: conclave.iam.v1.PolicyVersion.create_date:type_name -> google.protobuf.Timestamp
+	244, // 44: conclave.iam.v1.PolicyVersion.create_date:type_name -> google.protobuf.Timestamp
 	131, // 45: conclave.iam.v1.CreatePolicyVersionResponse.policy_version:type_name -> conclave.iam.v1.PolicyVersion
 	131, // 46: conclave.iam.v1.GetPolicyVersionResponse.policy_version:type_name -> conclave.iam.v1.PolicyVersion
 	131, // 47: conclave.iam.v1.ListPolicyVersionsResponse.versions:type_name -> conclave.iam.v1.PolicyVersion
@@ -15033,7 +15331,7 @@ var file_transport_iampb_iam_proto_depIdxs = []int32{
 	0,   // 52: conclave.iam.v1.ListPolicyTagsResponse.tags:type_name -> conclave.iam.v1.Tag
 	0,   // 53: conclave.iam.v1.CreateOpenIDConnectProviderRequest.tags:type_name -> conclave.iam.v1.Tag
 	0,   // 54: conclave.iam.v1.CreateOpenIDConnectProviderResponse.tags:type_name -> conclave.iam.v1.Tag
-	238, // 55: conclave.iam.v1.GetOpenIDConnectProviderResponse.create_date:type_name -> google.protobuf.Timestamp
+	244, // 55: conclave.iam.v1.GetOpenIDConnectProviderResponse.create_date:type_name -> google.protobuf.Timestamp
 	0,   // 56: conclave.iam.v1.GetOpenIDConnectProviderResponse.tags:type_name -> conclave.iam.v1.Tag
 	157, // 57: conclave.iam.v1.ListOpenIDConnectProvidersResponse.open_id_connect_provider_list:type_name -> conclave.iam.v1.OpenIDConnectProviderListEntry
 	0,   // 58: conclave.iam.v1.TagOpenIDConnectProviderRequest.tags:type_name -> conclave.iam.v1.Tag
@@ -15041,269 +15339,277 @@ var file_transport_iampb_iam_proto_depIdxs = []int32{
 	175, // 60: conclave.iam.v1.Statement.start_position:type_name -> conclave.iam.v1.Position
 	175, // 61: conclave.iam.v1.Statement.end_position:type_name -> conclave.iam.v1.Position
 	176, // 62: conclave.iam.v1.ResourceSpecificResult.matched_statements:type_name -> conclave.iam.v1.Statement
-	235, // 63: conclave.iam.v1.ResourceSpecificResult.eval_decision_details:type_name -> conclave.iam.v1.ResourceSpecificResult.EvalDecisionDetailsEntry
+	241, // 63: conclave.iam.v1.ResourceSpecificResult.eval_decision_details:type_name -> conclave.iam.v1.ResourceSpecificResult.EvalDecisionDetailsEntry
 	178, // 64: conclave.iam.v1.ResourceSpecificResult.permissions_boundary_decision_detail:type_name -> conclave.iam.v1.PermissionsBoundaryDecisionDetail
 	176, // 65: conclave.iam.v1.EvaluationResult.matched_statements:type_name -> conclave.iam.v1.Statement
 	177, // 66: conclave.iam.v1.EvaluationResult.organizations_decision_detail:type_name -> conclave.iam.v1.OrganizationsDecisionDetail
 	178, // 67: conclave.iam.v1.EvaluationResult.permissions_boundary_decision_detail:type_name -> conclave.iam.v1.PermissionsBoundaryDecisionDetail
-	236, // 68: conclave.iam.v1.EvaluationResult.eval_decision_details:type_name -> conclave.iam.v1.EvaluationResult.EvalDecisionDetailsEntry
+	242, // 68: conclave.iam.v1.EvaluationResult.eval_decision_details:type_name -> conclave.iam.v1.EvaluationResult.EvalDecisionDetailsEntry
 	179, // 69: conclave.iam.v1.EvaluationResult.resource_specific_results:type_name -> conclave.iam.v1.ResourceSpecificResult
 	174, // 70: conclave.iam.v1.SimulateCustomPolicyRequest.context_entries:type_name -> conclave.iam.v1.ContextEntry
 	180, // 71: conclave.iam.v1.SimulateCustomPolicyResponse.evaluation_results:type_name -> conclave.iam.v1.EvaluationResult
 	174, // 72: conclave.iam.v1.SimulatePrincipalPolicyRequest.context_entries:type_name -> conclave.iam.v1.ContextEntry
 	180, // 73: conclave.iam.v1.SimulatePrincipalPolicyResponse.evaluation_results:type_name -> conclave.iam.v1.EvaluationResult
-	237, // 74: conclave.iam.v1.GetAccountSummaryResponse.summary_map:type_name -> conclave.iam.v1.GetAccountSummaryResponse.SummaryMapEntry
-	238, // 75: conclave.iam.v1.UserDetail.create_date:type_name -> google.protobuf.Timestamp
+	243, // 74: conclave.iam.v1.GetAccountSummaryResponse.summary_map:type_name -> conclave.iam.v1.GetAccountSummaryResponse.SummaryMapEntry
+	244, // 75: conclave.iam.v1.UserDetail.create_date:type_name -> google.protobuf.Timestamp
 	191, // 76: conclave.iam.v1.UserDetail.user_policy_list:type_name -> conclave.iam.v1.PolicyDetail
 	35,  // 77: conclave.iam.v1.UserDetail.attached_managed_policies:type_name -> conclave.iam.v1.AttachedPolicy
 	1,   // 78: conclave.iam.v1.UserDetail.permissions_boundary:type_name -> conclave.iam.v1.AttachedPermissionsBoundary
 	0,   // 79: conclave.iam.v1.UserDetail.tags:type_name -> conclave.iam.v1.Tag
-	238, // 80: conclave.iam.v1.GroupDetail.create_date:type_name -> google.protobuf.Timestamp
+	244, // 80: conclave.iam.v1.GroupDetail.create_date:type_name -> google.protobuf.Timestamp
 	191, // 81: conclave.iam.v1.GroupDetail.group_policy_list:type_name -> conclave.iam.v1.PolicyDetail
 	35,  // 82: conclave.iam.v1.GroupDetail.attached_managed_policies:type_name -> conclave.iam.v1.AttachedPolicy
-	238, // 83: conclave.iam.v1.InstanceProfile.create_date:type_name -> google.protobuf.Timestamp
+	244, // 83: conclave.iam.v1.InstanceProfile.create_date:type_name -> google.protobuf.Timestamp
 	83,  // 84: conclave.iam.v1.InstanceProfile.roles:type_name -> conclave.iam.v1.Role
 	0,   // 85: conclave.iam.v1.InstanceProfile.tags:type_name -> conclave.iam.v1.Tag
-	238, // 86: conclave.iam.v1.RoleDetail.create_date:type_name -> google.protobuf.Timestamp
+	244, // 86: conclave.iam.v1.RoleDetail.create_date:type_name -> google.protobuf.Timestamp
 	194, // 87: conclave.iam.v1.RoleDetail.instance_profile_list:type_name -> conclave.iam.v1.InstanceProfile
 	191, // 88: conclave.iam.v1.RoleDetail.role_policy_list:type_name -> conclave.iam.v1.PolicyDetail
 	35,  // 89: conclave.iam.v1.RoleDetail.attached_managed_policies:type_name -> conclave.iam.v1.AttachedPolicy
 	1,   // 90: conclave.iam.v1.RoleDetail.permissions_boundary:type_name -> conclave.iam.v1.AttachedPermissionsBoundary
 	0,   // 91: conclave.iam.v1.RoleDetail.tags:type_name -> conclave.iam.v1.Tag
 	82,  // 92: conclave.iam.v1.RoleDetail.role_last_used:type_name -> conclave.iam.v1.RoleLastUsed
-	238, // 93: conclave.iam.v1.ManagedPolicyDetail.create_date:type_name -> google.protobuf.Timestamp
-	238, // 94: conclave.iam.v1.ManagedPolicyDetail.update_date:type_name -> google.protobuf.Timestamp
+	244, // 93: conclave.iam.v1.ManagedPolicyDetail.create_date:type_name -> google.protobuf.Timestamp
+	244, // 94: conclave.iam.v1.ManagedPolicyDetail.update_date:type_name -> google.protobuf.Timestamp
 	131, // 95: conclave.iam.v1.ManagedPolicyDetail.policy_version_list:type_name -> conclave.iam.v1.PolicyVersion
 	192, // 96: conclave.iam.v1.GetAccountAuthorizationDetailsResponse.user_detail_list:type_name -> conclave.iam.v1.UserDetail
 	193, // 97: conclave.iam.v1.GetAccountAuthorizationDetailsResponse.group_detail_list:type_name -> conclave.iam.v1.GroupDetail
 	195, // 98: conclave.iam.v1.GetAccountAuthorizationDetailsResponse.role_detail_list:type_name -> conclave.iam.v1.RoleDetail
 	196, // 99: conclave.iam.v1.GetAccountAuthorizationDetailsResponse.policies:type_name -> conclave.iam.v1.ManagedPolicyDetail
-	238, // 100: conclave.iam.v1.SSHPublicKeyMetadata.upload_date:type_name -> google.protobuf.Timestamp
+	244, // 100: conclave.iam.v1.SSHPublicKeyMetadata.upload_date:type_name -> google.protobuf.Timestamp
 	205, // 101: conclave.iam.v1.ListSSHPublicKeysResponse.ssh_public_keys:type_name -> conclave.iam.v1.SSHPublicKeyMetadata
 	2,   // 102: conclave.iam.v1.VirtualMFADevice.user:type_name -> conclave.iam.v1.User
-	238, // 103: conclave.iam.v1.VirtualMFADevice.enable_date:type_name -> google.protobuf.Timestamp
+	244, // 103: conclave.iam.v1.VirtualMFADevice.enable_date:type_name -> google.protobuf.Timestamp
 	0,   // 104: conclave.iam.v1.VirtualMFADevice.tags:type_name -> conclave.iam.v1.Tag
 	208, // 105: conclave.iam.v1.ListVirtualMFADevicesResponse.virtual_mfa_devices:type_name -> conclave.iam.v1.VirtualMFADevice
-	238, // 106: conclave.iam.v1.MFADevice.enable_date:type_name -> google.protobuf.Timestamp
+	244, // 106: conclave.iam.v1.MFADevice.enable_date:type_name -> google.protobuf.Timestamp
 	211, // 107: conclave.iam.v1.ListMFADevicesResponse.mfa_devices:type_name -> conclave.iam.v1.MFADevice
-	238, // 108: conclave.iam.v1.SigningCertificate.upload_date:type_name -> google.protobuf.Timestamp
+	244, // 108: conclave.iam.v1.SigningCertificate.upload_date:type_name -> google.protobuf.Timestamp
 	214, // 109: conclave.iam.v1.ListSigningCertificatesResponse.certificates:type_name -> conclave.iam.v1.SigningCertificate
-	238, // 110: conclave.iam.v1.ServiceSpecificCredentialMetadata.create_date:type_name -> google.protobuf.Timestamp
-	238, // 111: conclave.iam.v1.ServiceSpecificCredentialMetadata.expiration_date:type_name -> google.protobuf.Timestamp
+	244, // 110: conclave.iam.v1.ServiceSpecificCredentialMetadata.create_date:type_name -> google.protobuf.Timestamp
+	244, // 111: conclave.iam.v1.ServiceSpecificCredentialMetadata.expiration_date:type_name -> google.protobuf.Timestamp
 	217, // 112: conclave.iam.v1.ListServiceSpecificCredentialsResponse.service_specific_credentials:type_name -> conclave.iam.v1.ServiceSpecificCredentialMetadata
 	194, // 113: conclave.iam.v1.ListInstanceProfilesForRoleResponse.instance_profiles:type_name -> conclave.iam.v1.InstanceProfile
 	194, // 114: conclave.iam.v1.ListInstanceProfilesResponse.instance_profiles:type_name -> conclave.iam.v1.InstanceProfile
-	238, // 115: conclave.iam.v1.ServerCertificateMetadata.upload_date:type_name -> google.protobuf.Timestamp
-	238, // 116: conclave.iam.v1.ServerCertificateMetadata.expiration:type_name -> google.protobuf.Timestamp
+	244, // 115: conclave.iam.v1.ServerCertificateMetadata.upload_date:type_name -> google.protobuf.Timestamp
+	244, // 116: conclave.iam.v1.ServerCertificateMetadata.expiration:type_name -> google.protobuf.Timestamp
 	224, // 117: conclave.iam.v1.ListServerCertificatesResponse.server_certificate_metadata_list:type_name -> conclave.iam.v1.ServerCertificateMetadata
-	238, // 118: conclave.iam.v1.SAMLProviderListEntry.valid_until:type_name -> google.protobuf.Timestamp
-	238, // 119: conclave.iam.v1.SAMLProviderListEntry.create_date:type_name -> google.protobuf.Timestamp
+	244, // 118: conclave.iam.v1.SAMLProviderListEntry.valid_until:type_name -> google.protobuf.Timestamp
+	244, // 119: conclave.iam.v1.SAMLProviderListEntry.create_date:type_name -> google.protobuf.Timestamp
 	227, // 120: conclave.iam.v1.ListSAMLProvidersResponse.saml_provider_list:type_name -> conclave.iam.v1.SAMLProviderListEntry
-	238, // 121: conclave.iam.v1.LoginProfile.create_date:type_name -> google.protobuf.Timestamp
+	244, // 121: conclave.iam.v1.LoginProfile.create_date:type_name -> google.protobuf.Timestamp
 	232, // 122: conclave.iam.v1.GetLoginProfileResponse.login_profile:type_name -> conclave.iam.v1.LoginProfile
-	3,   // 123: conclave.iam.v1.IAM.CreateUser:input_type -> conclave.iam.v1.CreateUserRequest
-	5,   // 124: conclave.iam.v1.IAM.GetUser:input_type -> conclave.iam.v1.GetUserRequest
-	7,   // 125: conclave.iam.v1.IAM.ListUsers:input_type -> conclave.iam.v1.ListUsersRequest
-	9,   // 126: conclave.iam.v1.IAM.UpdateUser:input_type -> conclave.iam.v1.UpdateUserRequest
-	11,  // 127: conclave.iam.v1.IAM.DeleteUser:input_type -> conclave.iam.v1.DeleteUserRequest
-	13,  // 128: conclave.iam.v1.IAM.TagUser:input_type -> conclave.iam.v1.TagUserRequest
-	15,  // 129: conclave.iam.v1.IAM.UntagUser:input_type -> conclave.iam.v1.UntagUserRequest
-	17,  // 130: conclave.iam.v1.IAM.ListUserTags:input_type -> conclave.iam.v1.ListUserTagsRequest
-	19,  // 131: conclave.iam.v1.IAM.PutUserPermissionsBoundary:input_type -> conclave.iam.v1.PutUserPermissionsBoundaryRequest
-	21,  // 132: conclave.iam.v1.IAM.DeleteUserPermissionsBoundary:input_type -> conclave.iam.v1.DeleteUserPermissionsBoundaryRequest
-	23,  // 133: conclave.iam.v1.IAM.PutUserPolicy:input_type -> conclave.iam.v1.PutUserPolicyRequest
-	25,  // 134: conclave.iam.v1.IAM.GetUserPolicy:input_type -> conclave.iam.v1.GetUserPolicyRequest
-	27,  // 135: conclave.iam.v1.IAM.ListUserPolicies:input_type -> conclave.iam.v1.ListUserPoliciesRequest
-	29,  // 136: conclave.iam.v1.IAM.DeleteUserPolicy:input_type -> conclave.iam.v1.DeleteUserPolicyRequest
-	31,  // 137: conclave.iam.v1.IAM.AttachUserPolicy:input_type -> conclave.iam.v1.AttachUserPolicyRequest
-	33,  // 138: conclave.iam.v1.IAM.DetachUserPolicy:input_type -> conclave.iam.v1.DetachUserPolicyRequest
-	36,  // 139: conclave.iam.v1.IAM.ListAttachedUserPolicies:input_type -> conclave.iam.v1.ListAttachedUserPoliciesRequest
-	39,  // 140: conclave.iam.v1.IAM.ListGroupsForUser:input_type -> conclave.iam.v1.ListGroupsForUserRequest
-	42,  // 141: conclave.iam.v1.IAM.CreateAccessKey:input_type -> conclave.iam.v1.CreateAccessKeyRequest
-	45,  // 142: conclave.iam.v1.IAM.ListAccessKeys:input_type -> conclave.iam.v1.ListAccessKeysRequest
-	47,  // 143: conclave.iam.v1.IAM.UpdateAccessKey:input_type -> conclave.iam.v1.UpdateAccessKeyRequest
-	49,  // 144: conclave.iam.v1.IAM.DeleteAccessKey:input_type -> conclave.iam.v1.DeleteAccessKeyRequest
-	52,  // 145: conclave.iam.v1.IAM.GetAccessKeyLastUsed:input_type -> conclave.iam.v1.GetAccessKeyLastUsedRequest
-	54,  // 146: conclave.iam.v1.IAM.CreateGroup:input_type -> conclave.iam.v1.CreateGroupRequest
-	56,  // 147: conclave.iam.v1.IAM.GetGroup:input_type -> conclave.iam.v1.GetGroupRequest
-	58,  // 148: conclave.iam.v1.IAM.UpdateGroup:input_type -> conclave.iam.v1.UpdateGroupRequest
-	60,  // 149: conclave.iam.v1.IAM.DeleteGroup:input_type -> conclave.iam.v1.DeleteGroupRequest
-	62,  // 150: conclave.iam.v1.IAM.ListGroups:input_type -> conclave.iam.v1.ListGroupsRequest
-	64,  // 151: conclave.iam.v1.IAM.AddUserToGroup:input_type -> conclave.iam.v1.AddUserToGroupRequest
-	66,  // 152: conclave.iam.v1.IAM.RemoveUserFromGroup:input_type -> conclave.iam.v1.RemoveUserFromGroupRequest
-	68,  // 153: conclave.iam.v1.IAM.PutGroupPolicy:input_type -> conclave.iam.v1.PutGroupPolicyRequest
-	70,  // 154: conclave.iam.v1.IAM.GetGroupPolicy:input_type -> conclave.iam.v1.GetGroupPolicyRequest
-	72,  // 155: conclave.iam.v1.IAM.ListGroupPolicies:input_type -> conclave.iam.v1.ListGroupPoliciesRequest
-	74,  // 156: conclave.iam.v1.IAM.DeleteGroupPolicy:input_type -> conclave.iam.v1.DeleteGroupPolicyRequest
-	76,  // 157: conclave.iam.v1.IAM.AttachGroupPolicy:input_type -> conclave.iam.v1.AttachGroupPolicyRequest
-	78,  // 158: conclave.iam.v1.IAM.DetachGroupPolicy:input_type -> conclave.iam.v1.DetachGroupPolicyRequest
-	80,  // 159: conclave.iam.v1.IAM.ListAttachedGroupPolicies:input_type -> conclave.iam.v1.ListAttachedGroupPoliciesRequest
-	84,  // 160: conclave.iam.v1.IAM.CreateRole:input_type -> conclave.iam.v1.CreateRoleRequest
-	86,  // 161: conclave.iam.v1.IAM.GetRole:input_type -> conclave.iam.v1.GetRoleRequest
-	88,  // 162: conclave.iam.v1.IAM.ListRoles:input_type -> conclave.iam.v1.ListRolesRequest
-	90,  // 163: conclave.iam.v1.IAM.UpdateRole:input_type -> conclave.iam.v1.UpdateRoleRequest
-	92,  // 164: conclave.iam.v1.IAM.UpdateRoleDescription:input_type -> conclave.iam.v1.UpdateRoleDescriptionRequest
-	94,  // 165: conclave.iam.v1.IAM.DeleteRole:input_type -> conclave.iam.v1.DeleteRoleRequest
-	96,  // 166: conclave.iam.v1.IAM.UpdateAssumeRolePolicy:input_type -> conclave.iam.v1.UpdateAssumeRolePolicyRequest
-	98,  // 167: conclave.iam.v1.IAM.PutRolePermissionsBoundary:input_type -> conclave.iam.v1.PutRolePermissionsBoundaryRequest
-	100, // 168: conclave.iam.v1.IAM.DeleteRolePermissionsBoundary:input_type -> conclave.iam.v1.DeleteRolePermissionsBoundaryRequest
-	102, // 169: conclave.iam.v1.IAM.TagRole:input_type -> conclave.iam.v1.TagRoleRequest
-	104, // 170: conclave.iam.v1.IAM.UntagRole:input_type -> conclave.iam.v1.UntagRoleRequest
-	106, // 171: conclave.iam.v1.IAM.ListRoleTags:input_type -> conclave.iam.v1.ListRoleTagsRequest
-	108, // 172: conclave.iam.v1.IAM.PutRolePolicy:input_type -> conclave.iam.v1.PutRolePolicyRequest
-	110, // 173: conclave.iam.v1.IAM.GetRolePolicy:input_type -> conclave.iam.v1.GetRolePolicyRequest
-	112, // 174: conclave.iam.v1.IAM.ListRolePolicies:input_type -> conclave.iam.v1.ListRolePoliciesRequest
-	114, // 175: conclave.iam.v1.IAM.DeleteRolePolicy:input_type -> conclave.iam.v1.DeleteRolePolicyRequest
-	116, // 176: conclave.iam.v1.IAM.AttachRolePolicy:input_type -> conclave.iam.v1.AttachRolePolicyRequest
-	118, // 177: conclave.iam.v1.IAM.DetachRolePolicy:input_type -> conclave.iam.v1.DetachRolePolicyRequest
-	120, // 178: conclave.iam.v1.IAM.ListAttachedRolePolicies:input_type -> conclave.iam.v1.ListAttachedRolePoliciesRequest
-	123, // 179: conclave.iam.v1.IAM.CreatePolicy:input_type -> conclave.iam.v1.CreatePolicyRequest
-	125, // 180: conclave.iam.v1.IAM.GetPolicy:input_type -> conclave.iam.v1.GetPolicyRequest
-	127, // 181: conclave.iam.v1.IAM.ListPolicies:input_type -> conclave.iam.v1.ListPoliciesRequest
-	129, // 182: conclave.iam.v1.IAM.DeletePolicy:input_type -> conclave.iam.v1.DeletePolicyRequest
-	132, // 183: conclave.iam.v1.IAM.CreatePolicyVersion:input_type -> conclave.iam.v1.CreatePolicyVersionRequest
-	134, // 184: conclave.iam.v1.IAM.GetPolicyVersion:input_type -> conclave.iam.v1.GetPolicyVersionRequest
-	136, // 185: conclave.iam.v1.IAM.ListPolicyVersions:input_type -> conclave.iam.v1.ListPolicyVersionsRequest
-	138, // 186: conclave.iam.v1.IAM.DeletePolicyVersion:input_type -> conclave.iam.v1.DeletePolicyVersionRequest
-	140, // 187: conclave.iam.v1.IAM.SetDefaultPolicyVersion:input_type -> conclave.iam.v1.SetDefaultPolicyVersionRequest
-	145, // 188: conclave.iam.v1.IAM.ListEntitiesForPolicy:input_type -> conclave.iam.v1.ListEntitiesForPolicyRequest
-	147, // 189: conclave.iam.v1.IAM.TagPolicy:input_type -> conclave.iam.v1.TagPolicyRequest
-	149, // 190: conclave.iam.v1.IAM.UntagPolicy:input_type -> conclave.iam.v1.UntagPolicyRequest
-	151, // 191: conclave.iam.v1.IAM.ListPolicyTags:input_type -> conclave.iam.v1.ListPolicyTagsRequest
-	153, // 192: conclave.iam.v1.IAM.CreateOpenIDConnectProvider:input_type -> conclave.iam.v1.CreateOpenIDConnectProviderRequest
-	155, // 193: conclave.iam.v1.IAM.GetOpenIDConnectProvider:input_type -> conclave.iam.v1.GetOpenIDConnectProviderRequest
-	158, // 194: conclave.iam.v1.IAM.ListOpenIDConnectProviders:input_type -> conclave.iam.v1.ListOpenIDConnectProvidersRequest
-	160, // 195: conclave.iam.v1.IAM.DeleteOpenIDConnectProvider:input_type -> conclave.iam.v1.DeleteOpenIDConnectProviderRequest
-	162, // 196: conclave.iam.v1.IAM.UpdateOpenIDConnectProviderThumbprint:input_type -> conclave.iam.v1.UpdateOpenIDConnectProviderThumbprintRequest
-	164, // 197: conclave.iam.v1.IAM.AddClientIDToOpenIDConnectProvider:input_type -> conclave.iam.v1.AddClientIDToOpenIDConnectProviderRequest
-	166, // 198: conclave.iam.v1.IAM.RemoveClientIDFromOpenIDConnectProvider:input_type -> conclave.iam.v1.RemoveClientIDFromOpenIDConnectProviderRequest
-	168, // 199: conclave.iam.v1.IAM.TagOpenIDConnectProvider:input_type -> conclave.iam.v1.TagOpenIDConnectProviderRequest
-	170, // 200: conclave.iam.v1.IAM.UntagOpenIDConnectProvider:input_type -> conclave.iam.v1.UntagOpenIDConnectProviderRequest
-	172, // 201: conclave.iam.v1.IAM.ListOpenIDConnectProviderTags:input_type -> conclave.iam.v1.ListOpenIDConnectProviderTagsRequest
-	181, // 202: conclave.iam.v1.IAM.SimulateCustomPolicy:input_type -> conclave.iam.v1.SimulateCustomPolicyRequest
-	183, // 203: conclave.iam.v1.IAM.SimulatePrincipalPolicy:input_type -> conclave.iam.v1.SimulatePrincipalPolicyRequest
-	185, // 204: conclave.iam.v1.IAM.GetContextKeysForCustomPolicy:input_type -> conclave.iam.v1.GetContextKeysForCustomPolicyRequest
-	187, // 205: conclave.iam.v1.IAM.GetContextKeysForPrincipalPolicy:input_type -> conclave.iam.v1.GetContextKeysForPrincipalPolicyRequest
-	189, // 206: conclave.iam.v1.IAM.GetAccountSummary:input_type -> conclave.iam.v1.GetAccountSummaryRequest
-	197, // 207: conclave.iam.v1.IAM.GetAccountAuthorizationDetails:input_type -> conclave.iam.v1.GetAccountAuthorizationDetailsRequest
-	199, // 208: conclave.iam.v1.IAM.ListAccountAliases:input_type -> conclave.iam.v1.ListAccountAliasesRequest
-	201, // 209: conclave.iam.v1.IAM.CreateAccountAlias:input_type -> conclave.iam.v1.CreateAccountAliasRequest
-	203, // 210: conclave.iam.v1.IAM.DeleteAccountAlias:input_type -> conclave.iam.v1.DeleteAccountAliasRequest
-	206, // 211: conclave.iam.v1.IAM.ListSSHPublicKeys:input_type -> conclave.iam.v1.ListSSHPublicKeysRequest
-	209, // 212: conclave.iam.v1.IAM.ListVirtualMFADevices:input_type -> conclave.iam.v1.ListVirtualMFADevicesRequest
-	212, // 213: conclave.iam.v1.IAM.ListMFADevices:input_type -> conclave.iam.v1.ListMFADevicesRequest
-	215, // 214: conclave.iam.v1.IAM.ListSigningCertificates:input_type -> conclave.iam.v1.ListSigningCertificatesRequest
-	218, // 215: conclave.iam.v1.IAM.ListServiceSpecificCredentials:input_type -> conclave.iam.v1.ListServiceSpecificCredentialsRequest
-	220, // 216: conclave.iam.v1.IAM.ListInstanceProfilesForRole:input_type -> conclave.iam.v1.ListInstanceProfilesForRoleRequest
-	222, // 217: conclave.iam.v1.IAM.ListInstanceProfiles:input_type -> conclave.iam.v1.ListInstanceProfilesRequest
-	225, // 218: conclave.iam.v1.IAM.ListServerCertificates:input_type -> conclave.iam.v1.ListServerCertificatesRequest
-	228, // 219: conclave.iam.v1.IAM.ListSAMLProviders:input_type -> conclave.iam.v1.ListSAMLProvidersRequest
-	230, // 220: conclave.iam.v1.IAM.DeleteLoginProfile:input_type -> conclave.iam.v1.DeleteLoginProfileRequest
-	233, // 221: conclave.iam.v1.IAM.GetLoginProfile:input_type -> conclave.iam.v1.GetLoginProfileRequest
-	4,   // 222: conclave.iam.v1.IAM.CreateUser:output_type -> conclave.iam.v1.CreateUserResponse
-	6,   // 223: conclave.iam.v1.IAM.GetUser:output_type -> conclave.iam.v1.GetUserResponse
-	8,   // 224: conclave.iam.v1.IAM.ListUsers:output_type -> conclave.iam.v1.ListUsersResponse
-	10,  // 225: conclave.iam.v1.IAM.UpdateUser:output_type -> conclave.iam.v1.UpdateUserResponse
-	12,  // 226: conclave.iam.v1.IAM.DeleteUser:output_type -> conclave.iam.v1.DeleteUserResponse
-	14,  // 227: conclave.iam.v1.IAM.TagUser:output_type -> conclave.iam.v1.TagUserResponse
-	16,  // 228: conclave.iam.v1.IAM.UntagUser:output_type -> conclave.iam.v1.UntagUserResponse
-	18,  // 229: conclave.iam.v1.IAM.ListUserTags:output_type -> conclave.iam.v1.ListUserTagsResponse
-	20,  // 230: conclave.iam.v1.IAM.PutUserPermissionsBoundary:output_type -> conclave.iam.v1.PutUserPermissionsBoundaryResponse
-	22,  // 231: conclave.iam.v1.IAM.DeleteUserPermissionsBoundary:output_type -> conclave.iam.v1.DeleteUserPermissionsBoundaryResponse
-	24,  // 232: conclave.iam.v1.IAM.PutUserPolicy:output_type -> conclave.iam.v1.PutUserPolicyResponse
-	26,  // 233: conclave.iam.v1.IAM.GetUserPolicy:output_type -> conclave.iam.v1.GetUserPolicyResponse
-	28,  // 234: conclave.iam.v1.IAM.ListUserPolicies:output_type -> conclave.iam.v1.ListUserPoliciesResponse
-	30,  // 235: conclave.iam.v1.IAM.DeleteUserPolicy:output_type -> conclave.iam.v1.DeleteUserPolicyResponse
-	32,  // 236: conclave.iam.v1.IAM.AttachUserPolicy:output_type -> conclave.iam.v1.AttachUserPolicyResponse
-	34,  // 237: conclave.iam.v1.IAM.DetachUserPolicy:output_type -> conclave.iam.v1.DetachUserPolicyResponse
-	37,  // 238: conclave.iam.v1.IAM.ListAttachedUserPolicies:output_type -> conclave.iam.v1.ListAttachedUserPoliciesResponse
-	40,  // 239: conclave.iam.v1.IAM.ListGroupsForUser:output_type -> conclave.iam.v1.ListGroupsForUserResponse
-	43,  // 240: conclave.iam.v1.IAM.CreateAccessKey:output_type -> conclave.iam.v1.CreateAccessKeyResponse
-	46,  // 241: conclave.iam.v1.IAM.ListAccessKeys:output_type -> conclave.iam.v1.ListAccessKeysResponse
-	48,  // 242: conclave.iam.v1.IAM.UpdateAccessKey:output_type -> conclave.iam.v1.UpdateAccessKeyResponse
-	50,  // 243: conclave.iam.v1.IAM.DeleteAccessKey:output_type -> conclave.iam.v1.DeleteAccessKeyResponse
-	53,  // 244: conclave.iam.v1.IAM.GetAccessKeyLastUsed:output_type -> conclave.iam.v1.GetAccessKeyLastUsedResponse
-	55,  // 245: conclave.iam.v1.IAM.CreateGroup:output_type -> conclave.iam.v1.CreateGroupResponse
-	57,  // 246: conclave.iam.v1.IAM.GetGroup:output_type -> conclave.iam.v1.GetGroupResponse
-	59,  // 247: conclave.iam.v1.IAM.UpdateGroup:output_type -> conclave.iam.v1.UpdateGroupResponse
-	61,  // 248: conclave.iam.v1.IAM.DeleteGroup:output_type -> conclave.iam.v1.DeleteGroupResponse
-	63,  // 249: conclave.iam.v1.IAM.ListGroups:output_type -> conclave.iam.v1.ListGroupsResponse
-	65,  // 250: conclave.iam.v1.IAM.AddUserToGroup:output_type -> conclave.iam.v1.AddUserToGroupResponse
-	67,  // 251: conclave.iam.v1.IAM.RemoveUserFromGroup:output_type -> conclave.iam.v1.RemoveUserFromGroupResponse
-	69,  // 252: conclave.iam.v1.IAM.PutGroupPolicy:output_type -> conclave.iam.v1.PutGroupPolicyResponse
-	71,  // 253: conclave.iam.v1.IAM.GetGroupPolicy:output_type -> conclave.iam.v1.GetGroupPolicyResponse
-	73,  // 254: conclave.iam.v1.IAM.ListGroupPolicies:output_type -> conclave.iam.v1.ListGroupPoliciesResponse
-	75,  // 255: conclave.iam.v1.IAM.DeleteGroupPolicy:output_type -> conclave.iam.v1.DeleteGroupPolicyResponse
-	77,  // 256: conclave.iam.v1.IAM.AttachGroupPolicy:output_type -> conclave.iam.v1.AttachGroupPolicyResponse
-	79,  // 257: conclave.iam.v1.IAM.DetachGroupPolicy:output_type -> conclave.iam.v1.DetachGroupPolicyResponse
-	81,  // 258: conclave.iam.v1.IAM.ListAttachedGroupPolicies:output_type -> conclave.iam.v1.ListAttachedGroupPoliciesResponse
-	85,  // 259: conclave.iam.v1.IAM.CreateRole:output_type -> conclave.iam.v1.CreateRoleResponse
-	87,  // 260: conclave.iam.v1.IAM.GetRole:output_type -> conclave.iam.v1.GetRoleResponse
-	89,  // 261: conclave.iam.v1.IAM.ListRoles:output_type -> conclave.iam.v1.ListRolesResponse
-	91,  // 262: conclave.iam.v1.IAM.UpdateRole:output_type -> conclave.iam.v1.UpdateRoleResponse
-	93,  // 263: conclave.iam.v1.IAM.UpdateRoleDescription:output_type -> conclave.iam.v1.UpdateRoleDescriptionResponse
-	95,  // 264: conclave.iam.v1.IAM.DeleteRole:output_type -> conclave.iam.v1.DeleteRoleResponse
-	97,  // 265: conclave.iam.v1.IAM.UpdateAssumeRolePolicy:output_type -> conclave.iam.v1.UpdateAssumeRolePolicyResponse
-	99,  // 266: conclave.iam.v1.IAM.PutRolePermissionsBoundary:output_type -> conclave.iam.v1.PutRolePermissionsBoundaryResponse
-	101, // 267: conclave.iam.v1.IAM.DeleteRolePermissionsBoundary:output_type -> conclave.iam.v1.DeleteRolePermissionsBoundaryResponse
-	103, // 268: conclave.iam.v1.IAM.TagRole:output_type -> conclave.iam.v1.TagRoleResponse
-	105, // 269: conclave.iam.v1.IAM.UntagRole:output_type -> conclave.iam.v1.UntagRoleResponse
-	107, // 270: conclave.iam.v1.IAM.ListRoleTags:output_type -> conclave.iam.v1.ListRoleTagsResponse
-	109, // 271: conclave.iam.v1.IAM.PutRolePolicy:output_type -> conclave.iam.v1.PutRolePolicyResponse
-	111, // 272: conclave.iam.v1.IAM.GetRolePolicy:output_type -> conclave.iam.v1.GetRolePolicyResponse
-	113, // 273: conclave.iam.v1.IAM.ListRolePolicies:output_type -> conclave.iam.v1.ListRolePoliciesResponse
-	115, // 274: conclave.iam.v1.IAM.DeleteRolePolicy:output_type -> conclave.iam.v1.DeleteRolePolicyResponse
-	117, // 275: conclave.iam.v1.IAM.AttachRolePolicy:output_type -> conclave.iam.v1.AttachRolePolicyResponse
-	119, // 276: conclave.iam.v1.IAM.DetachRolePolicy:output_type -> conclave.iam.v1.DetachRolePolicyResponse
-	121, // 277: conclave.iam.v1.IAM.ListAttachedRolePolicies:output_type -> conclave.iam.v1.ListAttachedRolePoliciesResponse
-	124, // 278: conclave.iam.v1.IAM.CreatePolicy:output_type -> conclave.iam.v1.CreatePolicyResponse
-	126, // 279: conclave.iam.v1.IAM.GetPolicy:output_type -> conclave.iam.v1.GetPolicyResponse
-	128, // 280: conclave.iam.v1.IAM.ListPolicies:output_type -> conclave.iam.v1.ListPoliciesResponse
-	130, // 281: conclave.iam.v1.IAM.DeletePolicy:output_type -> conclave.iam.v1.DeletePolicyResponse
-	133, // 282: conclave.iam.v1.IAM.CreatePolicyVersion:output_type -> conclave.iam.v1.CreatePolicyVersionResponse
-	135, // 283: conclave.iam.v1.IAM.GetPolicyVersion:output_type -> conclave.iam.v1.GetPolicyVersionResponse
-	137, // 284: conclave.iam.v1.IAM.ListPolicyVersions:output_type -> conclave.iam.v1.ListPolicyVersionsResponse
-	139, // 285: conclave.iam.v1.IAM.DeletePolicyVersion:output_type -> conclave.iam.v1.DeletePolicyVersionResponse
-	141, // 286: conclave.iam.v1.IAM.SetDefaultPolicyVersion:output_type -> conclave.iam.v1.SetDefaultPolicyVersionResponse
-	146, // 287: conclave.iam.v1.IAM.ListEntitiesForPolicy:output_type -> conclave.iam.v1.ListEntitiesForPolicyResponse
-	148, // 288: conclave.iam.v1.IAM.TagPolicy:output_type -> conclave.iam.v1.TagPolicyResponse
-	150, // 289: conclave.iam.v1.IAM.UntagPolicy:output_type -> conclave.iam.v1.UntagPolicyResponse
-	152, // 290: conclave.iam.v1.IAM.ListPolicyTags:output_type -> conclave.iam.v1.ListPolicyTagsResponse
-	154, // 291: conclave.iam.v1.IAM.CreateOpenIDConnectProvider:output_type -> conclave.iam.v1.CreateOpenIDConnectProviderResponse
-	156, // 292: conclave.iam.v1.IAM.GetOpenIDConnectProvider:output_type -> conclave.iam.v1.GetOpenIDConnectProviderResponse
-	159, // 293: conclave.iam.v1.IAM.ListOpenIDConnectProviders:output_type -> conclave.iam.v1.ListOpenIDConnectProvidersResponse
-	161, // 294: conclave.iam.v1.IAM.DeleteOpenIDConnectProvider:output_type -> conclave.iam.v1.DeleteOpenIDConnectProviderResponse
-	163, // 295: conclave.iam.v1.IAM.UpdateOpenIDConnectProviderThumbprint:output_type -> conclave.iam.v1.UpdateOpenIDConnectProviderThumbprintResponse
-	165, // 296: conclave.iam.v1.IAM.AddClientIDToOpenIDConnectProvider:output_type -> conclave.iam.v1.AddClientIDToOpenIDConnectProviderResponse
-	167, // 297: conclave.iam.v1.IAM.RemoveClientIDFromOpenIDConnectProvider:output_type -> conclave.iam.v1.RemoveClientIDFromOpenIDConnectProviderResponse
-	169, // 298: conclave.iam.v1.IAM.TagOpenIDConnectProvider:output_type -> conclave.iam.v1.TagOpenIDConnectProviderResponse
-	171, // 299: conclave.iam.v1.IAM.UntagOpenIDConnectProvider:output_type -> conclave.iam.v1.UntagOpenIDConnectProviderResponse
-	173, // 300: conclave.iam.v1.IAM.ListOpenIDConnectProviderTags:output_type -> conclave.iam.v1.ListOpenIDConnectProviderTagsResponse
-	182, // 301: conclave.iam.v1.IAM.SimulateCustomPolicy:output_type -> conclave.iam.v1.SimulateCustomPolicyResponse
-	184, // 302: conclave.iam.v1.IAM.SimulatePrincipalPolicy:output_type -> conclave.iam.v1.SimulatePrincipalPolicyResponse
-	186, // 303: conclave.iam.v1.IAM.GetContextKeysForCustomPolicy:output_type -> conclave.iam.v1.GetContextKeysForCustomPolicyResponse
-	188, // 304: conclave.iam.v1.IAM.GetContextKeysForPrincipalPolicy:output_type -> conclave.iam.v1.GetContextKeysForPrincipalPolicyResponse
-	190, // 305: conclave.iam.v1.IAM.GetAccountSummary:output_type -> conclave.iam.v1.GetAccountSummaryResponse
-	198, // 306: conclave.iam.v1.IAM.GetAccountAuthorizationDetails:output_type -> conclave.iam.v1.GetAccountAuthorizationDetailsResponse
-	200, // 307: conclave.iam.v1.IAM.ListAccountAliases:output_type -> conclave.iam.v1.ListAccountAliasesResponse
-	202, // 308: conclave.iam.v1.IAM.CreateAccountAlias:output_type -> conclave.iam.v1.CreateAccountAliasResponse
-	204, // 309: conclave.iam.v1.IAM.DeleteAccountAlias:output_type -> conclave.iam.v1.DeleteAccountAliasResponse
-	207, // 310: conclave.iam.v1.IAM.ListSSHPublicKeys:output_type -> conclave.iam.v1.ListSSHPublicKeysResponse
-	210, // 311: conclave.iam.v1.IAM.ListVirtualMFADevices:output_type -> conclave.iam.v1.ListVirtualMFADevicesResponse
-	213, // 312: conclave.iam.v1.IAM.ListMFADevices:output_type -> conclave.iam.v1.ListMFADevicesResponse
-	216, // 313: conclave.iam.v1.IAM.ListSigningCertificates:output_type -> conclave.iam.v1.ListSigningCertificatesResponse
-	219, // 314: conclave.iam.v1.IAM.ListServiceSpecificCredentials:output_type -> conclave.iam.v1.ListServiceSpecificCredentialsResponse
-	221, // 315: conclave.iam.v1.IAM.ListInstanceProfilesForRole:output_type -> conclave.iam.v1.ListInstanceProfilesForRoleResponse
-	223, // 316: conclave.iam.v1.IAM.ListInstanceProfiles:output_type -> conclave.iam.v1.ListInstanceProfilesResponse
-	226, // 317: conclave.iam.v1.IAM.ListServerCertificates:output_type -> conclave.iam.v1.ListServerCertificatesResponse
-	229, // 318: conclave.iam.v1.IAM.ListSAMLProviders:output_type -> conclave.iam.v1.ListSAMLProvidersResponse
-	231, // 319: conclave.iam.v1.IAM.DeleteLoginProfile:output_type -> conclave.iam.v1.DeleteLoginProfileResponse
-	234, // 320: conclave.iam.v1.IAM.GetLoginProfile:output_type -> conclave.iam.v1.GetLoginProfileResponse
-	222, // [222:321] is the sub-list for method output_type
-	123, // [123:222] is the sub-list for method input_type
-	123, // [123:123] is the sub-list for extension type_name
-	123, // [123:123] is the sub-list for extension extendee
-	0,   // [0:123] is the sub-list for field type_name
+	244, // 123: conclave.iam.v1.RevokeRoleSessionsRequest.older_than:type_name -> google.protobuf.Timestamp
+	244, // 124: conclave.iam.v1.RevokeOpenIDConnectProviderSessionsRequest.older_than:type_name -> google.protobuf.Timestamp
+	3,   // 125: conclave.iam.v1.IAM.CreateUser:input_type -> conclave.iam.v1.CreateUserRequest
+	5,   // 126: conclave.iam.v1.IAM.GetUser:input_type -> conclave.iam.v1.GetUserRequest
+	7,   // 127: conclave.iam.v1.IAM.ListUsers:input_type -> conclave.iam.v1.ListUsersRequest
+	9,   // 128: conclave.iam.v1.IAM.UpdateUser:input_type -> conclave.iam.v1.UpdateUserRequest
+	11,  // 129: conclave.iam.v1.IAM.DeleteUser:input_type -> conclave.iam.v1.DeleteUserRequest
+	13,  // 130: conclave.iam.v1.IAM.TagUser:input_type -> conclave.iam.v1.TagUserRequest
+	15,  // 131: conclave.iam.v1.IAM.UntagUser:input_type -> conclave.iam.v1.UntagUserRequest
+	17,  // 132: conclave.iam.v1.IAM.ListUserTags:input_type -> conclave.iam.v1.ListUserTagsRequest
+	19,  // 133: conclave.iam.v1.IAM.PutUserPermissionsBoundary:input_type -> conclave.iam.v1.PutUserPermissionsBoundaryRequest
+	21,  // 134: conclave.iam.v1.IAM.DeleteUserPermissionsBoundary:input_type -> conclave.iam.v1.DeleteUserPermissionsBoundaryRequest
+	23,  // 135: conclave.iam.v1.IAM.PutUserPolicy:input_type -> conclave.iam.v1.PutUserPolicyRequest
+	25,  // 136: conclave.iam.v1.IAM.GetUserPolicy:input_type -> conclave.iam.v1.GetUserPolicyRequest
+	27,  // 137: conclave.iam.v1.IAM.ListUserPolicies:input_type -> conclave.iam.v1.ListUserPoliciesRequest
+	29,  // 138: conclave.iam.v1.IAM.DeleteUserPolicy:input_type -> conclave.iam.v1.DeleteUserPolicyRequest
+	31,  // 139: conclave.iam.v1.IAM.AttachUserPolicy:input_type -> conclave.iam.v1.AttachUserPolicyRequest
+	33,  // 140: conclave.iam.v1.IAM.DetachUserPolicy:input_type -> conclave.iam.v1.DetachUserPolicyRequest
+	36,  // 141: conclave.iam.v1.IAM.ListAttachedUserPolicies:input_type -> conclave.iam.v1.ListAttachedUserPoliciesRequest
+	39,  // 142: conclave.iam.v1.IAM.ListGroupsForUser:input_type -> conclave.iam.v1.ListGroupsForUserRequest
+	42,  // 143: conclave.iam.v1.IAM.CreateAccessKey:input_type -> conclave.iam.v1.CreateAccessKeyRequest
+	45,  // 144: conclave.iam.v1.IAM.ListAccessKeys:input_type -> conclave.iam.v1.ListAccessKeysRequest
+	47,  // 145: conclave.iam.v1.IAM.UpdateAccessKey:input_type -> conclave.iam.v1.UpdateAccessKeyRequest
+	49,  // 146: conclave.iam.v1.IAM.DeleteAccessKey:input_type -> conclave.iam.v1.DeleteAccessKeyRequest
+	52,  // 147: conclave.iam.v1.IAM.GetAccessKeyLastUsed:input_type -> conclave.iam.v1.GetAccessKeyLastUsedRequest
+	54,  // 148: conclave.iam.v1.IAM.CreateGroup:input_type -> conclave.iam.v1.CreateGroupRequest
+	56,  // 149: conclave.iam.v1.IAM.GetGroup:input_type -> conclave.iam.v1.GetGroupRequest
+	58,  // 150: conclave.iam.v1.IAM.UpdateGroup:input_type -> conclave.iam.v1.UpdateGroupRequest
+	60,  // 151: conclave.iam.v1.IAM.DeleteGroup:input_type -> conclave.iam.v1.DeleteGroupRequest
+	62,  // 152: conclave.iam.v1.IAM.ListGroups:input_type -> conclave.iam.v1.ListGroupsRequest
+	64,  // 153: conclave.iam.v1.IAM.AddUserToGroup:input_type -> conclave.iam.v1.AddUserToGroupRequest
+	66,  // 154: conclave.iam.v1.IAM.RemoveUserFromGroup:input_type -> conclave.iam.v1.RemoveUserFromGroupRequest
+	68,  // 155: conclave.iam.v1.IAM.PutGroupPolicy:input_type -> conclave.iam.v1.PutGroupPolicyRequest
+	70,  // 156: conclave.iam.v1.IAM.GetGroupPolicy:input_type -> conclave.iam.v1.GetGroupPolicyRequest
+	72,  // 157: conclave.iam.v1.IAM.ListGroupPolicies:input_type -> conclave.iam.v1.ListGroupPoliciesRequest
+	74,  // 158: conclave.iam.v1.IAM.DeleteGroupPolicy:input_type -> conclave.iam.v1.DeleteGroupPolicyRequest
+	76,  // 159: conclave.iam.v1.IAM.AttachGroupPolicy:input_type -> conclave.iam.v1.AttachGroupPolicyRequest
+	78,  // 160: conclave.iam.v1.IAM.DetachGroupPolicy:input_type -> conclave.iam.v1.DetachGroupPolicyRequest
+	80,  // 161: conclave.iam.v1.IAM.ListAttachedGroupPolicies:input_type -> conclave.iam.v1.ListAttachedGroupPoliciesRequest
+	84,  // 162: conclave.iam.v1.IAM.CreateRole:input_type -> conclave.iam.v1.CreateRoleRequest
+	86,  // 163: conclave.iam.v1.IAM.GetRole:input_type -> conclave.iam.v1.GetRoleRequest
+	88,  // 164: conclave.iam.v1.IAM.ListRoles:input_type -> conclave.iam.v1.ListRolesRequest
+	90,  // 165: conclave.iam.v1.IAM.UpdateRole:input_type -> conclave.iam.v1.UpdateRoleRequest
+	92,  // 166: conclave.iam.v1.IAM.UpdateRoleDescription:input_type -> conclave.iam.v1.UpdateRoleDescriptionRequest
+	94,  // 167: conclave.iam.v1.IAM.DeleteRole:input_type -> conclave.iam.v1.DeleteRoleRequest
+	96,  // 168: conclave.iam.v1.IAM.UpdateAssumeRolePolicy:input_type -> conclave.iam.v1.UpdateAssumeRolePolicyRequest
+	98,  // 169: conclave.iam.v1.IAM.PutRolePermissionsBoundary:input_type -> conclave.iam.v1.PutRolePermissionsBoundaryRequest
+	100, // 170: conclave.iam.v1.IAM.DeleteRolePermissionsBoundary:input_type -> conclave.iam.v1.DeleteRolePermissionsBoundaryRequest
+	102, // 171: conclave.iam.v1.IAM.TagRole:input_type -> conclave.iam.v1.TagRoleRequest
+	104, // 172: conclave.iam.v1.IAM.UntagRole:input_type -> conclave.iam.v1.UntagRoleRequest
+	106, // 173: conclave.iam.v1.IAM.ListRoleTags:input_type -> conclave.iam.v1.ListRoleTagsRequest
+	108, // 174: conclave.iam.v1.IAM.PutRolePolicy:input_type -> conclave.iam.v1.PutRolePolicyRequest
+	110, // 175: conclave.iam.v1.IAM.GetRolePolicy:input_type -> conclave.iam.v1.GetRolePolicyRequest
+	112, // 176: conclave.iam.v1.IAM.ListRolePolicies:input_type -> conclave.iam.v1.ListRolePoliciesRequest
+	114, // 177: conclave.iam.v1.IAM.DeleteRolePolicy:input_type -> conclave.iam.v1.DeleteRolePolicyRequest
+	116, // 178: conclave.iam.v1.IAM.AttachRolePolicy:input_type -> conclave.iam.v1.AttachRolePolicyRequest
+	118, // 179: conclave.iam.v1.IAM.DetachRolePolicy:input_type -> conclave.iam.v1.DetachRolePolicyRequest
+	120, // 180: conclave.iam.v1.IAM.ListAttachedRolePolicies:input_type -> conclave.iam.v1.ListAttachedRolePoliciesRequest
+	123, // 181: conclave.iam.v1.IAM.CreatePolicy:input_type -> conclave.iam.v1.CreatePolicyRequest
+	125, // 182: conclave.iam.v1.IAM.GetPolicy:input_type -> conclave.iam.v1.GetPolicyRequest
+	127, // 183: conclave.iam.v1.IAM.ListPolicies:input_type -> conclave.iam.v1.ListPoliciesRequest
+	129, // 184: conclave.iam.v1.IAM.DeletePolicy:input_type -> conclave.iam.v1.DeletePolicyRequest
+	132, // 185: conclave.iam.v1.IAM.CreatePolicyVersion:input_type -> conclave.iam.v1.CreatePolicyVersionRequest
+	134, // 186: conclave.iam.v1.IAM.GetPolicyVersion:input_type -> conclave.iam.v1.GetPolicyVersionRequest
+	136, // 187: conclave.iam.v1.IAM.ListPolicyVersions:input_type -> conclave.iam.v1.ListPolicyVersionsRequest
+	138, // 188: conclave.iam.v1.IAM.DeletePolicyVersion:input_type -> conclave.iam.v1.DeletePolicyVersionRequest
+	140, // 189: conclave.iam.v1.IAM.SetDefaultPolicyVersion:input_type -> conclave.iam.v1.SetDefaultPolicyVersionRequest
+	145, // 190: conclave.iam.v1.IAM.ListEntitiesForPolicy:input_type -> conclave.iam.v1.ListEntitiesForPolicyRequest
+	147, // 191: conclave.iam.v1.IAM.TagPolicy:input_type -> conclave.iam.v1.TagPolicyRequest
+	149, // 192: conclave.iam.v1.IAM.UntagPolicy:input_type -> conclave.iam.v1.UntagPolicyRequest
+	151, // 193: conclave.iam.v1.IAM.ListPolicyTags:input_type -> conclave.iam.v1.ListPolicyTagsRequest
+	153, // 194: conclave.iam.v1.IAM.CreateOpenIDConnectProvider:input_type -> conclave.iam.v1.CreateOpenIDConnectProviderRequest
+	155, // 195: conclave.iam.v1.IAM.GetOpenIDConnectProvider:input_type -> conclave.iam.v1.GetOpenIDConnectProviderRequest
+	158, // 196: conclave.iam.v1.IAM.ListOpenIDConnectProviders:input_type -> conclave.iam.v1.ListOpenIDConnectProvidersRequest
+	160, // 197: conclave.iam.v1.IAM.DeleteOpenIDConnectProvider:input_type -> conclave.iam.v1.DeleteOpenIDConnectProviderRequest
+	235, // 198: conclave.iam.v1.IAM.RevokeRoleSessions:input_type -> conclave.iam.v1.RevokeRoleSessionsRequest
+	237, // 199: conclave.iam.v1.IAM.RevokeOpenIDConnectProviderSessions:input_type -> conclave.iam.v1.RevokeOpenIDConnectProviderSessionsRequest
+	239, // 200: conclave.iam.v1.IAM.UpdateOpenIDConnectProviderKeys:input_type -> conclave.iam.v1.UpdateOpenIDConnectProviderKeysRequest
+	162, // 201: conclave.iam.v1.IAM.UpdateOpenIDConnectProviderThumbprint:input_type -> conclave.iam.v1.UpdateOpenIDConnectProviderThumbprintRequest
+	164, // 202: conclave.iam.v1.IAM.AddClientIDToOpenIDConnectProvider:input_type -> conclave.iam.v1.AddClientIDToOpenIDConnectProviderRequest
+	166, // 203: conclave.iam.v1.IAM.RemoveClientIDFromOpenIDConnectProvider:input_type -> conclave.iam.v1.RemoveClientIDFromOpenIDConnectProviderRequest
+	168, // 204: conclave.iam.v1.IAM.TagOpenIDConnectProvider:input_type -> conclave.iam.v1.TagOpenIDConnectProviderRequest
+	170, // 205: conclave.iam.v1.IAM.UntagOpenIDConnectProvider:input_type -> conclave.iam.v1.UntagOpenIDConnectProviderRequest
+	172, // 206: conclave.iam.v1.IAM.ListOpenIDConnectProviderTags:input_type -> conclave.iam.v1.ListOpenIDConnectProviderTagsRequest
+	181, // 207: conclave.iam.v1.IAM.SimulateCustomPolicy:input_type -> conclave.iam.v1.SimulateCustomPolicyRequest
+	183, // 208: conclave.iam.v1.IAM.SimulatePrincipalPolicy:input_type -> conclave.iam.v1.SimulatePrincipalPolicyRequest
+	185, // 209: conclave.iam.v1.IAM.GetContextKeysForCustomPolicy:input_type -> conclave.iam.v1.GetContextKeysForCustomPolicyRequest
+	187, // 210: conclave.iam.v1.IAM.GetContextKeysForPrincipalPolicy:input_type -> conclave.iam.v1.GetContextKeysForPrincipalPolicyRequest
+	189, // 211: conclave.iam.v1.IAM.GetAccountSummary:input_type -> conclave.iam.v1.GetAccountSummaryRequest
+	197, // 212: conclave.iam.v1.IAM.GetAccountAuthorizationDetails:input_type -> conclave.iam.v1.GetAccountAuthorizationDetailsRequest
+	199, // 213: conclave.iam.v1.IAM.ListAccountAliases:input_type -> conclave.iam.v1.ListAccountAliasesRequest
+	201, // 214: conclave.iam.v1.IAM.CreateAccountAlias:input_type -> conclave.iam.v1.CreateAccountAliasRequest
+	203, // 215: conclave.iam.v1.IAM.DeleteAccountAlias:input_type -> conclave.iam.v1.DeleteAccountAliasRequest
+	206, // 216: conclave.iam.v1.IAM.ListSSHPublicKeys:input_type -> conclave.iam.v1.ListSSHPublicKeysRequest
+	209, // 217: conclave.iam.v1.IAM.ListVirtualMFADevices:input_type -> conclave.iam.v1.ListVirtualMFADevicesRequest
+	212, // 218: conclave.iam.v1.IAM.ListMFADevices:input_type -> conclave.iam.v1.ListMFADevicesRequest
+	215, // 219: conclave.iam.v1.IAM.ListSigningCertificates:input_type -> conclave.iam.v1.ListSigningCertificatesRequest
+	218, // 220: conclave.iam.v1.IAM.ListServiceSpecificCredentials:input_type -> conclave.iam.v1.ListServiceSpecificCredentialsRequest
+	220, // 221: conclave.iam.v1.IAM.ListInstanceProfilesForRole:input_type -> conclave.iam.v1.ListInstanceProfilesForRoleRequest
+	222, // 222: conclave.iam.v1.IAM.ListInstanceProfiles:input_type -> conclave.iam.v1.ListInstanceProfilesRequest
+	225, // 223: conclave.iam.v1.IAM.ListServerCertificates:input_type -> conclave.iam.v1.ListServerCertificatesRequest
+	228, // 224: conclave.iam.v1.IAM.ListSAMLProviders:input_type -> conclave.iam.v1.ListSAMLProvidersRequest
+	230, // 225: conclave.iam.v1.IAM.DeleteLoginProfile:input_type -> conclave.iam.v1.DeleteLoginProfileRequest
+	233, // 226: conclave.iam.v1.IAM.GetLoginProfile:input_type -> conclave.iam.v1.GetLoginProfileRequest
+	4,   // 227: conclave.iam.v1.IAM.CreateUser:output_type -> conclave.iam.v1.CreateUserResponse
+	6,   // 228: conclave.iam.v1.IAM.GetUser:output_type -> conclave.iam.v1.GetUserResponse
+	8,   // 229: conclave.iam.v1.IAM.ListUsers:output_type -> conclave.iam.v1.ListUsersResponse
+	10,  // 230: conclave.iam.v1.IAM.UpdateUser:output_type -> conclave.iam.v1.UpdateUserResponse
+	12,  // 231: conclave.iam.v1.IAM.DeleteUser:output_type -> conclave.iam.v1.DeleteUserResponse
+	14,  // 232: conclave.iam.v1.IAM.TagUser:output_type -> conclave.iam.v1.TagUserResponse
+	16,  // 233: conclave.iam.v1.IAM.UntagUser:output_type -> conclave.iam.v1.UntagUserResponse
+	18,  // 234: conclave.iam.v1.IAM.ListUserTags:output_type -> conclave.iam.v1.ListUserTagsResponse
+	20,  // 235: conclave.iam.v1.IAM.PutUserPermissionsBoundary:output_type -> conclave.iam.v1.PutUserPermissionsBoundaryResponse
+	22,  // 236: conclave.iam.v1.IAM.DeleteUserPermissionsBoundary:output_type -> conclave.iam.v1.DeleteUserPermissionsBoundaryResponse
+	24,  // 237: conclave.iam.v1.IAM.PutUserPolicy:output_type -> conclave.iam.v1.PutUserPolicyResponse
+	26,  // 238: conclave.iam.v1.IAM.GetUserPolicy:output_type -> conclave.iam.v1.GetUserPolicyResponse
+	28,  // 239: conclave.iam.v1.IAM.ListUserPolicies:output_type -> conclave.iam.v1.ListUserPoliciesResponse
+	30,  // 240: conclave.iam.v1.IAM.DeleteUserPolicy:output_type -> conclave.iam.v1.DeleteUserPolicyResponse
+	32,  // 241: conclave.iam.v1.IAM.AttachUserPolicy:output_type -> conclave.iam.v1.AttachUserPolicyResponse
+	34,  // 242: conclave.iam.v1.IAM.DetachUserPolicy:output_type -> conclave.iam.v1.DetachUserPolicyResponse
+	37,  // 243: conclave.iam.v1.IAM.ListAttachedUserPolicies:output_type -> conclave.iam.v1.ListAttachedUserPoliciesResponse
+	40,  // 244: conclave.iam.v1.IAM.ListGroupsForUser:output_type -> conclave.iam.v1.ListGroupsForUserResponse
+	43,  // 245: conclave.iam.v1.IAM.CreateAccessKey:output_type -> conclave.iam.v1.CreateAccessKeyResponse
+	46,  // 246: conclave.iam.v1.IAM.ListAccessKeys:output_type -> conclave.iam.v1.ListAccessKeysResponse
+	48,  // 247: conclave.iam.v1.IAM.UpdateAccessKey:output_type -> conclave.iam.v1.UpdateAccessKeyResponse
+	50,  // 248: conclave.iam.v1.IAM.DeleteAccessKey:output_type -> conclave.iam.v1.DeleteAccessKeyResponse
+	53,  // 249: conclave.iam.v1.IAM.GetAccessKeyLastUsed:output_type -> conclave.iam.v1.GetAccessKeyLastUsedResponse
+	55,  // 250: conclave.iam.v1.IAM.CreateGroup:output_type -> conclave.iam.v1.CreateGroupResponse
+	57,  // 251: conclave.iam.v1.IAM.GetGroup:output_type -> conclave.iam.v1.GetGroupResponse
+	59,  // 252: conclave.iam.v1.IAM.UpdateGroup:output_type -> conclave.iam.v1.UpdateGroupResponse
+	61,  // 253: conclave.iam.v1.IAM.DeleteGroup:output_type -> conclave.iam.v1.DeleteGroupResponse
+	63,  // 254: conclave.iam.v1.IAM.ListGroups:output_type -> conclave.iam.v1.ListGroupsResponse
+	65,  // 255: conclave.iam.v1.IAM.AddUserToGroup:output_type -> conclave.iam.v1.AddUserToGroupResponse
+	67,  // 256: conclave.iam.v1.IAM.RemoveUserFromGroup:output_type -> conclave.iam.v1.RemoveUserFromGroupResponse
+	69,  // 257: conclave.iam.v1.IAM.PutGroupPolicy:output_type -> conclave.iam.v1.PutGroupPolicyResponse
+	71,  // 258: conclave.iam.v1.IAM.GetGroupPolicy:output_type -> conclave.iam.v1.GetGroupPolicyResponse
+	73,  // 259: conclave.iam.v1.IAM.ListGroupPolicies:output_type -> conclave.iam.v1.ListGroupPoliciesResponse
+	75,  // 260: conclave.iam.v1.IAM.DeleteGroupPolicy:output_type -> conclave.iam.v1.DeleteGroupPolicyResponse
+	77,  // 261: conclave.iam.v1.IAM.AttachGroupPolicy:output_type -> conclave.iam.v1.AttachGroupPolicyResponse
+	79,  // 262: conclave.iam.v1.IAM.DetachGroupPolicy:output_type -> conclave.iam.v1.DetachGroupPolicyResponse
+	81,  // 263: conclave.iam.v1.IAM.ListAttachedGroupPolicies:output_type -> conclave.iam.v1.ListAttachedGroupPoliciesResponse
+	85,  // 264: conclave.iam.v1.IAM.CreateRole:output_type -> conclave.iam.v1.CreateRoleResponse
+	87,  // 265: conclave.iam.v1.IAM.GetRole:output_type -> conclave.iam.v1.GetRoleResponse
+	89,  // 266: conclave.iam.v1.IAM.ListRoles:output_type -> conclave.iam.v1.ListRolesResponse
+	91,  // 267: conclave.iam.v1.IAM.UpdateRole:output_type -> conclave.iam.v1.UpdateRoleResponse
+	93,  // 268: conclave.iam.v1.IAM.UpdateRoleDescription:output_type -> conclave.iam.v1.UpdateRoleDescriptionResponse
+	95,  // 269: conclave.iam.v1.IAM.DeleteRole:output_type -> conclave.iam.v1.DeleteRoleResponse
+	97,  // 270: conclave.iam.v1.IAM.UpdateAssumeRolePolicy:output_type -> conclave.iam.v1.UpdateAssumeRolePolicyResponse
+	99,  // 271: conclave.iam.v1.IAM.PutRolePermissionsBoundary:output_type -> conclave.iam.v1.PutRolePermissionsBoundaryResponse
+	101, // 272: conclave.iam.v1.IAM.DeleteRolePermissionsBoundary:output_type -> conclave.iam.v1.DeleteRolePermissionsBoundaryResponse
+	103, // 273: conclave.iam.v1.IAM.TagRole:output_type -> conclave.iam.v1.TagRoleResponse
+	105, // 274: conclave.iam.v1.IAM.UntagRole:output_type -> conclave.iam.v1.UntagRoleResponse
+	107, // 275: conclave.iam.v1.IAM.ListRoleTags:output_type -> conclave.iam.v1.ListRoleTagsResponse
+	109, // 276: conclave.iam.v1.IAM.PutRolePolicy:output_type -> conclave.iam.v1.PutRolePolicyResponse
+	111, // 277: conclave.iam.v1.IAM.GetRolePolicy:output_type -> conclave.iam.v1.GetRolePolicyResponse
+	113, // 278: conclave.iam.v1.IAM.ListRolePolicies:output_type -> conclave.iam.v1.ListRolePoliciesResponse
+	115, // 279: conclave.iam.v1.IAM.DeleteRolePolicy:output_type -> conclave.iam.v1.DeleteRolePolicyResponse
+	117, // 280: conclave.iam.v1.IAM.AttachRolePolicy:output_type -> conclave.iam.v1.AttachRolePolicyResponse
+	119, // 281: conclave.iam.v1.IAM.DetachRolePolicy:output_type -> conclave.iam.v1.DetachRolePolicyResponse
+	121, // 282: conclave.iam.v1.IAM.ListAttachedRolePolicies:output_type -> conclave.iam.v1.ListAttachedRolePoliciesResponse
+	124, // 283: conclave.iam.v1.IAM.CreatePolicy:output_type -> conclave.iam.v1.CreatePolicyResponse
+	126, // 284: conclave.iam.v1.IAM.GetPolicy:output_type -> conclave.iam.v1.GetPolicyResponse
+	128, // 285: conclave.iam.v1.IAM.ListPolicies:output_type -> conclave.iam.v1.ListPoliciesResponse
+	130, // 286: conclave.iam.v1.IAM.DeletePolicy:output_type -> conclave.iam.v1.DeletePolicyResponse
+	133, // 287: conclave.iam.v1.IAM.CreatePolicyVersion:output_type -> conclave.iam.v1.CreatePolicyVersionResponse
+	135, // 288: conclave.iam.v1.IAM.GetPolicyVersion:output_type -> conclave.iam.v1.GetPolicyVersionResponse
+	137, // 289: conclave.iam.v1.IAM.ListPolicyVersions:output_type -> conclave.iam.v1.ListPolicyVersionsResponse
+	139, // 290: conclave.iam.v1.IAM.DeletePolicyVersion:output_type -> conclave.iam.v1.DeletePolicyVersionResponse
+	141, // 291: conclave.iam.v1.IAM.SetDefaultPolicyVersion:output_type -> conclave.iam.v1.SetDefaultPolicyVersionResponse
+	146, // 292: conclave.iam.v1.IAM.ListEntitiesForPolicy:output_type -> conclave.iam.v1.ListEntitiesForPolicyResponse
+	148, // 293: conclave.iam.v1.IAM.TagPolicy:output_type -> conclave.iam.v1.TagPolicyResponse
+	150, // 294: conclave.iam.v1.IAM.UntagPolicy:output_type -> conclave.iam.v1.UntagPolicyResponse
+	152, // 295: conclave.iam.v1.IAM.ListPolicyTags:output_type -> conclave.iam.v1.ListPolicyTagsResponse
+	154, // 296: conclave.iam.v1.IAM.CreateOpenIDConnectProvider:output_type -> conclave.iam.v1.CreateOpenIDConnectProviderResponse
+	156, // 297: conclave.iam.v1.IAM.GetOpenIDConnectProvider:output_type -> conclave.iam.v1.GetOpenIDConnectProviderResponse
+	159, // 298: conclave.iam.v1.IAM.ListOpenIDConnectProviders:output_type -> conclave.iam.v1.ListOpenIDConnectProvidersResponse
+	161, // 299: conclave.iam.v1.IAM.DeleteOpenIDConnectProvider:output_type -> conclave.iam.v1.DeleteOpenIDConnectProviderResponse
+	236, // 300: conclave.iam.v1.IAM.RevokeRoleSessions:output_type -> conclave.iam.v1.RevokeRoleSessionsResponse
+	238, // 301: conclave.iam.v1.IAM.RevokeOpenIDConnectProviderSessions:output_type -> conclave.iam.v1.RevokeOpenIDConnectProviderSessionsResponse
+	240, // 302: conclave.iam.v1.IAM.UpdateOpenIDConnectProviderKeys:output_type -> conclave.iam.v1.UpdateOpenIDConnectProviderKeysResponse
+	163, // 303: conclave.iam.v1.IAM.UpdateOpenIDConnectProviderThumbprint:output_type -> conclave.iam.v1.UpdateOpenIDConnectProviderThumbprintResponse
+	165, // 304: conclave.iam.v1.IAM.AddClientIDToOpenIDConnectProvider:output_type -> conclave.iam.v1.AddClientIDToOpenIDConnectProviderResponse
+	167, // 305: conclave.iam.v1.IAM.RemoveClientIDFromOpenIDConnectProvider:output_type -> conclave.iam.v1.RemoveClientIDFromOpenIDConnectProviderResponse
+	169, // 306: conclave.iam.v1.IAM.TagOpenIDConnectProvider:output_type -> conclave.iam.v1.TagOpenIDConnectProviderResponse
+	171, // 307: conclave.iam.v1.IAM.UntagOpenIDConnectProvider:output_type -> conclave.iam.v1.UntagOpenIDConnectProviderResponse
+	173, // 308: conclave.iam.v1.IAM.ListOpenIDConnectProviderTags:output_type -> conclave.iam.v1.ListOpenIDConnectProviderTagsResponse
+	182, // 309: conclave.iam.v1.IAM.SimulateCustomPolicy:output_type -> conclave.iam.v1.SimulateCustomPolicyResponse
+	184, // 310: conclave.iam.v1.IAM.SimulatePrincipalPolicy:output_type -> conclave.iam.v1.SimulatePrincipalPolicyResponse
+	186, // 311: conclave.iam.v1.IAM.GetContextKeysForCustomPolicy:output_type -> conclave.iam.v1.GetContextKeysForCustomPolicyResponse
+	188, // 312: conclave.iam.v1.IAM.GetContextKeysForPrincipalPolicy:output_type -> conclave.iam.v1.GetContextKeysForPrincipalPolicyResponse
+	190, // 313: conclave.iam.v1.IAM.GetAccountSummary:output_type -> conclave.iam.v1.GetAccountSummaryResponse
+	198, // 314: conclave.iam.v1.IAM.GetAccountAuthorizationDetails:output_type -> conclave.iam.v1.GetAccountAuthorizationDetailsResponse
+	200, // 315: conclave.iam.v1.IAM.ListAccountAliases:output_type -> conclave.iam.v1.ListAccountAliasesResponse
+	202, // 316: conclave.iam.v1.IAM.CreateAccountAlias:output_type -> conclave.iam.v1.CreateAccountAliasResponse
+	204, // 317: conclave.iam.v1.IAM.DeleteAccountAlias:output_type -> conclave.iam.v1.DeleteAccountAliasResponse
+	207, // 318: conclave.iam.v1.IAM.ListSSHPublicKeys:output_type -> conclave.iam.v1.ListSSHPublicKeysResponse
+	210, // 319: conclave.iam.v1.IAM.ListVirtualMFADevices:output_type -> conclave.iam.v1.ListVirtualMFADevicesResponse
+	213, // 320: conclave.iam.v1.IAM.ListMFADevices:output_type -> conclave.iam.v1.ListMFADevicesResponse
+	216, // 321: conclave.iam.v1.IAM.ListSigningCertificates:output_type -> conclave.iam.v1.ListSigningCertificatesResponse
+	219, // 322: conclave.iam.v1.IAM.ListServiceSpecificCredentials:output_type -> conclave.iam.v1.ListServiceSpecificCredentialsResponse
+	221, // 323: conclave.iam.v1.IAM.ListInstanceProfilesForRole:output_type -> conclave.iam.v1.ListInstanceProfilesForRoleResponse
+	223, // 324: conclave.iam.v1.IAM.ListInstanceProfiles:output_type -> conclave.iam.v1.ListInstanceProfilesResponse
+	226, // 325: conclave.iam.v1.IAM.ListServerCertificates:output_type -> conclave.iam.v1.ListServerCertificatesResponse
+	229, // 326: conclave.iam.v1.IAM.ListSAMLProviders:output_type -> conclave.iam.v1.ListSAMLProvidersResponse
+	231, // 327: conclave.iam.v1.IAM.DeleteLoginProfile:output_type -> conclave.iam.v1.DeleteLoginProfileResponse
+	234, // 328: conclave.iam.v1.IAM.GetLoginProfile:output_type -> conclave.iam.v1.GetLoginProfileResponse
+	227, // [227:329] is the sub-list for method output_type
+	125, // [125:227] is the sub-list for method input_type
+	125, // [125:125] is the sub-list for extension type_name
+	125, // [125:125] is the sub-list for extension extendee
+	0,   // [0:125] is the sub-list for field type_name
 }
 
 func init() { file_transport_iampb_iam_proto_init() }
@@ -15480,13 +15786,16 @@ func file_transport_iampb_iam_proto_init() {
 	file_transport_iampb_iam_proto_msgTypes[230].OneofWrappers = []any{}
 	file_transport_iampb_iam_proto_msgTypes[232].OneofWrappers = []any{}
 	file_transport_iampb_iam_proto_msgTypes[233].OneofWrappers = []any{}
+	file_transport_iampb_iam_proto_msgTypes[235].OneofWrappers = []any{}
+	file_transport_iampb_iam_proto_msgTypes[237].OneofWrappers = []any{}
+	file_transport_iampb_iam_proto_msgTypes[239].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_transport_iampb_iam_proto_rawDesc), len(file_transport_iampb_iam_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   238,
+			NumMessages:   244,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -97,6 +97,9 @@ const (
 	IAM_GetOpenIDConnectProvider_FullMethodName                = "/conclave.iam.v1.IAM/GetOpenIDConnectProvider"
 	IAM_ListOpenIDConnectProviders_FullMethodName              = "/conclave.iam.v1.IAM/ListOpenIDConnectProviders"
 	IAM_DeleteOpenIDConnectProvider_FullMethodName             = "/conclave.iam.v1.IAM/DeleteOpenIDConnectProvider"
+	IAM_RevokeRoleSessions_FullMethodName                      = "/conclave.iam.v1.IAM/RevokeRoleSessions"
+	IAM_RevokeOpenIDConnectProviderSessions_FullMethodName     = "/conclave.iam.v1.IAM/RevokeOpenIDConnectProviderSessions"
+	IAM_UpdateOpenIDConnectProviderKeys_FullMethodName         = "/conclave.iam.v1.IAM/UpdateOpenIDConnectProviderKeys"
 	IAM_UpdateOpenIDConnectProviderThumbprint_FullMethodName   = "/conclave.iam.v1.IAM/UpdateOpenIDConnectProviderThumbprint"
 	IAM_AddClientIDToOpenIDConnectProvider_FullMethodName      = "/conclave.iam.v1.IAM/AddClientIDToOpenIDConnectProvider"
 	IAM_RemoveClientIDFromOpenIDConnectProvider_FullMethodName = "/conclave.iam.v1.IAM/RemoveClientIDFromOpenIDConnectProvider"
@@ -210,6 +213,10 @@ type IAMClient interface {
 	GetOpenIDConnectProvider(ctx context.Context, in *GetOpenIDConnectProviderRequest, opts ...grpc.CallOption) (*GetOpenIDConnectProviderResponse, error)
 	ListOpenIDConnectProviders(ctx context.Context, in *ListOpenIDConnectProvidersRequest, opts ...grpc.CallOption) (*ListOpenIDConnectProvidersResponse, error)
 	DeleteOpenIDConnectProvider(ctx context.Context, in *DeleteOpenIDConnectProviderRequest, opts ...grpc.CallOption) (*DeleteOpenIDConnectProviderResponse, error)
+	// Those of Conclave's own, which AWS does not have.
+	RevokeRoleSessions(ctx context.Context, in *RevokeRoleSessionsRequest, opts ...grpc.CallOption) (*RevokeRoleSessionsResponse, error)
+	RevokeOpenIDConnectProviderSessions(ctx context.Context, in *RevokeOpenIDConnectProviderSessionsRequest, opts ...grpc.CallOption) (*RevokeOpenIDConnectProviderSessionsResponse, error)
+	UpdateOpenIDConnectProviderKeys(ctx context.Context, in *UpdateOpenIDConnectProviderKeysRequest, opts ...grpc.CallOption) (*UpdateOpenIDConnectProviderKeysResponse, error)
 	UpdateOpenIDConnectProviderThumbprint(ctx context.Context, in *UpdateOpenIDConnectProviderThumbprintRequest, opts ...grpc.CallOption) (*UpdateOpenIDConnectProviderThumbprintResponse, error)
 	AddClientIDToOpenIDConnectProvider(ctx context.Context, in *AddClientIDToOpenIDConnectProviderRequest, opts ...grpc.CallOption) (*AddClientIDToOpenIDConnectProviderResponse, error)
 	RemoveClientIDFromOpenIDConnectProvider(ctx context.Context, in *RemoveClientIDFromOpenIDConnectProviderRequest, opts ...grpc.CallOption) (*RemoveClientIDFromOpenIDConnectProviderResponse, error)
@@ -979,6 +986,36 @@ func (c *iAMClient) DeleteOpenIDConnectProvider(ctx context.Context, in *DeleteO
 	return out, nil
 }
 
+func (c *iAMClient) RevokeRoleSessions(ctx context.Context, in *RevokeRoleSessionsRequest, opts ...grpc.CallOption) (*RevokeRoleSessionsResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(RevokeRoleSessionsResponse)
+	err := c.cc.Invoke(ctx, IAM_RevokeRoleSessions_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *iAMClient) RevokeOpenIDConnectProviderSessions(ctx context.Context, in *RevokeOpenIDConnectProviderSessionsRequest, opts ...grpc.CallOption) (*RevokeOpenIDConnectProviderSessionsResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(RevokeOpenIDConnectProviderSessionsResponse)
+	err := c.cc.Invoke(ctx, IAM_RevokeOpenIDConnectProviderSessions_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *iAMClient) UpdateOpenIDConnectProviderKeys(ctx context.Context, in *UpdateOpenIDConnectProviderKeysRequest, opts ...grpc.CallOption) (*UpdateOpenIDConnectProviderKeysResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(UpdateOpenIDConnectProviderKeysResponse)
+	err := c.cc.Invoke(ctx, IAM_UpdateOpenIDConnectProviderKeys_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *iAMClient) UpdateOpenIDConnectProviderThumbprint(ctx context.Context, in *UpdateOpenIDConnectProviderThumbprintRequest, opts ...grpc.CallOption) (*UpdateOpenIDConnectProviderThumbprintResponse, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(UpdateOpenIDConnectProviderThumbprintResponse)
@@ -1324,6 +1361,10 @@ type IAMServer interface {
 	GetOpenIDConnectProvider(context.Context, *GetOpenIDConnectProviderRequest) (*GetOpenIDConnectProviderResponse, error)
 	ListOpenIDConnectProviders(context.Context, *ListOpenIDConnectProvidersRequest) (*ListOpenIDConnectProvidersResponse, error)
 	DeleteOpenIDConnectProvider(context.Context, *DeleteOpenIDConnectProviderRequest) (*DeleteOpenIDConnectProviderResponse, error)
+	// Those of Conclave's own, which AWS does not have.
+	RevokeRoleSessions(context.Context, *RevokeRoleSessionsRequest) (*RevokeRoleSessionsResponse, error)
+	RevokeOpenIDConnectProviderSessions(context.Context, *RevokeOpenIDConnectProviderSessionsRequest) (*RevokeOpenIDConnectProviderSessionsResponse, error)
+	UpdateOpenIDConnectProviderKeys(context.Context, *UpdateOpenIDConnectProviderKeysRequest) (*UpdateOpenIDConnectProviderKeysResponse, error)
 	UpdateOpenIDConnectProviderThumbprint(context.Context, *UpdateOpenIDConnectProviderThumbprintRequest) (*UpdateOpenIDConnectProviderThumbprintResponse, error)
 	AddClientIDToOpenIDConnectProvider(context.Context, *AddClientIDToOpenIDConnectProviderRequest) (*AddClientIDToOpenIDConnectProviderResponse, error)
 	RemoveClientIDFromOpenIDConnectProvider(context.Context, *RemoveClientIDFromOpenIDConnectProviderRequest) (*RemoveClientIDFromOpenIDConnectProviderResponse, error)
@@ -1581,6 +1622,15 @@ func (UnimplementedIAMServer) ListOpenIDConnectProviders(context.Context, *ListO
 }
 func (UnimplementedIAMServer) DeleteOpenIDConnectProvider(context.Context, *DeleteOpenIDConnectProviderRequest) (*DeleteOpenIDConnectProviderResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method DeleteOpenIDConnectProvider not implemented")
+}
+func (UnimplementedIAMServer) RevokeRoleSessions(context.Context, *RevokeRoleSessionsRequest) (*RevokeRoleSessionsResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method RevokeRoleSessions not implemented")
+}
+func (UnimplementedIAMServer) RevokeOpenIDConnectProviderSessions(context.Context, *RevokeOpenIDConnectProviderSessionsRequest) (*RevokeOpenIDConnectProviderSessionsResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method RevokeOpenIDConnectProviderSessions not implemented")
+}
+func (UnimplementedIAMServer) UpdateOpenIDConnectProviderKeys(context.Context, *UpdateOpenIDConnectProviderKeysRequest) (*UpdateOpenIDConnectProviderKeysResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method UpdateOpenIDConnectProviderKeys not implemented")
 }
 func (UnimplementedIAMServer) UpdateOpenIDConnectProviderThumbprint(context.Context, *UpdateOpenIDConnectProviderThumbprintRequest) (*UpdateOpenIDConnectProviderThumbprintResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method UpdateOpenIDConnectProviderThumbprint not implemented")
@@ -2995,6 +3045,60 @@ func _IAM_DeleteOpenIDConnectProvider_Handler(srv interface{}, ctx context.Conte
 	return interceptor(ctx, in, info, handler)
 }
 
+func _IAM_RevokeRoleSessions_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(RevokeRoleSessionsRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(IAMServer).RevokeRoleSessions(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: IAM_RevokeRoleSessions_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(IAMServer).RevokeRoleSessions(ctx, req.(*RevokeRoleSessionsRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _IAM_RevokeOpenIDConnectProviderSessions_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(RevokeOpenIDConnectProviderSessionsRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(IAMServer).RevokeOpenIDConnectProviderSessions(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: IAM_RevokeOpenIDConnectProviderSessions_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(IAMServer).RevokeOpenIDConnectProviderSessions(ctx, req.(*RevokeOpenIDConnectProviderSessionsRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _IAM_UpdateOpenIDConnectProviderKeys_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(UpdateOpenIDConnectProviderKeysRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(IAMServer).UpdateOpenIDConnectProviderKeys(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: IAM_UpdateOpenIDConnectProviderKeys_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(IAMServer).UpdateOpenIDConnectProviderKeys(ctx, req.(*UpdateOpenIDConnectProviderKeysRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _IAM_UpdateOpenIDConnectProviderThumbprint_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(UpdateOpenIDConnectProviderThumbprintRequest)
 	if err := dec(in); err != nil {
@@ -3761,6 +3865,18 @@ var IAM_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "DeleteOpenIDConnectProvider",
 			Handler:    _IAM_DeleteOpenIDConnectProvider_Handler,
+		},
+		{
+			MethodName: "RevokeRoleSessions",
+			Handler:    _IAM_RevokeRoleSessions_Handler,
+		},
+		{
+			MethodName: "RevokeOpenIDConnectProviderSessions",
+			Handler:    _IAM_RevokeOpenIDConnectProviderSessions_Handler,
+		},
+		{
+			MethodName: "UpdateOpenIDConnectProviderKeys",
+			Handler:    _IAM_UpdateOpenIDConnectProviderKeys_Handler,
 		},
 		{
 			MethodName: "UpdateOpenIDConnectProviderThumbprint",

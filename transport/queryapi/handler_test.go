@@ -287,7 +287,7 @@ func TestHandles(t *testing.T) {
 
 // TestNew: an operation has one row, and rows of other services are left out.
 func TestNew(t *testing.T) {
-	all := append(iamapitest.Operations(), keyengine.OperationNamed("Encrypt"))
+	all := append(iamapitest.Operations(), keyengine.OperationNamed(keyengine.KMS, "Encrypt"))
 	f := newFixture(t, func(c *Config) { c.Operations = all })
 	wantError(t, f.call(t, "iam", "Action=Encrypt"+iamVersion), 400, "InvalidAction", "Encrypt")
 	if _, err := New(Config{Engine: f.engine, Operations: append(all, all[0])}); err == nil {

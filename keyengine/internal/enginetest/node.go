@@ -68,7 +68,7 @@ func (c *Cluster) newNode(id string) *Node {
 	})
 	n.Services = &request.Services{
 		NodeID: id, Authenticator: n.Authenticator, Vault: v, Clock: c.Clock, Log: log, Quotas: request.DefaultQuotas,
-		Policies: request.NewPolicyCache(), Keys: new(request.KeyCount),
+		Policies: request.NewPolicyCache(), Keys: request.NewKeyCount(), Users: request.NewUserCount(),
 		ClusterOf: func(s *fsm.State) *fsmpb.Cluster { cl, _ := s.Cluster(); return cl },
 	}
 	c.t.Cleanup(func() {

@@ -19,7 +19,7 @@ import (
 // TestEveryInputTravels: what the inputs and outputs of all operations can hold
 // arrives as it was.
 func TestEveryInputTravels(t *testing.T) {
-	for _, op := range append(keyengine.Operations(), iamapitest.Operations()...) {
+	for _, op := range append(keyengine.OperationsOf(keyengine.KMS), iamapitest.Operations()...) {
 		for kind, of := range map[string]struct {
 			schema *kmsapi.Schema
 			fresh  func() any

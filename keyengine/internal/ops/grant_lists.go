@@ -30,17 +30,17 @@ func listGrants(ev *request.Evaluation, in *kmsapi.ListGrantsInput) (*kmsapi.Lis
 	if err != nil {
 		return nil, err
 	}
-	p, err := pageOf(ev, in.Limit, 50, 100, in.Marker, t.ARN, hex.EncodeToString(filter.id), filter.grantee)
+	p, err := request.PageOf(ev, in.Limit, 50, 100, in.Marker, t.ARN, hex.EncodeToString(filter.id), filter.grantee)
 	if err != nil {
 		return nil, err
 	}
-	after, err := hex.DecodeString(p.after)
+	after, err := hex.DecodeString(p.After)
 	if err != nil {
 		return nil, kmsapi.ErrInvalidMarker
 	}
 	ev.Later = func(s *fsm.State) (any, error) {
 		out := &kmsapi.ListGrantsOutput{Grants: []kmsapi.GrantListEntry{}}
-		out.NextMarker, out.Truncated, err = fill(p, filter.grants(s, t.ID, after), func(g *fsmpb.Grant) string {
+		out.NextMarker, out.Truncated, err = request.Fill(p, filter.grants(s, t.ID, after), func(g *fsmpb.Grant) string {
 			return hex.EncodeToString(g.Id)
 		}, func(g *fsmpb.Grant) {
 			out.Grants = append(out.Grants, grantEntry(ev.Cluster(), t.ARN, g))
@@ -82,18 +82,18 @@ func listRetirableGrants(ev *request.Evaluation, in *kmsapi.ListRetirableGrantsI
 	if err := mayListRetirable(ev, who); err != nil {
 		return nil, err
 	}
-	p, err := pageOf(ev, in.Limit, 50, 100, in.Marker, who)
+	p, err := request.PageOf(ev, in.Limit, 50, 100, in.Marker, who)
 	if err != nil {
 		return nil, err
 	}
-	after, err := grantAfter(p.after)
+	after, err := grantAfter(p.After)
 	if err != nil {
 		return nil, err
 	}
 	region := ev.Region()
 	ev.Later = func(s *fsm.State) (any, error) {
 		out := &kmsapi.ListRetirableGrantsOutput{Grants: []kmsapi.GrantListEntry{}}
-		out.NextMarker, out.Truncated, err = fill(p, retiredBy(s, region, who, after), func(g *fsmpb.Grant) string {
+		out.NextMarker, out.Truncated, err = request.Fill(p, retiredBy(s, region, who, after), func(g *fsmpb.Grant) string {
 			return hex.EncodeToString(fsm.GrantID(keyOf(g), g.Id))
 		}, func(g *fsmpb.Grant) {
 			// A key that was deleted has no grants.

@@ -372,7 +372,7 @@ func TimeOf(nanos int64) *time.Time { return new(time.Unix(0, nanos).UTC()) }
 
 // roomForKey enforces the quota of keys in a Region.
 func roomForKey(ev *request.Evaluation, region string) error {
-	if most := ev.Quotas.Keys; ev.Keys.AtLeast(ev.State, ev.Clock.Now(), region, most) {
+	if most := ev.Quotas.Keys; ev.Keys.AtLeast(ev.State, ev.Clock.Now(), request.Place{Account: request.AccountOf(ev), Region: region}, most) {
 		return kmsapi.Errorf(kmsapi.ErrLimitExceeded, "The account has %d KMS keys and cannot have more.", most)
 	}
 	return nil

@@ -45,12 +45,12 @@ func listKeyPolicies(ev *request.Evaluation, in *kmsapi.ListKeyPoliciesInput) (*
 	if err != nil {
 		return nil, err
 	}
-	p, err := pageOf(ev, in.Limit, 100, 1000, in.Marker, t.ARN)
+	p, err := request.PageOf(ev, in.Limit, 100, 1000, in.Marker, t.ARN)
 	if err != nil {
 		return nil, err
 	}
 	out := &kmsapi.ListKeyPoliciesOutput{PolicyNames: []string{}}
-	out.NextMarker, out.Truncated, err = fill(p, slices.Values([]string{kmsapi.DefaultPolicyName}), func(name string) string {
+	out.NextMarker, out.Truncated, err = request.Fill(p, slices.Values([]string{kmsapi.DefaultPolicyName}), func(name string) string {
 		return name
 	}, func(name string) {
 		out.PolicyNames = append(out.PolicyNames, name)

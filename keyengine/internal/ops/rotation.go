@@ -220,7 +220,7 @@ func listKeyRotations(ev *request.Evaluation, in *kmsapi.ListKeyRotationsInput) 
 		return nil, err
 	}
 	all := in.IncludeKeyMaterial != nil && *in.IncludeKeyMaterial == AllMaterial
-	p, err := pageOf(ev, in.Limit, 100, 1000, in.Marker, t.ARN, fmt.Sprint(all))
+	p, err := request.PageOf(ev, in.Limit, 100, 1000, in.Marker, t.ARN, fmt.Sprint(all))
 	if err != nil {
 		return nil, err
 	}
@@ -235,7 +235,7 @@ func listKeyRotations(ev *request.Evaluation, in *kmsapi.ListKeyRotationsInput) 
 		}
 	}
 	out := &kmsapi.ListKeyRotationsOutput{Rotations: []kmsapi.RotationsListEntry{}}
-	out.NextMarker, out.Truncated, err = fill(p, slices.Values(items), func(i item) string { return i.place }, func(i item) {
+	out.NextMarker, out.Truncated, err = request.Fill(p, slices.Values(items), func(i item) string { return i.place }, func(i item) {
 		out.Rotations = append(out.Rotations, rotation(ev, t, i.m))
 	})
 	return out, err

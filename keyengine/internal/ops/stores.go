@@ -322,7 +322,7 @@ func describeCustomKeyStores(ev *request.Evaluation, in *kmsapi.DescribeCustomKe
 		}
 		return nil, kmsapi.ErrCustomStoreNotFound
 	}
-	p, err := pageOf(ev, in.Limit, 100, 1000, in.Marker)
+	p, err := request.PageOf(ev, in.Limit, 100, 1000, in.Marker)
 	if err != nil {
 		return nil, err
 	}
@@ -335,7 +335,7 @@ func describeCustomKeyStores(ev *request.Evaluation, in *kmsapi.DescribeCustomKe
 				}
 			}
 		}
-		out.NextMarker, out.Truncated, err = fill(p, all, func(s *fsmpb.KeyStore) string { return s.Id }, func(s *fsmpb.KeyStore) {
+		out.NextMarker, out.Truncated, err = request.Fill(p, all, func(s *fsmpb.KeyStore) string { return s.Id }, func(s *fsmpb.KeyStore) {
 			out.CustomKeyStores = append(out.CustomKeyStores, storeEntry(s))
 		})
 		return out, err

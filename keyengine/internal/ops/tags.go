@@ -73,12 +73,12 @@ func listResourceTags(ev *request.Evaluation, in *kmsapi.ListResourceTagsInput) 
 	if err != nil {
 		return nil, err
 	}
-	p, err := pageOf(ev, in.Limit, 50, 50, in.Marker, t.ARN)
+	p, err := request.PageOf(ev, in.Limit, 50, 50, in.Marker, t.ARN)
 	if err != nil {
 		return nil, err
 	}
 	out := &kmsapi.ListResourceTagsOutput{Tags: []kmsapi.Tag{}}
-	out.NextMarker, out.Truncated, err = fill(p, slices.Values(ev.KeyTags(t.ID).GetTags()), func(tag *fsmpb.Tag) string {
+	out.NextMarker, out.Truncated, err = request.Fill(p, slices.Values(ev.KeyTags(t.ID).GetTags()), func(tag *fsmpb.Tag) string {
 		return tag.Key
 	}, func(tag *fsmpb.Tag) {
 		out.Tags = append(out.Tags, kmsapi.Tag{TagKey: new(tag.Key), TagValue: new(tag.Value)})

@@ -36,6 +36,9 @@ func (c *Conditions) Values(key string) []string {
 	if name, ok := strings.CutPrefix(key, "kms:"); ok {
 		return kmsValues(c, name)
 	}
+	if tag, ok := strings.CutPrefix(key, "iam:resourcetag/"); ok {
+		return tagValue(c.Tags, tag)
+	}
 	name, ok := strings.CutPrefix(key, "aws:")
 	if !ok {
 		return webValues(c.ev.Who().Session, key)

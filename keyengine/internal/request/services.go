@@ -23,7 +23,8 @@ type Services struct {
 	Log           *slog.Logger
 	Quotas        Quotas
 	Policies      *PolicyCache
-	Keys          *KeyCount
+	Keys          *Counter // see NewKeyCount
+	Users         *Counter // see NewUserCount
 	Stores        *keystore.Backends
 	Issuers       *webidentity.Issuers
 	// AttestationRoots are the root certificates for attestation documents. If nil,

@@ -9,7 +9,7 @@ import (
 	"github.com/conclavekms/conclave/keyengine/internal/request"
 )
 
-// KeyCount counts the keys of a Region, at most once a second.
+// A count of keys is of an account and a Region, and is made at most once a second.
 func TestKeyCount(t *testing.T) {
 	t.Parallel()
 	c := enginetest.NewCluster(t, 1)
@@ -20,19 +20,21 @@ func TestKeyCount(t *testing.T) {
 	}
 	putKey(1)
 	putKey(2)
-	var count request.KeyCount
+	count, here := request.NewKeyCount(), request.Place{Account: enginetest.AccountNumber, Region: enginetest.Region}
 	now := c.Clock.Now()
-	if count.AtLeast(c.State(), now, enginetest.Region, 3) || !count.AtLeast(c.State(), now, enginetest.Region, 2) {
+	if count.AtLeast(c.State(), now, here, 3) || !count.AtLeast(c.State(), now, here, 2) {
 		t.Error("AtLeast does not count two keys")
 	}
 	putKey(3)
-	if count.AtLeast(c.State(), now, enginetest.Region, 3) {
+	if count.AtLeast(c.State(), now, here, 3) {
 		t.Error("AtLeast counted twice within a second")
 	}
-	if !count.AtLeast(c.State(), now.Add(time.Second), enginetest.Region, 3) {
+	if !count.AtLeast(c.State(), now.Add(time.Second), here, 3) {
 		t.Error("AtLeast did not count again after a second")
 	}
-	if count.AtLeast(c.State(), now.Add(time.Second), "us-east-1", 1) {
-		t.Error("AtLeast counts keys of another Region")
+	for _, there := range []request.Place{{Account: enginetest.AccountNumber, Region: "us-east-1"}, {Account: enginetest.AccountNumber + 1, Region: enginetest.Region}} {
+		if count.AtLeast(c.State(), now.Add(time.Second), there, 1) {
+			t.Errorf("AtLeast counts keys in %s", there)
+		}
 	}
 }

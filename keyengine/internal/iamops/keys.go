@@ -1,0 +1,306 @@
+package iamops
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+
+	"google.golang.org/protobuf/proto"
+
+	"github.com/conclavekms/conclave/fsm"
+	"github.com/conclavekms/conclave/fsm/fsmpb"
+	"github.com/conclavekms/conclave/keyengine/iam"
+	"github.com/conclavekms/conclave/keyengine/iamapi"
+	"github.com/conclavekms/conclave/keyengine/internal/keymat"
+	"github.com/conclavekms/conclave/keyengine/internal/request"
+	"github.com/conclavekms/conclave/keyengine/internal/vault"
+	"github.com/conclavekms/conclave/keyengine/kmsapi"
+)
+
+// Owner is whose access keys a request is about: a user, or the root user of the caller's
+// account.
+//
+// A user lists its access keys, so two requests cannot both add the last one that the quota
+// allows. The root user is no object. Its keys are found among the credentials of the account,
+// and each request that adds or removes one changes the account, for the same reason.
+type Owner struct {
+	user *fsmpb.User // nil for the root user
+	root string      // ARN of the root user
+}
+
+// RootOf returns the owner of the credentials of the account's root user.
+func RootOf(ev *request.Evaluation) *Owner {
+	return &Owner{root: request.RootARN(partition(ev), request.AccountOf(ev).String())}
+}
+
+// ownerNamed authorises the operation on the user with a name, or on the caller if there is
+// none.
+func ownerNamed(ev *request.Evaluation, name *string) (*Owner, error) {
+	if name == nil {
+		own, err := ownName(ev)
+		if err != nil {
+			return nil, err
+		}
+		if own == "" {
+			o := RootOf(ev)
+			return o, ev.AuthoriseAccount(ev.Op.Action(), o.root)
+		}
+		name = &own
+	}
+	u, err := users.find(ev, *name, nil)
+	return &Owner{user: u}, err
+}
+
+// principal is what the credentials of an owner have as their principal.
+func (o *Owner) principal() string {
+	if o.user != nil {
+		return o.user.Id
+	}
+	return o.root
+}
+
+// name is the owner's name in answers; the root user has none.
+func (o *Owner) name() *string {
+	if o.user == nil {
+		return nil
+	}
+	return &o.user.Name
+}
+
+// Credentials returns the credentials of an owner in the evaluated state, whether active or
+// not, and adds them to the read set: the access keys of a user, and those of the root user
+// with the client certificates that let somebody act as root. It skips credentials that no
+// unsealed node wrote.
+func (o *Owner) Credentials(ev *request.Evaluation) (list []*fsmpb.Credential, err error) {
+	opened, err := ev.Vault.Current()
+	if err != nil {
+		return nil, err
+	}
+	a := request.AccountOf(ev)
+	if o.user != nil {
+		for _, id := range o.user.AccessKeys {
+			if c := ev.Credential(a, id); c != nil {
+				list = append(list, c)
+			}
+		}
+	} else {
+		request.Read[*fsmpb.Account](ev, fsm.AccountID(a))
+		for c := range ev.State.Credentials(a) {
+			if c.Principal == o.root {
+				list = append(list, c)
+			}
+		}
+	}
+	genuine := list[:0]
+	for _, c := range list {
+		_, err := ev.Authenticator.Identify(opened, c)
+		switch {
+		case err == nil:
+			ev.Credential(a, c.Id)
+			genuine = append(genuine, c)
+		case err != iam.ErrUnrecognized:
+			return nil, err
+		}
+	}
+	return genuine, nil
+}
+
+// keys returns the access keys of an owner, the oldest first.
+func (o *Owner) keys(ev *request.Evaluation) ([]*fsmpb.Credential, error) {
+	list, err := o.Credentials(ev)
+	list = slices.DeleteFunc(list, func(c *fsmpb.Credential) bool { return !isKey(c) })
+	slices.SortFunc(list, func(a, b *fsmpb.Credential) int { return strings.Compare(placeOfKey(a), placeOfKey(b)) })
+	return list, err
+}
+
+// placeOfKey is the place of an access key in lists, which are in the order of creation.
+func placeOfKey(c *fsmpb.Credential) string { return fmt.Sprintf("%019d %s", c.Created, c.Id) }
+
+func isKey(c *fsmpb.Credential) bool {
+	return c.Kind == fsmpb.CredentialKind_CREDENTIAL_KIND_ACCESS_KEY
+}
+
+// relist adds to the record the change of the owner's list of access keys.
+func (o *Owner) relist(ev *request.Evaluation, edit func(ids []string) []string) {
+	if o.user != nil {
+		next := proto.CloneOf(o.user)
+		next.AccessKeys = edit(next.AccessKeys)
+		ev.Change(users.put(next))
+		return
+	}
+	putAccount(ev, func(*fsmpb.Account) {})
+}
+
+// NewKey adds a new access key of the owner to the record, and calls use with its secret.
+func (o *Owner) NewKey(ev *request.Evaluation, use func(c *fsmpb.Credential, secret []byte) error) error {
+	opened, err := ev.Vault.Current()
+	if err != nil {
+		return err
+	}
+	had, err := o.keys(ev)
+	if err != nil {
+		return err
+	}
+	if quota := ev.Quotas.AccessKeys; len(had) >= quota {
+		return quotaExceeded("AccessKeysPerUser", quota)
+	}
+	a := request.AccountOf(ev)
+	var made *fsmpb.Credential
+	keymat.Scrub(func() {
+		var secret *keymat.Secret
+		if made, secret, err = iam.NewAccessKey(ev.Vault.Arena(), opened, a, o.principal(), ev.Now().UnixNano()); err != nil {
+			return
+		}
+		defer secret.Destroy()
+		err = secret.With(func(b []byte) error { return use(made, b) })
+	})
+	if err != nil {
+		return vault.Gone(err)
+	}
+	ev.Credential(a, made.Id) // the record requires that the id is not in use
+	ev.Change(&fsmpb.Change{Change: &fsmpb.Change_PutCredential{PutCredential: made}})
+	o.relist(ev, func(ids []string) []string { return append(ids, made.Id) })
+	return nil
+}
+
+// find returns the access key of an owner with an id.
+func (o *Owner) find(ev *request.Evaluation, id string) (*fsmpb.Credential, []*fsmpb.Credential, error) {
+	list, err := o.Credentials(ev)
+	if err != nil {
+		return nil, nil, err
+	}
+	if i := slices.IndexFunc(list, func(c *fsmpb.Credential) bool { return c.Id == id }); i >= 0 {
+		return list[i], list, nil
+	}
+	ev.Credential(request.AccountOf(ev), id)
+	return nil, nil, noSuch("The Access Key with id %s cannot be found.", id)
+}
+
+// Delete adds to the record the deletion of a credential of the owner. The other credentials
+// are in the read set, so that two requests cannot delete the last two of the root user.
+func (o *Owner) Delete(ev *request.Evaluation, id string) error {
+	c, list, err := o.find(ev, id)
+	if err != nil {
+		return err
+	}
+	if o.isLast(c, list) {
+		return conflict(lastCredential)
+	}
+	ev.Change(&fsmpb.Change{Change: &fsmpb.Change_DeleteCredential{DeleteCredential: &fsmpb.CredentialID{Account: account(ev), Id: id}}})
+	o.relist(ev, func(ids []string) []string {
+		return slices.DeleteFunc(ids, func(other string) bool { return other == id })
+	})
+	return nil
+}
+
+// lastCredential is the message of an attempt to lock the root user out. Nothing else could
+// let anybody in if the account's policies allow nobody to change them.
+const lastCredential = "This is the last active credential of the account's root user. Create an access key first, and delete this one with that."
+
+// isLast reports whether c is the only active credential of the root user.
+func (o *Owner) isLast(c *fsmpb.Credential, list []*fsmpb.Credential) bool {
+	return o.user == nil && c.Active && !slices.ContainsFunc(list, func(other *fsmpb.Credential) bool { return other.Active && other.Id != c.Id })
+}
+
+func statusOf(c *fsmpb.Credential) *string {
+	if c.Active {
+		return new(statusActive)
+	}
+	return new(statusInactive)
+}
+
+// The values of Status.
+const (
+	statusActive   = "Active"
+	statusInactive = "Inactive"
+)
+
+// createAccessKey returns the only copy of the secret outside of the vault.
+func createAccessKey(ev *request.Evaluation, in *iamapi.CreateAccessKeyInput) (*iamapi.CreateAccessKeyOutput, error) {
+	o, err := ownerNamed(ev, in.UserName)
+	if err != nil {
+		return nil, err
+	}
+	var out iamapi.CreateAccessKeyOutput
+	err = o.NewKey(ev, func(c *fsmpb.Credential, secret []byte) error {
+		out.AccessKey = &iamapi.AccessKey{
+			UserName: o.name(), AccessKeyId: &c.Id, Status: statusOf(c), SecretAccessKey: new(string(secret)), CreateDate: timeOf(c.Created),
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	return &out, nil
+}
+
+func listAccessKeys(ev *request.Evaluation, in *iamapi.ListAccessKeysInput) (*iamapi.ListAccessKeysOutput, error) {
+	o, err := ownerNamed(ev, in.UserName)
+	if err != nil {
+		return nil, err
+	}
+	list, err := o.keys(ev)
+	if err != nil {
+		return nil, err
+	}
+	p, err := paging{in.MaxItems, in.Marker}.page(ev, o.principal())
+	if err != nil {
+		return nil, err
+	}
+	out := &iamapi.ListAccessKeysOutput{AccessKeyMetadata: []iamapi.AccessKeyMetadata{}}
+	out.Marker, out.IsTruncated, err = request.Fill(p, slices.Values(list), placeOfKey, func(c *fsmpb.Credential) {
+		out.AccessKeyMetadata = append(out.AccessKeyMetadata, iamapi.AccessKeyMetadata{
+			UserName: o.name(), AccessKeyId: &c.Id, Status: statusOf(c), CreateDate: timeOf(c.Created),
+		})
+	})
+	return out, err
+}
+
+// updateAccessKey makes an access key active or inactive. Once it has returned, no node answers
+// a request that is received with an inactive key or with a session opened with it.
+func updateAccessKey(ev *request.Evaluation, in *iamapi.UpdateAccessKeyInput) error {
+	o, err := ownerNamed(ev, in.UserName)
+	if err != nil {
+		return err
+	}
+	c, list, err := o.find(ev, *in.AccessKeyId)
+	if err != nil {
+		return err
+	}
+	var active bool
+	switch *in.Status {
+	case statusActive:
+		active = true
+	case statusInactive:
+	default:
+		return kmsapi.Errorf(kmsapi.ErrValidation, "The status of an access key is set to %s or %s.", statusActive, statusInactive)
+	}
+	if active == c.Active {
+		return nil
+	}
+	if o.isLast(c, list) {
+		return invalidInput("%s", lastCredential)
+	}
+	opened, err := ev.Vault.Current()
+	if err != nil {
+		return err
+	}
+	next := proto.CloneOf(c)
+	next.Active = active
+	if err := opened.SignCredential(next); err != nil {
+		return err
+	}
+	ev.Change(&fsmpb.Change{Change: &fsmpb.Change_PutCredential{PutCredential: next}})
+	if o.user == nil {
+		o.relist(ev, nil)
+	}
+	return nil
+}
+
+func deleteAccessKey(ev *request.Evaluation, in *iamapi.DeleteAccessKeyInput) error {
+	o, err := ownerNamed(ev, in.UserName)
+	if err != nil {
+		return err
+	}
+	return o.Delete(ev, *in.AccessKeyId)
+}
