@@ -46,7 +46,7 @@ var imports = []struct {
 		"cmd/conclave/node", "cluster", "cluster/diskspace", "cluster/pki", "transport/client", "transport/kmspb", "keyengine", "keyengine/ceremony", "keyengine/kmsapi", "auditlog/verify",
 	}},
 	{"transport/sigv4", nil},
-	{"transport/client", []string{"transport/kmspb"}},
+	{"transport/client", []string{"transport/iampb", "transport/kmspb"}},
 	{"transport/kmspb", nil},
 	{"transport/iampb", nil},
 	// One budget for all listeners: those for clients and those for nodes take from it.

@@ -1,6 +1,7 @@
 package iam
 
 import (
+	"errors"
 	"strings"
 	"time"
 
@@ -162,22 +163,47 @@ func ProviderURL(arn string) string {
 	return url
 }
 
-// openTemporary returns the contents of the session token of an access key.
-func openTemporary(o *vault.Opened, accessKey, token string) (*iampb.Session, error) {
+// Reads calls note with the objects that the principal depends on, beside its credential:
+// the user, the role of a session, and the identity provider of a session that a web identity
+// has opened. The state finds users and roles by their unique ids, which are never used again.
+// What can change is the object with the name.
+func (e *Entity) Reads(note func(kind fsmpb.Kind, id []byte, v fsm.Version)) {
+	if e.User != nil {
+		note(fsmpb.Kind_KIND_USER, fsm.EntityID(e.Account, e.User.Name), e.User.Version)
+	}
+	if e.Role != nil {
+		note(fsmpb.Kind_KIND_ROLE, fsm.EntityID(e.Account, e.Role.Name), e.Role.Version)
+	}
+	if p := e.Provider; p != nil {
+		note(fsmpb.Kind_KIND_OIDC_PROVIDER, fsm.OidcProviderID(e.Account, p.Url), p.Version)
+	}
+}
+
+// openTemporaryOf returns the contents of the session token of an access key, whose account is
+// that in its id. It returns ErrUnrecognized if the token is not one of that access key.
+func openTemporaryOf(o *vault.Opened, account fsm.Account, accessKey, token string) (*iampb.Session, error) {
 	b, err := o.OpenTemporary(accessKey, token)
-	if err != nil {
+	if err != nil && !errors.Is(err, vault.ErrToken) {
 		return nil, err
 	}
-	return decodeTemporary(b)
+	if err == nil {
+		var t *iampb.Session
+		if t, err = decodeTemporary(b); err == nil && t.AccessKey == accessKey && fsm.Account(t.Account) == account {
+			return t, nil
+		}
+	}
+	return nil, ErrUnrecognized
 }
 
 func decodeTemporary(b []byte) (*iampb.Session, error) {
 	s := new(iampb.Session)
-	if err := proto.Unmarshal(b, s); err != nil {
-		return nil, vault.ErrToken
-	}
-	if len(s.ProtoReflect().GetUnknown()) > 0 || (s.Role == "") == (s.Parent == "") || s.Parent != "" && len(s.ParentProof) != 32 || s.AccessKey == "" {
+	if err := proto.Unmarshal(b, s); err != nil || !wellFormed(s) {
 		return nil, vault.ErrToken
 	}
 	return s, nil
+}
+
+// wellFormed reports whether a session, which may be nil, is one that this version makes.
+func wellFormed(s *iampb.Session) bool {
+	return s != nil && len(s.ProtoReflect().GetUnknown()) == 0 && (s.Role == "") != (s.Parent == "") && (s.Parent == "" || len(s.ParentProof) == 32) && s.AccessKey != ""
 }

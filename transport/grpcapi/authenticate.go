@@ -22,9 +22,10 @@ const (
 	maxRegion    = 64
 
 	operatorURI = "conclave://operator/"
-	// maxOperator bounds an operator's name, maxToken a session token.
-	maxOperator = 128
-	maxToken    = 4096
+	// maxOperator bounds an operator's name, maxAuthorization a session token with its
+	// scheme.
+	maxOperator      = 128
+	maxAuthorization = len("Bearer ") + iam.MaxToken
 )
 
 var (
@@ -183,7 +184,7 @@ func plainName(name string) bool {
 
 // bearer returns the token from the values of an authorization header.
 func bearer(values []string) (string, bool) {
-	if len(values) != 1 || len(values[0]) > maxToken {
+	if len(values) != 1 || len(values[0]) > maxAuthorization {
 		return "", false
 	}
 	scheme, token, ok := strings.Cut(values[0], " ")

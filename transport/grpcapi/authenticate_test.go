@@ -54,7 +54,7 @@ func TestWhoMayCall(t *testing.T) {
 		{"another scheme", nil, "Basic good", codes.Unauthenticated, codes.PermissionDenied},
 		{"token without scheme", nil, "good", codes.Unauthenticated, codes.PermissionDenied},
 		{"empty token", nil, "Bearer ", codes.Unauthenticated, codes.PermissionDenied},
-		{"long token", nil, "Bearer " + strings.Repeat("g", maxToken), codes.Unauthenticated, codes.PermissionDenied},
+		{"long token", nil, "Bearer " + strings.Repeat("g", maxAuthorization), codes.Unauthenticated, codes.PermissionDenied},
 		{"operator who is a principal", alice, "", ok, ok},
 		{"operator who is not", w.ca.issue(nil, "conclave://operator/bob"), "", codes.Unauthenticated, ok},
 		{"operator with a wrong token", alice, "Bearer bad", codes.Unauthenticated, ok},

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 
-	"github.com/conclavekms/conclave/fsm"
 	"github.com/conclavekms/conclave/fsm/fsmpb"
 	"github.com/conclavekms/conclave/keyengine/iam"
 	"github.com/conclavekms/conclave/keyengine/internal/vault"
@@ -74,8 +73,7 @@ func (ev *Evaluation) prove() (err error) {
 }
 
 // AdmitOn checks the caller's identity on the evaluated state only. It adds to the read set
-// what the identity depends on: the credential, the user, the role of a session, and the identity
-// provider of a session that a web identity has opened.
+// what the identity depends on: the credential, and what [iam.Entity.Reads] names.
 func AdmitOn(ev *Evaluation, o *vault.Opened) error {
 	id := &ev.Caller.Identity
 	credential := id.Credential()
@@ -95,17 +93,7 @@ func AdmitOn(ev *Evaluation, o *vault.Opened) error {
 	if err != nil {
 		return err
 	}
-	// The state finds users and roles by their unique ids, which are never used again. What
-	// can change is the object with the name.
-	if who.User != nil {
-		ev.Note(fsmpb.Kind_KIND_USER, fsm.EntityID(who.Account, who.User.Name), who.User.Version)
-	}
-	if who.Role != nil {
-		ev.Note(fsmpb.Kind_KIND_ROLE, fsm.EntityID(who.Account, who.Role.Name), who.Role.Version)
-	}
-	if p := who.Provider; p != nil {
-		ev.Note(fsmpb.Kind_KIND_OIDC_PROVIDER, fsm.OidcProviderID(who.Account, p.Url), p.Version)
-	}
+	who.Reads(ev.Note)
 	ev.who = who
 	return nil
 }
