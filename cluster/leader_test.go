@@ -121,10 +121,10 @@ func TestOnLeader(t *testing.T) {
 	for range 3 {
 		l := c.leader()
 		clustertest.Eventually(t, time.Minute, "the function to run on the leader alone", only(l.id))
-		if err := l.TransferLeadership(within(t, 5*time.Second)); err != nil {
-			t.Fatal(err)
-		}
-		clustertest.Eventually(t, time.Minute, "another leader", func() bool { return c.leader() != l })
+		// On a busy machine a transfer can take longer than Raft waits for it.
+		clustertest.Eventually(t, time.Minute, "another leader", func() bool {
+			return c.leader() != l || l.TransferLeadership(within(t, 5*time.Second)) == nil && c.leader() != l
+		})
 	}
 	c.noFaults()
 }

@@ -233,6 +233,12 @@ func (a *applier) record(r *wire.Record) Verdict {
 		defer func() { a.account = accountOf(a.cluster()) }() // if the record initialised it
 	}
 	for _, read := range r.Reads {
+		if read.Kind == fsmpb.Kind_KIND_KEY_USE {
+			if a.f.uses.version(read.ID) != read.Version {
+				return Conflict
+			}
+			continue
+		}
 		if read.Version != 0 && a.foreign(read.Kind, read.ID) {
 			a.broken = "it names an account that does not exist"
 			return Invalid
@@ -297,7 +303,7 @@ func validRecord(r *wire.Record, most *limits) bool {
 		return false
 	}
 	for _, read := range r.Reads {
-		if rowOf(read.Kind) == nil {
+		if rowOf(read.Kind) == nil && read.Kind != fsmpb.Kind_KIND_KEY_USE {
 			return false
 		}
 	}

@@ -19,11 +19,16 @@ import (
 // too, a node that has a state accepts only its own cluster's keys, and a node that starts
 // from a file checks, once it is unsealed, that the keys belong to the keyring.
 //
-// The sessions of nodes and the newest uses of keys are not attested. They decide
-// only whether a batch is a repetition and what GetKeyLastUsage says, and are not
-// part of the immutable states that other nodes keep. The observation of unsigned
-// clocks, in which nodes may differ, is not attested either: editing it gains nothing
-// that a leader of a sealed cluster does not have anyway. See package clustertime.
+// The sessions of nodes and the newest uses of keys are not attested, as they are not part
+// of the immutable states that other nodes keep. Sessions decide only whether a batch is a
+// repetition. Uses decide what GetKeyLastUsage says, and the condition key
+// kms:TrailingDaysWithoutKeyUsage: with a snapshot whose uses are older than the real ones, a
+// node could evaluate that a key was not used for long. The record of that outcome names the
+// use that it rests on, so every node that has the real uses refuses it, and the state hash
+// of the one that was deceived is no longer theirs. Uses that are newer than the real ones
+// only make a key look as if it were in use. The observation of unsigned clocks, in which
+// nodes may differ, is not attested either: editing it gains nothing that a leader of a
+// sealed cluster does not have anyway. See package clustertime.
 
 // recentStates is how many states a node keeps. It is asked for an attestation at
 // the moment when the other node begins its snapshot, so the states of less than a

@@ -1,7 +1,6 @@
 package fsm
 
 import (
-	"maps"
 	"slices"
 
 	"google.golang.org/protobuf/proto"
@@ -117,7 +116,7 @@ func (s *spec[M]) checkPut(a *applier, e *edit) (pending, Verdict) {
 		default:
 			a.enlist(s.kind, n, 1)
 		}
-		s.retally(a, was, n)
+		retally(a, registry[s.kind], was, n)
 	}, Accepted
 }
 
@@ -167,7 +166,7 @@ func (s *spec[M]) checkDelete(a *applier, e *edit) (pending, Verdict) {
 			a.enlist(s.kind, was, -1)
 		}
 		var none M
-		s.retally(a, was, none)
+		retally(a, registry[s.kind], was, none)
 		if s.delete.gone != nil {
 			s.delete.gone(a, id, was)
 		}
@@ -175,36 +174,25 @@ func (s *spec[M]) checkDelete(a *applier, e *edit) (pending, Verdict) {
 }
 
 // retally moves an object from the sets in which it was to those in which it is now. was
-// or is may be nil.
-func (s *spec[M]) retally(a *applier, was, is M) {
-	var none M
-	for _, t := range s.tallies {
-		before, after := make(map[string]bool), make(map[string]bool)
-		if was != none {
-			for _, id := range t.sets(was) {
-				before[string(id)] = true
+// or is may be a nil message. Sets that it stays in are not touched.
+func retally(a *applier, r *row, was, is proto.Message) {
+	for _, t := range r.tallies {
+		before, after := t.sets(was), t.sets(is)
+		for _, id := range before {
+			if _, stays := slices.BinarySearch(after, id); !stays {
+				addTo(a, t.in, []byte(id), -1)
 			}
 		}
-		if is != none {
-			for _, id := range t.sets(is) {
-				after[string(id)] = true
-			}
-		}
-		for _, id := range slices.Sorted(maps.Keys(before)) {
-			if !after[id] {
-				a.tally(t.in, []byte(id), -1)
-			}
-		}
-		for _, id := range slices.Sorted(maps.Keys(after)) {
-			if !before[id] {
-				a.tally(t.in, []byte(id), 1)
+		for _, id := range after {
+			if _, stayed := slices.BinarySearch(before, id); !stayed {
+				addTo(a, t.in, []byte(id), 1)
 			}
 		}
 	}
 }
 
-// tally adds by to the count of a set.
-func (a *applier) tally(kind fsmpb.Kind, set []byte, by int) {
+// addTo adds by to the count of a set.
+func addTo(a *applier, kind fsmpb.Kind, set []byte, by int) {
 	n := uint32(int(a.count(kind, set)) + by)
 	a.put(kind, set, registry[kind].count(set, n, 0))
 }
@@ -216,7 +204,7 @@ func (a *applier) enlist(kind fsmpb.Kind, m proto.Message, by int) {
 		return
 	}
 	if set, in := r.set(m); in {
-		a.tally(r.setKind, set, by)
+		addTo(a, r.setKind, set, by)
 	}
 }
 
@@ -233,7 +221,7 @@ func (a *applier) put(kind fsmpb.Kind, id []byte, msg proto.Message) {
 	*registry[kind].version(msg) = a.index
 	a.hash.Object(kind, id, msg)
 	db := a.writable()
-	db.insert(a.f.texts.newObject(db, kind, id, a.index, msg))
+	db.insert(newObject(a.f.texts, db, kind, id, a.index, msg))
 }
 
 func (a *applier) remove(o *object) {

@@ -20,6 +20,7 @@ import (
 
 	"github.com/conclavekms/conclave/auditlog"
 	"github.com/conclavekms/conclave/fsm/fsmpb"
+	"github.com/conclavekms/conclave/fsm/intern"
 	"github.com/conclavekms/conclave/fsm/origin"
 	"github.com/conclavekms/conclave/fsm/session"
 	"github.com/conclavekms/conclave/fsm/statehash"
@@ -84,7 +85,7 @@ type FSM struct {
 	sessions session.Sessions
 	checks   statehash.Checks
 	uses     *uses
-	texts    *texts
+	texts    *intern.Texts
 	recent   recent
 	verified origin.Verified
 	restored bool // cfg.Audit was told where the state begins
@@ -95,7 +96,7 @@ var _ raft.BatchingFSM = (*FSM)(nil)
 
 // New returns a machine in its first state.
 func New(cfg Config) *FSM {
-	f := &FSM{cfg: cfg, db: newTable(), sessions: session.None(), uses: newUses(), texts: newTexts()}
+	f := &FSM{cfg: cfg, db: newTable(), sessions: session.None(), uses: newUses(), texts: intern.NewTexts()}
 	f.current.Store(&State{db: f.db.clone(), level: wire.SchemaMin, uses: f.uses})
 	return f
 }

@@ -709,8 +709,12 @@ func history(t testing.TB, seed uint64, n int) []*raft.Log {
 			if v := shadow.Current().VersionOf(fsmpb.Kind_KIND_KEY, id.Bytes()); v != 0 && rnd.IntN(2) == 0 {
 				used(reads(r, fsmpb.Kind_KIND_KEY, id.Bytes(), v), 0, uint32(1+rnd.IntN(12)))
 			}
+			if rnd.IntN(3) == 0 {
+				reads(r, fsmpb.Kind_KIND_KEY_USE, id.Bytes(), shadow.Current().VersionOf(fsmpb.Kind_KIND_KEY_USE, id.Bytes()))
+			}
 			rs = append(rs, r)
 		}
+		rs = append(rs, randomIAM(rnd, shadow.Current()))
 		b := m.batch(rs...)
 		b.Watermark = m.index
 		if rnd.IntN(3) == 0 {

@@ -2,17 +2,15 @@ package fsm
 
 import (
 	"encoding/binary"
-	"fmt"
 	"slices"
-	"strings"
 
-	"google.golang.org/protobuf/proto"
-
+	"github.com/conclavekms/conclave/fsm/form"
 	"github.com/conclavekms/conclave/fsm/fsmpb"
+	"github.com/conclavekms/conclave/fsm/intern"
 )
 
 // The kinds of identity and access management. Who may do what is decided by package
-// policy; here are the rules that hold whatever was decided.
+// policy; iamrules.go and package form have the rules that hold whatever was decided.
 
 // entity has the fields that users, groups, roles and policies have in common.
 type entity interface {
@@ -23,14 +21,6 @@ type entity interface {
 	GetId() string
 	GetCreated() int64
 }
-
-const (
-	// maxEntityName is the longest name of a user, group, role or policy in IAM.
-	maxEntityName = 128
-	maxEntityPath = 512
-	// maxProviderURL is the longest URL of an identity provider in IAM.
-	maxProviderURL = 255
-)
 
 // EntityName returns a name as it stands in ids, where case does not count.
 func EntityName(name string) string {
@@ -43,28 +33,32 @@ func EntityName(name string) string {
 	return string(b)
 }
 
-// EntityID returns the id of a user, group, role, policy or identity provider, and of the
-// set of a policy's uses.
+// EntityID returns the id of a user, group, role or policy, and of the set of a policy's
+// uses.
 func EntityID(a Account, name string) []byte { return named(a, EntityName(name)) }
 
 // PolicyVersionID returns the id of a version of a managed policy.
 func PolicyVersionID(a Account, policy string, number uint32) []byte {
-	// No name has a byte that is zero.
+	// No valid name has a byte that is zero, so the versions of no policy are among those of
+	// another one.
 	return binary.BigEndian.AppendUint32(append(EntityID(a, policy), 0), number)
 }
+
+// OidcProviderID returns the id of an identity provider, which is named by its URL.
+func OidcProviderID(a Account, url string) []byte { return named(a, url) }
 
 // GroupMembersID returns the id of the set of a group's users.
 func GroupMembersID(a Account, group string) []byte { return named(a, group) }
 
 func entityID[M entity](m M) ([]byte, bool) {
 	a := Account(m.GetAccount())
-	return EntityID(a, m.GetName()), a.Valid()
+	return EntityID(a, m.GetName()), a.Valid() && form.IsName(m.GetName())
 }
 
 func byEntity(get func(*fsmpb.Change) *fsmpb.EntityID) func(*fsmpb.Change) ([]byte, bool, bool) {
 	return byID(get, func(d *fsmpb.EntityID) ([]byte, bool) {
 		a := Account(d.Account)
-		return EntityID(a, d.Name), a.Valid()
+		return EntityID(a, d.Name), a.Valid() && form.IsName(d.Name)
 	})
 }
 
@@ -79,65 +73,34 @@ func byUniqueID[M entity]() *index[M] {
 }
 
 var (
-	usersByID  = byUniqueID[*fsmpb.User]()
-	groupsByID = byUniqueID[*fsmpb.Group]()
-	rolesByID  = byUniqueID[*fsmpb.Role]()
+	usersByID    = byUniqueID[*fsmpb.User]()
+	groupsByID   = byUniqueID[*fsmpb.Group]()
+	rolesByID    = byUniqueID[*fsmpb.Role]()
+	policiesByID = byUniqueID[*fsmpb.Policy]()
 )
-
-// checkEntity: the unique id of an entity has the prefix of its kind and never changes,
-// and no other entity of the kind has it.
-func checkEntity[M entity](a *applier, was, n M, prefix string, ids *index[M], same func(account uint64, id string) M) (broken string) {
-	var none M
-	switch {
-	case len(n.GetId()) < 16 || len(n.GetId()) > 128 || !strings.HasPrefix(n.GetId(), prefix):
-		return "an entity has no unique id of its kind"
-	case len(n.GetPath()) == 0 || len(n.GetPath()) > maxEntityPath || n.GetPath()[0] != '/' || n.GetPath()[len(n.GetPath())-1] != '/':
-		return "an entity has no valid path"
-	case was != none && (was.GetId() != n.GetId() || was.GetCreated() != n.GetCreated()):
-		return "it changes the unique id or creation date of an entity"
-	}
-	if was == none && ids != nil {
-		// An entity that is renamed is deleted in the same record.
-		if other, ok := ids.in(a.db).Get(same(n.GetAccount(), n.GetId())); ok && !a.goes(other) {
-			return "it gives an entity the unique id of another one"
-		}
-	}
-	return ""
-}
-
-// goes reports whether the record that is being applied deletes an entity.
-func (a *applier) goes(m proto.Message) bool {
-	return slices.ContainsFunc(a.edits, func(e edit) bool {
-		return e.does != nil && e.does.deletes && e.was != nil && e.was.value == m
-	})
-}
 
 // policiesUsed returns the sets of uses of the customer managed policies with the given
 // ARNs, which belong to the account.
 func policiesUsed(account uint64, arns []string, boundary string) (sets [][]byte) {
-	a := Account(account)
-	add := func(arn string) {
-		if name, ok := ownPolicy(a, arn); ok {
-			sets = append(sets, EntityID(a, name))
+	for _, arn := range arns {
+		if set := ownPolicy(account, arn); set != nil {
+			sets = append(sets, set)
 		}
 	}
-	for _, arn := range arns {
-		add(arn)
-	}
-	if boundary != "" {
-		add(boundary)
+	if set := ownPolicy(account, boundary); set != nil {
+		sets = append(sets, set)
 	}
 	return sets
 }
 
-// ownPolicy returns the name in the ARN of a managed policy of an account.
-func ownPolicy(a Account, arn string) (name string, ok bool) {
-	parts := strings.SplitN(arn, ":", 6)
-	if len(parts) != 6 || parts[4] != a.String() {
-		return "", false
+// ownPolicy returns the id of the managed policy with an ARN if it belongs to the account;
+// nil for any other ARN.
+func ownPolicy(account uint64, arn string) []byte {
+	owner, _, name, ok := form.CutPolicyARN(arn)
+	if a := Account(account); ok && owner == a.String() {
+		return EntityID(a, name)
 	}
-	rest, ok := strings.CutPrefix(parts[5], "policy/")
-	return rest[strings.LastIndexByte(rest, '/')+1:], ok
+	return nil
 }
 
 func iamKinds() []*row {
@@ -153,7 +116,7 @@ func iamKinds() []*row {
 			whole:     true,
 			malformed: "an account has no valid number",
 			put:       (*fsmpb.Change).GetPutAccount,
-			rule:      (*applier).checkAccount,
+			rule:      func(_ *applier, was, n *fsmpb.Account) string { return form.CheckAccount(was, n) },
 		}),
 		newRow(spec[*fsmpb.User]{
 			kind:      fsmpb.Kind_KIND_USER,
@@ -161,29 +124,29 @@ func iamKinds() []*row {
 			version:   func(m *fsmpb.User) *Version { return &m.Version },
 			id:        func(m *fsmpb.User) ([]byte, bool) { return entityID(m) },
 			name:      (*fsmpb.User).GetName,
-			maxName:   maxEntityName,
+			maxName:   form.MaxName,
 			malformed: "a user has no valid name",
 			put:       (*fsmpb.Change).GetPutUser,
-			rule: func(a *applier, was, n *fsmpb.User) string {
-				return checkEntity(a, was, n, "AIDA", usersByID, func(account uint64, id string) *fsmpb.User {
-					return &fsmpb.User{Account: account, Id: id}
-				})
+			rule:      checkUser,
+			delete: &deletion[*fsmpb.User]{
+				of:        byEntity((*fsmpb.Change).GetDeleteUser),
+				malformed: "a user has no valid name",
+				rule:      userHasNoKeys,
 			},
-			delete: &deletion[*fsmpb.User]{of: byEntity((*fsmpb.Change).GetDeleteUser), malformed: "a user has no valid account"},
 			tallies: []tally[*fsmpb.User]{
 				{fsmpb.Kind_KIND_GROUP_MEMBERS, func(m *fsmpb.User) (sets [][]byte) {
-					for _, g := range m.Groups {
-						sets = append(sets, GroupMembersID(Account(m.Account), g))
+					for _, g := range m.GetGroups() {
+						sets = append(sets, GroupMembersID(Account(m.GetAccount()), g))
 					}
 					return sets
 				}},
-				{fsmpb.Kind_KIND_POLICY_USES, func(m *fsmpb.User) [][]byte { return policiesUsed(m.Account, m.Policies, m.Boundary) }},
+				{fsmpb.Kind_KIND_POLICY_USES, func(m *fsmpb.User) [][]byte { return policiesUsed(m.GetAccount(), m.GetPolicies(), m.GetBoundary()) }},
 			},
-			compact: func(t *texts, _ *table, _ *object, m *fsmpb.User) {
-				t.share(&m.Path, &m.Boundary)
+			compact: func(t *intern.Texts, _ *table, _ *object, m *fsmpb.User) {
+				t.Share(&m.Path, &m.Boundary)
 				shareAll(t, m.Policies, m.Inline)
 				for i := range m.Groups {
-					t.share(&m.Groups[i])
+					t.Share(&m.Groups[i])
 				}
 			},
 			indexes: []*index[*fsmpb.User]{usersByID},
@@ -194,24 +157,21 @@ func iamKinds() []*row {
 			version:   func(m *fsmpb.Group) *Version { return &m.Version },
 			id:        func(m *fsmpb.Group) ([]byte, bool) { return entityID(m) },
 			name:      (*fsmpb.Group).GetName,
-			maxName:   maxEntityName,
+			maxName:   form.MaxName,
 			malformed: "a group has no valid name",
 			put:       (*fsmpb.Change).GetPutGroup,
-			rule: func(a *applier, was, n *fsmpb.Group) string {
-				return checkEntity(a, was, n, "AGPA", groupsByID, func(account uint64, id string) *fsmpb.Group {
-					return &fsmpb.Group{Account: account, Id: id}
-				})
-			},
+			rule:      checkGroup,
 			delete: &deletion[*fsmpb.Group]{
 				of:        byEntity((*fsmpb.Change).GetDeleteGroup),
-				malformed: "a group has no valid account",
-				gone:      forgetMembers,
+				malformed: "a group has no valid name",
+				rule:      groupIsEmpty,
+				gone:      groupIsGone,
 			},
 			tallies: []tally[*fsmpb.Group]{
-				{fsmpb.Kind_KIND_POLICY_USES, func(m *fsmpb.Group) [][]byte { return policiesUsed(m.Account, m.Policies, "") }},
+				{fsmpb.Kind_KIND_POLICY_USES, func(m *fsmpb.Group) [][]byte { return policiesUsed(m.GetAccount(), m.GetPolicies(), "") }},
 			},
-			compact: func(t *texts, _ *table, _ *object, m *fsmpb.Group) {
-				t.share(&m.Path)
+			compact: func(t *intern.Texts, _ *table, _ *object, m *fsmpb.Group) {
+				t.Share(&m.Path)
 				shareAll(t, m.Policies, m.Inline)
 			},
 			indexes: []*index[*fsmpb.Group]{groupsByID},
@@ -222,16 +182,16 @@ func iamKinds() []*row {
 			version:   func(m *fsmpb.Role) *Version { return &m.Version },
 			id:        func(m *fsmpb.Role) ([]byte, bool) { return entityID(m) },
 			name:      (*fsmpb.Role).GetName,
-			maxName:   maxEntityName,
+			maxName:   form.MaxName,
 			malformed: "a role has no valid name",
 			put:       (*fsmpb.Change).GetPutRole,
-			rule:      (*applier).checkRole,
-			delete:    &deletion[*fsmpb.Role]{of: byEntity((*fsmpb.Change).GetDeleteRole), malformed: "a role has no valid account"},
+			rule:      checkRole,
+			delete:    &deletion[*fsmpb.Role]{of: byEntity((*fsmpb.Change).GetDeleteRole), malformed: "a role has no valid name"},
 			tallies: []tally[*fsmpb.Role]{
-				{fsmpb.Kind_KIND_POLICY_USES, func(m *fsmpb.Role) [][]byte { return policiesUsed(m.Account, m.Policies, m.Boundary) }},
+				{fsmpb.Kind_KIND_POLICY_USES, func(m *fsmpb.Role) [][]byte { return policiesUsed(m.GetAccount(), m.GetPolicies(), m.GetBoundary()) }},
 			},
-			compact: func(t *texts, _ *table, _ *object, m *fsmpb.Role) {
-				t.share(&m.Path, &m.Boundary, &m.Trust)
+			compact: func(t *intern.Texts, _ *table, _ *object, m *fsmpb.Role) {
+				t.Share(&m.Path, &m.Boundary, &m.Trust)
 				shareAll(t, m.Policies, m.Inline)
 			},
 			indexes: []*index[*fsmpb.Role]{rolesByID},
@@ -242,12 +202,17 @@ func iamKinds() []*row {
 			version:   func(m *fsmpb.Policy) *Version { return &m.Version },
 			id:        func(m *fsmpb.Policy) ([]byte, bool) { return entityID(m) },
 			name:      (*fsmpb.Policy).GetName,
-			maxName:   maxEntityName,
+			maxName:   form.MaxName,
 			malformed: "a managed policy has no valid name",
 			put:       (*fsmpb.Change).GetPutPolicy,
-			rule:      (*applier).checkManagedPolicy,
-			delete:    &deletion[*fsmpb.Policy]{of: byEntity((*fsmpb.Change).GetDeletePolicy), malformed: "a managed policy has no valid account"},
-			absent:    "it stores a version of a managed policy that does not exist",
+			rule:      checkManagedPolicy,
+			delete: &deletion[*fsmpb.Policy]{
+				of:        byEntity((*fsmpb.Change).GetDeletePolicy),
+				malformed: "a managed policy has no valid name",
+				rule:      policyIsUnused,
+			},
+			absent:  "it stores a version of a managed policy that does not exist",
+			indexes: []*index[*fsmpb.Policy]{policiesByID},
 		}),
 		newRow(spec[*fsmpb.PolicyVersion]{
 			kind:    fsmpb.Kind_KIND_POLICY_VERSION,
@@ -255,20 +220,20 @@ func iamKinds() []*row {
 			version: func(m *fsmpb.PolicyVersion) *Version { return &m.Version },
 			id: func(m *fsmpb.PolicyVersion) ([]byte, bool) {
 				a := Account(m.GetAccount())
-				return PolicyVersionID(a, m.GetPolicy(), m.GetNumber()), a.Valid() && m.GetNumber() > 0
+				return PolicyVersionID(a, m.GetPolicy(), m.GetNumber()), a.Valid() && form.IsName(m.GetPolicy()) && m.GetNumber() > 0
 			},
 			name:      (*fsmpb.PolicyVersion).GetPolicy,
-			maxName:   maxEntityName,
+			maxName:   form.MaxName,
 			malformed: "a version of a managed policy has no valid policy or number",
 			put:       (*fsmpb.Change).GetPutPolicyVersion,
-			rule:      (*applier).checkPolicyVersion,
+			rule:      checkPolicyVersion,
 			delete: &deletion[*fsmpb.PolicyVersion]{
 				of: byID((*fsmpb.Change).GetDeletePolicyVersion, func(d *fsmpb.PolicyVersionID) ([]byte, bool) {
 					a := Account(d.Account)
-					return PolicyVersionID(a, d.Policy, d.Number), a.Valid()
+					return PolicyVersionID(a, d.Policy, d.Number), a.Valid() && form.IsName(d.Policy)
 				}),
-				malformed: "a version of a managed policy has no valid account",
-				rule:      (*applier).versionIsUnlisted,
+				malformed: "a version of a managed policy has no valid policy",
+				rule:      versionIsUnlisted,
 			},
 			owner: &owner[*fsmpb.PolicyVersion]{
 				kind: fsmpb.Kind_KIND_POLICY,
@@ -277,7 +242,7 @@ func iamKinds() []*row {
 					return under(db, fsmpb.Kind_KIND_POLICY_VERSION, append(slices.Clip(policy), 0))
 				},
 			},
-			compact: func(t *texts, _ *table, _ *object, m *fsmpb.PolicyVersion) { t.share(&m.Policy, &m.Document) },
+			compact: func(t *intern.Texts, _ *table, _ *object, m *fsmpb.PolicyVersion) { t.Share(&m.Policy, &m.Document) },
 		}),
 		newRow(spec[*fsmpb.GroupMembers]{
 			kind:    fsmpb.Kind_KIND_GROUP_MEMBERS,
@@ -314,111 +279,31 @@ func iamKinds() []*row {
 			version: func(m *fsmpb.OidcProvider) *Version { return &m.Version },
 			id: func(m *fsmpb.OidcProvider) ([]byte, bool) {
 				a := Account(m.GetAccount())
-				return named(a, m.GetUrl()), a.Valid()
+				return OidcProviderID(a, m.GetUrl()), a.Valid() && form.IsVisible(m.GetUrl())
 			},
 			name:      (*fsmpb.OidcProvider).GetUrl,
-			maxName:   maxProviderURL,
+			maxName:   form.MaxURL,
 			malformed: "an identity provider has no valid URL",
 			put:       (*fsmpb.Change).GetPutOidcProvider,
-			rule: func(_ *applier, was, n *fsmpb.OidcProvider) string {
-				switch {
-				case was != nil && was.Created != n.Created:
-					return "it changes the creation date of an identity provider"
-				case n.RevokedBefore < was.GetRevokedBefore():
-					return "it restores sessions that were revoked"
-				}
-				return ""
+			rule: func(a *applier, was, n *fsmpb.OidcProvider) string {
+				return form.CheckProvider(was, n, limitsAt(a.state.level).iam())
 			},
 			delete: &deletion[*fsmpb.OidcProvider]{
 				of: byID((*fsmpb.Change).GetDeleteOidcProvider, func(d *fsmpb.EntityID) ([]byte, bool) {
 					a := Account(d.Account)
-					return OidcProviderID(a, d.Name), a.Valid()
+					return OidcProviderID(a, d.Name), a.Valid() && form.IsVisible(d.Name)
 				}),
-				malformed: "an identity provider has no valid account",
+				malformed: "an identity provider has no valid name",
 			},
 		}),
 	}
 }
 
-// forgetMembers deletes the set of a group's users together with the group. A group that is
-// renamed is deleted and put again in one record, and keeps the set.
-func forgetMembers(a *applier, _ []byte, was *fsmpb.Group) {
-	if slices.ContainsFunc(a.edits, func(e edit) bool {
-		p := e.GetPutGroup()
-		return p != nil && p.Account == was.Account && p.Id == was.Id
-	}) {
-		return
-	}
-	if o := lookup(a.db, fsmpb.Kind_KIND_GROUP_MEMBERS, GroupMembersID(Account(was.Account), was.Id)); o != nil {
-		a.remove(o)
-	}
-}
-
-// OidcProviderID returns the id of an identity provider, which is named by its URL.
-func OidcProviderID(a Account, url string) []byte { return named(a, url) }
-
-func shareAll(t *texts, policies []string, inline []*fsmpb.InlinePolicy) {
+func shareAll(t *intern.Texts, policies []string, inline []*fsmpb.InlinePolicy) {
 	for i := range policies {
-		t.share(&policies[i])
+		t.Share(&policies[i])
 	}
 	for _, p := range inline {
-		t.share(&p.Name, &p.Document)
+		t.Share(&p.Name, &p.Document)
 	}
-}
-
-// checkAccount: the account of a cluster cannot be replaced by one that is created later,
-// and when an account was created never changes.
-func (a *applier) checkAccount(was, n *fsmpb.Account) (broken string) {
-	if was != nil && was.Created != n.Created {
-		return "it changes the creation date of an account"
-	}
-	return ""
-}
-
-// checkRole: sessions that were ended stay ended.
-func (a *applier) checkRole(was, n *fsmpb.Role) (broken string) {
-	if n.RevokedBefore < was.GetRevokedBefore() {
-		return "it restores sessions that were revoked"
-	}
-	return checkEntity(a, was, n, "AROA", rolesByID, func(account uint64, id string) *fsmpb.Role {
-		return &fsmpb.Role{Account: account, Id: id}
-	})
-}
-
-// checkManagedPolicy: the default version exists, and numbers of versions are never used
-// again. The default document can then not change without the policy.
-func (a *applier) checkManagedPolicy(was, n *fsmpb.Policy) (broken string) {
-	switch {
-	case !slices.Contains(n.Versions, n.DefaultVersion):
-		return "the default version of a managed policy does not exist"
-	case n.Newest < was.GetNewest() || slices.Max(n.Versions) > n.Newest:
-		return "it uses the number of a policy version again"
-	case !a.stands(fsmpb.Kind_KIND_POLICY_VERSION, PolicyVersionID(Account(n.Account), n.Name, n.DefaultVersion)):
-		return "the default version of a managed policy does not exist"
-	}
-	return checkEntity(a, was, n, "ANPA", nil, nil)
-}
-
-// versionIsUnlisted: a version of a policy is deleted together with its number in the
-// policy, which is thus not the default.
-func (a *applier) versionIsUnlisted(v *fsmpb.PolicyVersion) Verdict {
-	if !slices.ContainsFunc(a.edits, func(e edit) bool {
-		p := e.GetPutPolicy()
-		return p != nil && p.Account == v.Account && EntityName(p.Name) == EntityName(v.Policy) && !slices.Contains(p.Versions, v.Number)
-	}) {
-		a.broken = "it deletes a version that a managed policy lists"
-		return Invalid
-	}
-	return Accepted
-}
-
-// checkPolicyVersion: a version of a managed policy never changes.
-func (a *applier) checkPolicyVersion(was, n *fsmpb.PolicyVersion) (broken string) {
-	switch most := limitsAt(a.state.level).policy; {
-	case was != nil:
-		return "it changes a version of a managed policy"
-	case len(n.Document) == 0 || len(n.Document) > most:
-		return fmt.Sprintf("a version of a managed policy has no document of at most %d bytes", most)
-	}
-	return ""
 }

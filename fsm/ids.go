@@ -1,12 +1,11 @@
 package fsm
 
 import (
-	"bytes"
 	"encoding/hex"
 	"fmt"
-	"strings"
 
 	"github.com/conclavekms/conclave/fsm/fsmpb"
+	"github.com/conclavekms/conclave/fsm/regionid"
 )
 
 // This file has the ids of objects, as they stand in read sets and in the table. The id
@@ -94,58 +93,7 @@ func IDOf(k *fsmpb.Key) KeyID {
 // more bytes.
 func regional(a Account, region string, more int) []byte {
 	b := make([]byte, 0, accountBytes+2*(len(region)/3+1)+more)
-	return appendRegion(a.Append(b), region)
-}
-
-// Three characters of a Region are encoded in two bytes, so that ids need no more memory
-// with the account than they would without it: in the table, the id of a key in any of
-// AWS's Regions fits into 32 bytes. Each character has a number, in the order of the
-// characters, and unused places of the last three are 0. There is always at least one of
-// those, so no encoded Region is a prefix of another, and they sort as their texts do.
-const (
-	regionBase = 40
-	regionChar = "-0123456789abcdefghijklmnopqrstuvwxyz"
-	noChar     = regionBase - 1 // a character that no Region has
-)
-
-func appendRegion(b []byte, region string) []byte {
-	for end := false; !end; {
-		n := 0
-		for i := range 3 {
-			c := 0
-			if i < len(region) {
-				if c = 1 + strings.IndexByte(regionChar, region[i]); c == 0 {
-					c = noChar
-				}
-			}
-			n = n*regionBase + c
-			end = c == 0
-		}
-		region = region[min(3, len(region)):]
-		b = append(b, byte(n>>8), byte(n))
-	}
-	return b
-}
-
-// cutRegion returns the Region that b begins with, and the rest of b.
-func cutRegion(b []byte) (region string, rest []byte, ok bool) {
-	var text [33]byte
-	for n := 0; n+3 <= len(text) && len(b) >= 2; b = b[2:] {
-		three := int(b[0])<<8 | int(b[1])
-		for _, c := range [...]int{three / (regionBase * regionBase), three / regionBase % regionBase, three % regionBase} {
-			switch {
-			case c > len(regionChar):
-				return "", nil, false
-			case c > 0:
-				text[n] = regionChar[c-1]
-			}
-			if n++; c == 0 {
-				region = string(text[:n-1])
-				return region, b[2:], bytes.Equal(appendRegion(nil, region)[2*((n-1)/3):], b[:2])
-			}
-		}
-	}
-	return "", nil, false
+	return regionid.Append(a.Append(b), region)
 }
 
 // named returns the id of an object that has a name and no Region.
@@ -171,7 +119,7 @@ func KeyStoreID(a Account, store string) []byte { return named(a, store) }
 // keyID returns the id of a key, and whether it is valid.
 func keyID(account uint64, region string, id []byte) (KeyID, bool) {
 	k := KeyID{Account: Account(account), Region: region}
-	ok := k.Account.Valid() && len(id) == len(k.ID) && validRegion(region)
+	ok := k.Account.Valid() && len(id) == len(k.ID) && regionid.Valid(region)
 	copy(k.ID[:], id)
 	return k, ok
 }
@@ -182,7 +130,7 @@ func parseKeyID(b []byte) (KeyID, bool) {
 	if !ok {
 		return KeyID{}, false
 	}
-	region, id, ok := cutRegion(rest)
+	region, id, ok := regionid.Cut(rest)
 	if !ok {
 		return KeyID{}, false
 	}
@@ -213,16 +161,4 @@ func ofAccount[M interface {
 }](id func(Account, string) []byte, m M) ([]byte, bool) {
 	a := Account(m.GetAccount())
 	return id(a, m.GetId()), a.Valid()
-}
-
-func validRegion(r string) bool {
-	if len(r) == 0 || len(r) > 32 {
-		return false
-	}
-	for _, c := range []byte(r) {
-		if (c < 'a' || c > 'z') && (c < '0' || c > '9') && c != '-' {
-			return false
-		}
-	}
-	return true
 }

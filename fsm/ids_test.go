@@ -11,6 +11,8 @@ import (
 	"pgregory.net/rapid"
 
 	"github.com/conclavekms/conclave/fsm/fsmpb"
+	"github.com/conclavekms/conclave/fsm/intern"
+	"github.com/conclavekms/conclave/fsm/regionid"
 )
 
 func TestParseAccount(t *testing.T) {
@@ -73,7 +75,7 @@ func TestIDsAreShort(t *testing.T) {
 
 func TestMalformedKeyIDs(t *testing.T) {
 	good := testKey(1).Bytes()
-	region := appendRegion(nil, "eu-test-1")
+	region := regionid.Append(nil, "eu-test-1")
 	with := func(parts ...[]byte) []byte { return slices.Concat(parts...) }
 	account := AccountID(account)
 	key := make([]byte, 16)
@@ -83,9 +85,9 @@ func TestMalformedKeyIDs(t *testing.T) {
 	for name, b := range map[string][]byte{
 		"nothing": nil, "short": good[:len(good)-1], "long": append(slices.Clone(good), 0), "account alone": account,
 		"too large an account": with([]byte{0xff, 0xff, 0xff, 0xff, 0xff}, region, key),
-		"no Region":            with(account, appendRegion(nil, ""), key),
+		"no Region":            with(account, regionid.Append(nil, ""), key),
 		"no end of the Region": with(account, region[:len(region)-2], bytes.Repeat([]byte{0x19, 0}, 20)),
-		"a character of none":  with(account, appendRegion(nil, "EU"), key),
+		"a character of none":  with(account, regionid.Append(nil, "EU"), key),
 		"text behind the end":  with(account, []byte{0, 5}, key),
 		"too large a number":   with(account, []byte{0xff, 0xff}, region, key),
 	} {
@@ -107,17 +109,16 @@ func FuzzParseKeyID(f *testing.F) {
 }
 
 // TestScansStayInAnAccount: lists of one account contain nothing of the accounts
-// before and after it. Apply accepts no second account yet, so the table is filled
-// directly.
+// before and after it.
 func TestScansStayInAnAccount(t *testing.T) {
 	s := &State{db: newTable()}
-	texts := newTexts()
+	texts := intern.NewTexts()
 	put := func(kind fsmpb.Kind, m proto.Message) {
 		id, valid := registry[kind].id(m)
 		if !valid {
 			t.Fatalf("%v has no valid id", m)
 		}
-		s.db.insert(texts.newObject(s.db, kind, id, 1, m))
+		s.db.insert(newObject(texts, s.db, kind, id, 1, m))
 	}
 	for a := account - 1; a <= account+1; a++ {
 		for n := range byte(3) {
@@ -134,6 +135,11 @@ func TestScansStayInAnAccount(t *testing.T) {
 		st := putStore("cks-1").GetPutKeyStore()
 		st.Account = uint64(a)
 		put(fsmpb.Kind_KIND_KEY_STORE, st)
+	}
+	for a := account - 1; a <= account+1; a++ {
+		for n, name := range []string{"a", "B", "b1"} {
+			put(fsmpb.Kind_KIND_USER, testUser(name, n, func(u *fsmpb.User) { u.Account = uint64(a) }))
+		}
 	}
 	seen := map[string]int{}
 	note := func(what string, of uint64) {
@@ -166,9 +172,58 @@ func TestScansStayInAnAccount(t *testing.T) {
 	for k := range s.AllKeyStores(account) {
 		note("key stores", k.Account)
 	}
-	for what, want := range map[string]int{"keys": 3, "aliases": 3, "aliases of a key": 1, "grants": 1, "grants to": 1, "grants retired by": 3, "credentials": 1, "key stores": 1} {
+	for u := range Objects[*fsmpb.User](s, AccountID(account), "") {
+		note("users", u.Account)
+	}
+	for u := range Objects[*fsmpb.User](s, AccountID(account), EntityName("B")) {
+		if note("users after b", u.Account); u.Name != "b1" {
+			t.Errorf("after b comes %s", u.Name)
+		}
+	}
+	for what, want := range map[string]int{"users": 3, "users after b": 1, "keys": 3, "aliases": 3, "aliases of a key": 1, "grants": 1, "grants to": 1, "grants retired by": 3, "credentials": 1, "key stores": 1} {
 		if seen[what] != want {
 			t.Errorf("%d %s, want %d", seen[what], what, want)
 		}
 	}
+}
+
+// TestEntityIDs: the case of a name does not matter in ids, and the versions of a policy are
+// among those of no other one, whatever their names are.
+func TestEntityIDs(t *testing.T) {
+	if a, b := EntityID(account, "Ann_1@X"), EntityID(account, "aNN_1@x"); !bytes.Equal(a, b) {
+		t.Errorf("%x and %x", a, b)
+	}
+	if a, b := PolicyVersionID(account, "P", 1), PolicyVersionID(account, "p", 1); !bytes.Equal(a, b) {
+		t.Errorf("%x and %x", a, b)
+	}
+	// Nothing but ASCII has cases.
+	if a, b := EntityID(account, "Ä"), EntityID(account, "ä"); bytes.Equal(a, b) {
+		t.Errorf("%x", a)
+	}
+	rapid.Check(t, func(t *rapid.T) {
+		name := rapid.StringMatching(`[a-z0-9_+=,.@-]{1,12}`)
+		type version struct {
+			a      Account
+			policy string
+			number uint32
+		}
+		draw := func(label string) version {
+			return version{anAccount.Draw(t, label), name.Draw(t, label), rapid.Uint32().Draw(t, label)}
+		}
+		a, b := draw("a"), draw("b")
+		if rapid.Bool().Draw(t, "same account") {
+			b.a = a.a
+		}
+		if rapid.Bool().Draw(t, "longer name") {
+			b.policy = a.policy + b.policy
+		}
+		ida, idb := PolicyVersionID(a.a, a.policy, a.number), PolicyVersionID(b.a, b.policy, b.number)
+		if bytes.Equal(ida, idb) != (a == b) {
+			t.Fatalf("%v and %v have the ids %x and %x", a, b, ida, idb)
+		}
+		all := append(EntityID(a.a, a.policy), 0)
+		if bytes.HasPrefix(idb, all) != (a.a == b.a && a.policy == b.policy) {
+			t.Fatalf("%v is among the versions of %v: %x, %x", b, a, idb, all)
+		}
+	})
 }

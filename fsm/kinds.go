@@ -4,6 +4,7 @@ import (
 	"bytes"
 
 	"github.com/conclavekms/conclave/fsm/fsmpb"
+	"github.com/conclavekms/conclave/fsm/intern"
 )
 
 // kinds returns a row for each kind of object, in the order of their numbers.
@@ -54,9 +55,9 @@ func kinds() []*row {
 			put:     (*fsmpb.Change).GetPutKeyPolicy,
 			rule:    (*applier).checkPolicy,
 			owner:   &owner[*fsmpb.KeyPolicy]{kind: fsmpb.Kind_KIND_KEY},
-			compact: func(t *texts, _ *table, o *object, m *fsmpb.KeyPolicy) {
+			compact: func(t *intern.Texts, _ *table, o *object, m *fsmpb.KeyPolicy) {
 				m.Key = o.last(len(m.Key), 0)
-				t.share(&m.Region, &m.Document)
+				t.Share(&m.Region, &m.Document)
 			},
 		}),
 		newRow(spec[*fsmpb.KeyTags]{
@@ -66,9 +67,9 @@ func kinds() []*row {
 			id:      func(m *fsmpb.KeyTags) ([]byte, bool) { return keyBytes(m) },
 			put:     (*fsmpb.Change).GetPutKeyTags,
 			owner:   &owner[*fsmpb.KeyTags]{kind: fsmpb.Kind_KIND_KEY},
-			compact: func(t *texts, _ *table, o *object, m *fsmpb.KeyTags) {
+			compact: func(t *intern.Texts, _ *table, o *object, m *fsmpb.KeyTags) {
 				m.Key = o.last(len(m.Key), 0)
-				t.share(&m.Region)
+				t.Share(&m.Region)
 			},
 		}),
 		newRow(spec[*fsmpb.Alias]{
@@ -135,9 +136,9 @@ func kinds() []*row {
 			item:    (*fsmpb.SnapshotItem).GetTombstone,
 			version: func(m *fsmpb.Tombstone) *Version { return &m.Version },
 			id:      func(m *fsmpb.Tombstone) ([]byte, bool) { return keyBytes(m) },
-			compact: func(t *texts, _ *table, o *object, m *fsmpb.Tombstone) {
+			compact: func(t *intern.Texts, _ *table, o *object, m *fsmpb.Tombstone) {
 				m.Key = o.last(len(m.Key), 0)
-				t.share(&m.Region)
+				t.Share(&m.Region)
 			},
 		}),
 		newRow(spec[*fsmpb.RegisterNode]{

@@ -84,6 +84,7 @@ func TestSnapshotHasEveryKind(t *testing.T) {
 		used(reads(record(), fsmpb.Kind_KIND_KEY, id.Bytes(), v), 0, 3),
 		used(reads(record(), fsmpb.Kind_KIND_KEY, replica.Bytes(), w), 0, 1),
 	), Accepted, Accepted, Accepted)
+	wantVerdicts(t, m.propose(record(completeIAM()...)), Accepted)
 	s := m.fsm.Current()
 	for kind := range fsmpb.Kind_name {
 		if kind == 0 {
@@ -106,6 +107,18 @@ func TestSnapshotHasEveryKind(t *testing.T) {
 		t.Error("the snapshot of the restored state differs")
 	}
 	r := other.fsm.Current()
+	if !slices.Equal(dump(r), dump(s)) {
+		t.Error("the rows or indexes of the restored state differ")
+	}
+	for _, c := range completeIAM() {
+		kind, id, _ := Subject(c)
+		m := lookup(r.db, kind, id).message()
+		for i := range m.ProtoReflect().Descriptor().Fields().Len() {
+			if fd := m.ProtoReflect().Descriptor().Fields().Get(i); !m.ProtoReflect().Has(fd) {
+				t.Errorf("%v came back without %s, or was never stored with it", kind, fd.Name())
+			}
+		}
+	}
 	if c, _ := r.Cluster(); !slices.Equal(c.MoreRegions, []string{"eu-test-2", "us-test-1"}) {
 		t.Errorf("the cluster came back with regions %v", c.MoreRegions)
 	}
@@ -131,13 +144,20 @@ func TestSnapshotHasEveryKind(t *testing.T) {
 func TestWrongItemsOfASnapshotAreRefused(t *testing.T) {
 	id := testKey(1)
 	for name, item := range map[string]*fsmpb.SnapshotItem{
-		"grant id":    {Item: &fsmpb.SnapshotItem_Grant{Grant: &fsmpb.Grant{Account: uint64(account), Key: id.ID[:], Region: region, Id: grantID(1)[1:], Version: 1}}},
-		"grant's key": {Item: &fsmpb.SnapshotItem_Grant{Grant: &fsmpb.Grant{Account: uint64(account), Key: id.ID[1:], Region: region, Id: grantID(1), Version: 1}}},
-		"version":     {Item: &fsmpb.SnapshotItem_KeyStore{KeyStore: &fsmpb.KeyStore{Account: uint64(account), Id: "cks-1"}}},
-		"key's use":   {Item: &fsmpb.SnapshotItem_KeyUse{KeyUse: &fsmpb.KeyUse{Account: uint64(account), Key: id.ID[:], Region: "EU"}}},
-		"grant count": {Item: &fsmpb.SnapshotItem_KeyGrants{KeyGrants: &fsmpb.KeyGrants{Account: uint64(account), Key: id.ID[:], Version: 1}}},
+		"grant id":         {Item: &fsmpb.SnapshotItem_Grant{Grant: &fsmpb.Grant{Account: uint64(account), Key: id.ID[:], Region: region, Id: grantID(1)[1:], Version: 1}}},
+		"grant's key":      {Item: &fsmpb.SnapshotItem_Grant{Grant: &fsmpb.Grant{Account: uint64(account), Key: id.ID[1:], Region: region, Id: grantID(1), Version: 1}}},
+		"version":          {Item: &fsmpb.SnapshotItem_KeyStore{KeyStore: &fsmpb.KeyStore{Account: uint64(account), Id: "cks-1"}}},
+		"key's use":        {Item: &fsmpb.SnapshotItem_KeyUse{KeyUse: &fsmpb.KeyUse{Account: uint64(account), Key: id.ID[:], Region: "EU"}}},
+		"user's name":      {Item: &fsmpb.SnapshotItem_User{User: testUser("a\x00", 1, func(u *fsmpb.User) { u.Version = 1 })}},
+		"user's account":   {Item: &fsmpb.SnapshotItem_User{User: testUser("a", 1, func(u *fsmpb.User) { u.Version, u.Account = 1, uint64(accounts) })}},
+		"version's policy": {Item: &fsmpb.SnapshotItem_PolicyVersion{PolicyVersion: &fsmpb.PolicyVersion{Account: uint64(account), Policy: "a\x00", Number: 1, Version: 1}}},
+		"version 0":        {Item: &fsmpb.SnapshotItem_PolicyVersion{PolicyVersion: &fsmpb.PolicyVersion{Account: uint64(account), Policy: "a", Version: 1}}},
+		"account's number": {Item: &fsmpb.SnapshotItem_Account{Account: testAccount(accounts, func(a *fsmpb.Account) { a.Version = 1 })}},
+		"grant count":      {Item: &fsmpb.SnapshotItem_KeyGrants{KeyGrants: &fsmpb.KeyGrants{Account: uint64(account), Key: id.ID[:], Version: 1}}},
 	} {
-		if err := newRestored().add(item); err == nil {
+		n := newRestored()
+		n.account = AccountID(account)
+		if err := n.add(item); err == nil {
 			t.Errorf("%s: the item was taken", name)
 		}
 	}
@@ -353,6 +373,38 @@ func TestUses(t *testing.T) {
 	if got := m.fsm.Current().KeyUse(testKey(7)); got != nil {
 		t.Errorf("a key that is not there was used: %v", got)
 	}
+}
+
+// A record that read the newest use of a key is accepted only if the key was not used since,
+// also by a record before it in the same batch.
+func TestUseInReadSet(t *testing.T) {
+	m := newMachine(t)
+	id, other := testKey(1), testKey(2)
+	wantVerdicts(t, m.propose(record(putKey(keyOf(id)), putKey(keyOf(other)))), Accepted)
+	v := m.index
+	last := func(id KeyID, at Version) *fsmpb.Record {
+		return reads(record(), fsmpb.Kind_KIND_KEY_USE, id.Bytes(), at)
+	}
+	use := func() *fsmpb.Record { return used(reads(record(), fsmpb.Kind_KIND_KEY, id.Bytes(), v), 0, 3) }
+	wantVerdicts(t, m.propose(last(id, 0), use(), last(id, 0), last(other, 0), last(testKey(7), 0)), Accepted, Accepted, Conflict, Accepted, Accepted)
+	first := Version(LastUse(m.fsm.Current(), id))
+	if int64(first) != m.fsm.Current().Time() {
+		t.Fatalf("the key was last used at %d, want %d", first, m.fsm.Current().Time())
+	}
+	if got := m.fsm.Current().VersionOf(fsmpb.Kind_KIND_KEY_USE, id.Bytes()); got != first {
+		t.Errorf("the version of the use is %d, want %d", got, first)
+	}
+	m.wall += second
+	wantVerdicts(t, m.propose(last(id, first), use(), last(id, first)), Accepted, Accepted, Conflict)
+	second := Version(LastUse(m.fsm.Current(), id))
+	wantVerdicts(t, m.propose(last(id, second), last(id, second-1), last(id, 0), last(testKey(7), second),
+		reads(record(), fsmpb.Kind_KIND_KEY_USE, []byte("x"), second), reads(record(), fsmpb.Kind_KIND_KEY_USE, nil, 0)),
+		Accepted, Conflict, Conflict, Conflict, Conflict, Accepted)
+	// A node that begins with a snapshot decides the same.
+	if err := m.restore(m.snapshot()); err != nil {
+		t.Fatal(err)
+	}
+	wantVerdicts(t, m.propose(last(id, second), last(id, first)), Accepted, Conflict)
 }
 
 // TestReplicaAfterItsDeletion: the id of a deleted key is used again only for a

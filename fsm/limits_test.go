@@ -1,7 +1,11 @@
 package fsm
 
 import (
+	"fmt"
+	"slices"
 	"testing"
+
+	"google.golang.org/protobuf/proto"
 
 	"github.com/conclavekms/conclave/auditlog"
 	"github.com/conclavekms/conclave/fsm/fsmpb"
@@ -12,7 +16,7 @@ import (
 // verdicts than other nodes, and thus to another state.
 func TestLimitsAreFrozen(t *testing.T) {
 	if got, want := limitsOf[1], (limits{
-		reads: 128, changes: 16, uses: 4, body: 65563, policy: 32768, minWaiting: 7, maxWaiting: 30, unsettled: 1024,
+		reads: 256, changes: 16, uses: 4, body: 65563, policy: 32768, entity: 262144, list: 256, minWaiting: 7, maxWaiting: 30, unsettled: 1024,
 	}); got != want {
 		t.Errorf("limits of level 1: %+v, they were %+v", got, want)
 	}
@@ -66,4 +70,45 @@ func TestUnknownLevel(t *testing.T) {
 			t.Errorf("a snapshot of level %d is taken", level)
 		}
 	}
+}
+
+// TestReadsOfAPowerfulUser: a record of a user with as many groups and managed policies
+// as AWS's quotas allow depends on all of them.
+func TestReadsOfAPowerfulUser(t *testing.T) {
+	m := newMachine(t)
+	var changes, entities []*fsmpb.Change
+	n := 0
+	attached := func() (arns []string) {
+		for range 10 {
+			name := fmt.Sprintf("p%03d", n)
+			n++
+			changes = append(changes, managedPolicy(testPolicy(name, n))...)
+			arns = append(arns, policyARN(name))
+		}
+		return arns
+	}
+	user := testUser("ann", 1, func(u *fsmpb.User) { u.Policies = attached() })
+	for i := range 10 {
+		g := testGroup(fmt.Sprintf("g%d", i), i, func(g *fsmpb.Group) { g.Policies = attached() })
+		user.Groups = append(user.Groups, g.Id)
+		entities = append(entities, putGroup(g))
+	}
+	entities = append(entities, putUser(user))
+	for some := range slices.Chunk(append(changes, entities...), 10) {
+		wantVerdicts(t, m.propose(record(some...)), Accepted)
+	}
+	r := record()
+	for _, kind := range []fsmpb.Kind{fsmpb.Kind_KIND_CLUSTER, fsmpb.Kind_KIND_USER, fsmpb.Kind_KIND_GROUP, fsmpb.Kind_KIND_POLICY} {
+		for m := range scan[proto.Message](m.fsm.Current(), kind, nil, nil) {
+			id, _ := registry[kind].id(m)
+			reads(r, kind, id, *registry[kind].version(m))
+		}
+	}
+	if len(r.Reads) <= 120 {
+		t.Fatalf("the record reads only %d objects", len(r.Reads))
+	}
+	for i := range 8 { // what belongs to a key, a grant, and the like
+		reads(r, fsmpb.Kind_KIND_KEY, testKey(byte(i)).Bytes(), 0)
+	}
+	wantVerdicts(t, m.propose(r), Accepted)
 }

@@ -9,6 +9,7 @@ import (
 	"google.golang.org/protobuf/reflect/protoreflect"
 
 	"github.com/conclavekms/conclave/fsm/fsmpb"
+	"github.com/conclavekms/conclave/fsm/intern"
 	"github.com/conclavekms/conclave/fsm/snapfile"
 )
 
@@ -77,8 +78,8 @@ type spec[M message] struct {
 	// cluster; before means that they may exist before that.
 	atInit, before bool
 
-	// compact makes an object that is inserted take less memory; see texts.newObject.
-	compact func(t *texts, db *table, o *object, m M)
+	// compact makes an object that is inserted take less memory; see newObject.
+	compact func(t *intern.Texts, db *table, o *object, m M)
 	// indexes find objects by something other than their ids.
 	indexes []*index[M]
 }
@@ -142,7 +143,9 @@ type member[M message] struct {
 // tally says which objects of another kind count objects that may be in several sets. The
 // versions of those sets change when an object enters or leaves them.
 type tally[M message] struct {
-	in   fsmpb.Kind
+	in fsmpb.Kind
+	// sets returns the ids of the sets, in any order and any number of times; none for
+	// nil.
 	sets func(M) (ids [][]byte)
 }
 
@@ -176,6 +179,7 @@ type row struct {
 	owns   []*row // by kind
 	absent string
 
+	tallies []rowTally
 	set     func(proto.Message) (id []byte, in bool) // nil for none
 	setKind fsmpb.Kind
 	count   func(id []byte, n uint32, v Version) proto.Message
@@ -184,8 +188,15 @@ type row struct {
 	atInit, before bool
 	whole          bool
 
-	compact func(t *texts, db *table, o *object)
+	compact func(t *intern.Texts, db *table, o *object)
 	indexes []indexer
+}
+
+// rowTally is a tally, independent of the type of the message.
+type rowTally struct {
+	in fsmpb.Kind
+	// sets returns the ids of the sets that an object is in, in ascending order and each once.
+	sets func(proto.Message) []string
 }
 
 // change is what a field of fsmpb.Change does.
@@ -294,11 +305,20 @@ func newRow[M message](s spec[M]) *row {
 		r.counted = func(m proto.Message) uint32 { return s.counted(m.(M)) }
 	}
 	if s.compact != nil {
-		r.compact = func(t *texts, db *table, o *object) { s.compact(t, db, o, o.value.(M)) }
+		r.compact = func(t *intern.Texts, db *table, o *object) { s.compact(t, db, o, o.value.(M)) }
 	}
 	if s.member != nil {
 		r.setKind = s.member.in
 		r.set = func(m proto.Message) ([]byte, bool) { return s.member.set(m.(M)) }
+	}
+	for _, t := range s.tallies {
+		r.tallies = append(r.tallies, rowTally{t.in, func(m proto.Message) (ids []string) {
+			for _, id := range t.sets(m.(M)) {
+				ids = append(ids, string(id))
+			}
+			slices.Sort(ids)
+			return slices.Compact(ids)
+		}})
 	}
 	for _, x := range s.indexes {
 		r.indexes = append(r.indexes, x)

@@ -11,6 +11,7 @@ import (
 	"google.golang.org/protobuf/reflect/protoreflect"
 
 	"github.com/conclavekms/conclave/fsm/fsmpb"
+	"github.com/conclavekms/conclave/fsm/intern"
 	"github.com/conclavekms/conclave/fsm/snapfile"
 )
 
@@ -30,7 +31,7 @@ func TestEveryKindHasARow(t *testing.T) {
 	rows := 0
 	for n, name := range fsmpb.Kind_name {
 		r := rowOf(fsmpb.Kind(n))
-		if n == 0 {
+		if n == 0 || fsmpb.Kind(n) == fsmpb.Kind_KIND_KEY_USE { // uses are not in the table
 			if r != nil {
 				t.Errorf("%s has a row", name)
 			}
@@ -52,12 +53,17 @@ func TestEveryKindHasARow(t *testing.T) {
 		if r.setKind != 0 && registry[r.setKind].count == nil {
 			t.Errorf("%s is counted by %v, which is no count", name, r.setKind)
 		}
+		for _, tally := range r.tallies {
+			if registry[tally.in].count == nil {
+				t.Errorf("%s is counted by %v, which is no count", name, tally.in)
+			}
+		}
 		if r.owner != 0 && r.put != nil && registry[r.owner].absent == "" {
 			t.Errorf("%s belongs to %v, which has no rule for its absence", name, r.owner)
 		}
 	}
-	if len(snapshotRows) != rows || len(kinds()) != rows {
-		t.Errorf("%d rows and %d in snapshots, of %d kinds", len(kinds()), len(snapshotRows), rows)
+	if n := len(kinds()) + len(iamKinds()); len(snapshotRows) != rows || n != rows {
+		t.Errorf("%d rows and %d in snapshots, of %d kinds", n, len(snapshotRows), rows)
 	}
 	for i, r := range snapshotRows[1:] {
 		if was := snapshotRows[i]; r.number <= was.number {
@@ -116,7 +122,8 @@ func withMessage[M proto.Message](to M, m proto.Message) (M, bool) {
 }
 
 // deleteOf returns the change by which a row deletes m. It names m by fields of the
-// same names, except that a key is named by key instead of id.
+// same names, except that a key is named by key instead of id, and an identity provider
+// by name instead of url.
 func deleteOf(r *row, m proto.Message) (of *fsmpb.Change) {
 	fieldsOf(&fsmpb.Change{}, func(_ string, c *fsmpb.Change) {
 		if changeOf(c) != r.delete {
@@ -128,7 +135,9 @@ func deleteOf(r *row, m proto.Message) (of *fsmpb.Change) {
 			for i := range to.Descriptor().Fields().Len() {
 				fd := to.Descriptor().Fields().Get(i)
 				same := from.Descriptor().Fields().ByName(fd.Name())
-				if same == nil {
+				if same == nil && r.kind == fsmpb.Kind_KIND_OIDC_PROVIDER {
+					same = from.Descriptor().Fields().ByName("url")
+				} else if same == nil {
 					same = from.Descriptor().Fields().ByName("id")
 				}
 				to.Set(fd, from.Get(same))
@@ -167,7 +176,7 @@ func TestRowsAgreeWithTheirObjects(t *testing.T) {
 		if got, of := rowOfItem(item); got != r || of != m || !snapfile.Attested(item) {
 			t.Errorf("%v: another row's item", r.kind)
 		}
-		if again := newTexts().newObject(s.db, r.kind, o.name(), o.version, proto.Clone(m)); !proto.Equal(again.message(), m) {
+		if again := newObject(intern.NewTexts(), s.db, r.kind, o.name(), o.version, proto.Clone(m)); !proto.Equal(again.message(), m) {
 			t.Errorf("%v: as a row, %v becomes %v", r.kind, m, again.message())
 		}
 		if _, isCount := o.value.(uint32); isCount != (r.count != nil) {
@@ -190,6 +199,11 @@ func TestRowsAgreeWithTheirObjects(t *testing.T) {
 		for _, x := range r.indexes {
 			if x.has(m) != slices.Contains(x.of(s.db).(interface{ all() []proto.Message }).all(), m) {
 				t.Errorf("%v %x is in index %T: %v", r.kind, o.name(), x, !x.has(m))
+			}
+		}
+		for _, t := range r.tallies {
+			for _, id := range t.sets(m) {
+				members[set{t.in, id}]++
 			}
 		}
 		if r.set != nil {
@@ -275,14 +289,27 @@ func TestNamesHaveLimits(t *testing.T) {
 	verdict := func(put func(name string) *fsmpb.Change) func(string) bool {
 		return func(name string) bool { return w.propose(record(put(name)))[0] == Accepted }
 	}
+	ids := 1000
+	unique := func() int { ids++; return ids }
+	managed := func(name string) bool {
+		return w.propose(record(managedPolicy(testPolicy(name, unique()))...))[0] == Accepted
+	}
 	for kind, tt := range map[fsmpb.Kind]struct {
 		prefix string
 		max    int
 		put    func(name string) bool
 	}{
-		fsmpb.Kind_KIND_ALIAS:      {"alias/", 256, verdict(func(name string) *fsmpb.Change { return putAlias(ownKey, name) })},
-		fsmpb.Kind_KIND_CREDENTIAL: {"", 1024, verdict(credential)},
-		fsmpb.Kind_KIND_KEY_STORE:  {"", 64, verdict(putStore)},
+		fsmpb.Kind_KIND_ALIAS:          {"alias/", 256, verdict(func(name string) *fsmpb.Change { return putAlias(ownKey, name) })},
+		fsmpb.Kind_KIND_CREDENTIAL:     {"", 1024, verdict(credential)},
+		fsmpb.Kind_KIND_KEY_STORE:      {"", 64, verdict(putStore)},
+		fsmpb.Kind_KIND_USER:           {"", 128, verdict(func(name string) *fsmpb.Change { return putUser(testUser(name, unique())) })},
+		fsmpb.Kind_KIND_GROUP:          {"", 128, verdict(func(name string) *fsmpb.Change { return putGroup(testGroup(name, unique())) })},
+		fsmpb.Kind_KIND_ROLE:           {"", 128, verdict(func(name string) *fsmpb.Change { return putRole(testRole(name, unique())) })},
+		fsmpb.Kind_KIND_POLICY:         {"", 128, managed},
+		fsmpb.Kind_KIND_POLICY_VERSION: {"y", 128, managed},
+		fsmpb.Kind_KIND_OIDC_PROVIDER: {"", 255, verdict(func(name string) *fsmpb.Change {
+			return putProvider(&fsmpb.OidcProvider{Account: uint64(account), Url: name})
+		})},
 		fsmpb.Kind_KIND_NODE: {"", 255, func(name string) bool {
 			return w.apply(&fsmpb.Entry{Command: &fsmpb.Entry_RegisterNode{RegisterNode: &fsmpb.RegisterNode{Node: name, Incarnation: 1}}}).Registered
 		}},
@@ -303,8 +330,8 @@ func TestNamesHaveLimits(t *testing.T) {
 			named++
 		}
 	})
-	if named != 4 {
-		t.Errorf("%d kinds have names, 4 are tested", named)
+	if named != 10 {
+		t.Errorf("%d kinds have names, 10 are tested", named)
 	}
 }
 
@@ -349,12 +376,14 @@ func TestStateHashIsFixed(t *testing.T) {
 func TestWhatIsOwnedGoes(t *testing.T) {
 	w := newWorld(t)
 	wantVerdicts(t, w.propose(record(putPolicy(doomedKey, "{}"), tagsOf(doomedKey), putAlias(doomedKey, "alias/b"), putGrant(doomedKey, 1)),
-		record(putStore("cks-2")), record(putKey(inStore(noKey, "cks-2")))), Accepted, Accepted, Accepted)
+		record(putStore("cks-2")), record(putKey(inStore(noKey, "cks-2"))), record(managedPolicy(testPolicy("unused", 900))...),
+		record(putUser(testUser("fleeting", 900, func(u *fsmpb.User) { u.Policies = []string{policyARN("unused")} }))), record(deleteUser("fleeting")),
+	), Accepted, Accepted, Accepted, Accepted, Accepted, Accepted)
 	at := w.wall + 7*day
 	wantVerdicts(t, w.propose(record(w.key(noKey, func(k *fsmpb.Key) { schedule(k, at) }))), Accepted)
 	w.pass(7)
 	wantVerdicts(t, w.propose(record(deleteKey(noKey))), Accepted)
-	for owner, c := range map[string]*fsmpb.Change{string(doomedKey.Bytes()): deleteKey(doomedKey), "cks-2": deleteStore("cks-2")} {
+	for owner, c := range map[string]*fsmpb.Change{string(doomedKey.Bytes()): deleteKey(doomedKey), "cks-2": deleteStore("cks-2"), "unused": deletePolicy("unused")} {
 		kind, id, _ := Subject(c)
 		of := func() (rows []string) {
 			db := w.fsm.Current().db
@@ -378,7 +407,7 @@ func TestWhatIsOwnedGoes(t *testing.T) {
 		}
 	}
 	for _, r := range snapshotRows {
-		if want := map[fsmpb.Kind]int{fsmpb.Kind_KIND_KEY: 6, fsmpb.Kind_KIND_KEY_STORE: 1}[r.kind]; len(r.owns) != want {
+		if want := map[fsmpb.Kind]int{fsmpb.Kind_KIND_KEY: 6, fsmpb.Kind_KIND_KEY_STORE: 1, fsmpb.Kind_KIND_POLICY: 2}[r.kind]; len(r.owns) != want {
 			t.Errorf("%d kinds belong to %v, want %d", len(r.owns), r.kind, want)
 		}
 	}

@@ -2,7 +2,6 @@ package fsm
 
 import (
 	"bytes"
-	"encoding/json"
 	"fmt"
 	"slices"
 	"strings"
@@ -10,7 +9,9 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/conclavekms/conclave/fsm/clustertime"
+	"github.com/conclavekms/conclave/fsm/form"
 	"github.com/conclavekms/conclave/fsm/fsmpb"
+	"github.com/conclavekms/conclave/fsm/regionid"
 	"github.com/conclavekms/conclave/fsm/wire"
 )
 
@@ -119,9 +120,12 @@ func (a *applier) foreign(kind fsmpb.Kind, id []byte) bool {
 // stands reports whether the object will exist once the record is applied, as
 // objects can be stored together with their owner.
 func (a *applier) stands(kind fsmpb.Kind, id []byte) bool {
-	return slices.ContainsFunc(a.edits, func(e edit) bool {
-		return e.does != nil && e.does == registry[kind].put && e.valid && bytes.Equal(e.id, id)
-	}) || lookup(a.db, kind, id) != nil
+	for _, e := range a.edits {
+		if e.does != nil && e.does.row == registry[kind] && bytes.Equal(e.id, id) {
+			return !e.does.deletes && e.valid
+		}
+	}
+	return lookup(a.db, kind, id) != nil
 }
 
 // members counts the keys of id's multi-Region set in other Regions.
@@ -160,11 +164,11 @@ const (
 // Afterwards only any_region may change: replacing the root key, the shares or the
 // keyring would lock everybody out for ever.
 func (a *applier) checkCluster(was, n *fsmpb.Cluster) (broken string) {
-	if len(n.Id) != 16 || accountOf(n) == nil || !validRegion(n.Region) || n.Partition == "" || n.Shares == nil || len(n.Keyring) == 0 {
+	if len(n.Id) != 16 || accountOf(n) == nil || !regionid.Valid(n.Region) || n.Partition == "" || n.Shares == nil || len(n.Keyring) == 0 {
 		return "a cluster's record is incomplete"
 	}
 	for i, r := range n.MoreRegions {
-		if !validRegion(r) || r == n.Region || i > 0 && r <= n.MoreRegions[i-1] {
+		if !regionid.Valid(r) || r == n.Region || i > 0 && r <= n.MoreRegions[i-1] {
 			return "a cluster's Regions are not in order"
 		}
 	}
@@ -484,9 +488,7 @@ func (a *applier) checkCredential(was, n *fsmpb.Credential) (broken string) {
 // parsed as a policy here, since parsers differ between releases and apply must
 // decide the same on nodes of all of them.
 func (a *applier) checkPolicy(_, p *fsmpb.KeyPolicy) (broken string) {
-	doc := []byte(p.Document)
-	most := limitsAt(a.state.level).policy
-	if len(doc) > most || !json.Valid(doc) || bytes.TrimLeft(doc, " \t\r\n")[0] != '{' {
+	if most := limitsAt(a.state.level).policy; !form.IsPolicy(p.Document, most) {
 		return fmt.Sprintf("a key policy is not a JSON object of at most %d bytes", most)
 	}
 	return ""

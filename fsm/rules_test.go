@@ -1,6 +1,7 @@
 package fsm
 
 import (
+	"maps"
 	"os"
 	"regexp"
 	"slices"
@@ -97,6 +98,7 @@ func newWorld(t *testing.T) *world {
 				k.State, k.DeletionDays = fsmpb.KeyState_KEY_STATE_PENDING_REPLICA_DELETION, 9
 			})),
 	), Accepted, Accepted, Accepted, Accepted, Accepted, Accepted)
+	w.addIAM(t)
 	return w
 }
 
@@ -173,13 +175,15 @@ func state(s fsmpb.KeyState) func(*fsmpb.Key) {
 
 func after(w *world, d int64) int64 { return w.wall + d }
 
-// Each rule, with a record that breaks it and the most similar one that is
+// ruleCase is a rule, with a record that breaks it and the most similar one that is
 // legal.
-var ruleCases = []struct {
+type ruleCase struct {
 	rule, name string
 	hostile    func(*world) *fsmpb.Record
 	legal      func(*world) *fsmpb.Record // nil if there is none
-}{
+}
+
+var ruleCases = []ruleCase{
 	{"the record is malformed", "no salt", func(*world) *fsmpb.Record { r := record(); r.Salt = nil; return r }, changing()},
 	{"a change is empty", "", changing(&fsmpb.Change{}), changing()},
 
@@ -191,14 +195,14 @@ var ruleCases = []struct {
 	{"it changes an object twice", "a grant that ends twice", changing(deleteGrant(ownKey, 1), deleteGrant(ownKey, 1)), changing(deleteGrant(ownKey, 1))},
 
 	// The account.
-	{"it names an account that is not the cluster's", "changed", changing(putAlias(strangersKey, "alias/x")), changing(putAlias(ownKey, "alias/x"))},
-	{"it names an account that is not the cluster's", "deleted", changing(deleteKey(strangersKey)), nil},
-	{"it names an account that is not the cluster's", "credential", ofCred("AKIAONE", func(c *fsmpb.Credential) { c.Account++ }), ofCred("AKIAONE", func(c *fsmpb.Credential) { c.Active = false })},
-	{"it names an account that is not the cluster's", "key store", changing(deleteStoreOf(account+1, "cks-1")), nil},
-	{"it names an account that is not the cluster's", "no account", changing(deleteKey(KeyID{Region: region, ID: ownKey.ID})), nil},
-	{"it names an account that is not the cluster's", "read", func(*world) *fsmpb.Record { return reads(record(), fsmpb.Kind_KIND_KEY, strangersKey.Bytes(), 0) },
-		func(*world) *fsmpb.Record { return reads(record(), fsmpb.Kind_KIND_KEY, testKey(200).Bytes(), 0) }},
-	{"it names an account that is not the cluster's", "read of nothing", func(*world) *fsmpb.Record { return reads(record(), fsmpb.Kind_KIND_KEY_STORES, nil, 0) },
+	{"it names an account that does not exist", "changed", changing(putAlias(strangersKey, "alias/x")), changing(putAlias(ownKey, "alias/x"))},
+	{"it names an account that does not exist", "deleted", changing(deleteKey(strangersKey)), nil},
+	{"it names an account that does not exist", "credential", ofCred("AKIAONE", func(c *fsmpb.Credential) { c.Account++ }), ofCred("AKIAONE", func(c *fsmpb.Credential) { c.Active = false })},
+	{"it names an account that does not exist", "key store", changing(deleteStoreOf(account+1, "cks-1")), nil},
+	{"it names an account that does not exist", "no account", changing(deleteKey(KeyID{Region: region, ID: ownKey.ID})), nil},
+	{"it names an account that does not exist", "read", func(*world) *fsmpb.Record { return reads(record(), fsmpb.Kind_KIND_KEY, strangersKey.Bytes(), 1) },
+		func(*world) *fsmpb.Record { return reads(record(), fsmpb.Kind_KIND_KEY, strangersKey.Bytes(), 0) }},
+	{"it names an account that does not exist", "read of nothing", func(*world) *fsmpb.Record { return reads(record(), fsmpb.Kind_KIND_KEY_STORES, nil, 1) },
 		func(*world) *fsmpb.Record { return reads(record(), fsmpb.Kind_KIND_NODE, nil, 0) }},
 
 	// The cluster.
@@ -404,7 +408,7 @@ func (w *world) objects() (all []proto.Message) {
 // and is reported with the rule and its proposer. The most similar legal record is
 // accepted.
 func TestRules(t *testing.T) {
-	for _, tt := range ruleCases {
+	for _, tt := range slices.Concat(ruleCases, iamRuleCases) {
 		t.Run(strings.TrimSuffix(tt.rule+", "+tt.name, ", "), func(t *testing.T) {
 			w := newWorld(t)
 			r := tt.hostile(w)
@@ -430,18 +434,19 @@ func TestRules(t *testing.T) {
 // TestEveryRuleHasACase reads the rules from the source.
 func TestEveryRuleHasACase(t *testing.T) {
 	rules := map[string]bool{"it changes what it did not read": true} // TestWhatIsChangedIsRead
-	for _, c := range ruleCases {
+	for _, c := range slices.Concat(ruleCases, iamRuleCases) {
 		rules[c.rule] = true
 	}
 	found := 0
-	for _, file := range []string{"rules.go", "change.go", "apply.go", "kinds.go"} {
+	for _, file := range []string{"rules.go", "change.go", "apply.go", "kinds.go", "iamkinds.go", "iamrules.go", "form/form.go"} {
 		src, err := os.ReadFile(file)
 		if err != nil {
 			t.Fatal(err)
 		}
-		for _, m := range regexp.MustCompile(`(?:return|a\.refuse\(|a\.broken =|malformed:|missing:|absent:|alone:) *"([^"]+)"`).FindAllSubmatch(src, -1) {
+		for _, m := range regexp.MustCompile(`(?:return|return none,|a\.refuse\(|a\.broken =|malformed:|missing:|absent:|alone:) *(?:fmt\.Sprintf\()?"([^"]+)"`).FindAllSubmatch(src, -1) {
 			found++
-			if !rules[string(m[1])] {
+			rule := regexp.MustCompile("^" + strings.ReplaceAll(regexp.QuoteMeta(string(m[1])), "%d", "[0-9]+") + "$")
+			if !slices.ContainsFunc(slices.Collect(maps.Keys(rules)), rule.MatchString) {
 				t.Errorf("%s: no case has the rule %q", file, m[1])
 			}
 		}
@@ -478,6 +483,13 @@ func TestWhatIsChangedIsRead(t *testing.T) {
 			wantVerdicts(t, w.propose(record(putStore("cks-2"))), Accepted)
 			return record(deleteStore("cks-2"))
 		},
+		"account": changing(putAccount(testAccount(otherAccount, func(a *fsmpb.Account) { a.Name = "x" }))),
+		"user":    changing(putUser(testUser("Bob", 2))), "user deleted": changing(deleteUser("bOB")),
+		"group": changing(putGroup(testGroup("devs", 1))), "group deleted": changing(deleteGroup("Empty")),
+		"role": changing(putRole(app())), "role deleted": changing(deleteRole("APP")),
+		"managed policy": changing(putManaged(readPolicy())), "managed policy deleted": changing(deletePolicy("Spare")),
+		"provider": changing(putProvider(testProvider())), "provider deleted": changing(deleteProvider("issuer.test/a")),
+		"version deleted": changing(deleteVersion("READ", 3), putManaged(with(readPolicy(), []func(*fsmpb.Policy){func(p *fsmpb.Policy) { p.Versions = []uint32{2} }}))),
 	}
 	for name, change := range changes {
 		t.Run(name, func(t *testing.T) {

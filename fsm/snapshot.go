@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"slices"
 
 	"github.com/hashicorp/raft"
@@ -13,6 +14,7 @@ import (
 	"github.com/conclavekms/conclave/auditlog"
 	"github.com/conclavekms/conclave/fsm/clustertime"
 	"github.com/conclavekms/conclave/fsm/fsmpb"
+	"github.com/conclavekms/conclave/fsm/intern"
 	"github.com/conclavekms/conclave/fsm/session"
 	"github.com/conclavekms/conclave/fsm/snapfile"
 	"github.com/conclavekms/conclave/fsm/statehash"
@@ -155,7 +157,7 @@ func (f *FSM) Restore(r io.ReadCloser) error {
 type restored struct {
 	state    State
 	db       *table
-	texts    *texts
+	texts    *intern.Texts
 	sessions session.Sessions
 	checks   statehash.Checks
 	uses     []*fsmpb.KeyUse
@@ -166,7 +168,7 @@ type restored struct {
 }
 
 func newRestored() *restored {
-	return &restored{db: newTable(), texts: newTexts(), sessions: session.None(), others: make(map[Account]bool)}
+	return &restored{db: newTable(), texts: intern.NewTexts(), sessions: session.None(), others: make(map[Account]bool)}
 }
 
 func readSnapshot(r io.Reader) (*restored, error) {
@@ -276,7 +278,7 @@ func (n *restored) ours(id []byte) bool {
 
 // orphan returns an account that objects belong to and that does not exist.
 func (n *restored) orphan() (Account, bool) {
-	for a := range n.others {
+	for _, a := range slices.Sorted(maps.Keys(n.others)) {
 		if lookup(n.db, fsmpb.Kind_KIND_ACCOUNT, AccountID(a)) == nil {
 			return a, true
 		}
@@ -296,6 +298,6 @@ func (n *restored) insert(r *row, m proto.Message) error {
 	if c, ok := m.(*fsmpb.Cluster); ok {
 		n.account = accountOf(c)
 	}
-	n.db.insert(n.texts.newObject(n.db, r.kind, id, version, m))
+	n.db.insert(newObject(n.texts, n.db, r.kind, id, version, m))
 	return nil
 }

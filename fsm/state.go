@@ -68,6 +68,9 @@ func (s *State) Voters() []string { return s.voters }
 
 // VersionOf returns the version of any object that a read set can name.
 func (s *State) VersionOf(kind fsmpb.Kind, id []byte) Version {
+	if kind == fsmpb.Kind_KIND_KEY_USE {
+		return s.uses.version(id)
+	}
 	return versionOf(s.db, kind, id)
 }
 
@@ -280,6 +283,10 @@ func (s *State) StoreKeys(a Account, store string) (*fsmpb.StoreKeys, Version) {
 // KeyUse returns the newest use of a key; nil if it was never used. It may be
 // newer than the state.
 func (s *State) KeyUse(id KeyID) *fsmpb.KeyUse { return s.uses.get(id) }
+
+// LastUse returns the cluster time of a key's newest use, which is also its version in read
+// sets; 0 if the key was never used. It may be newer than the state.
+func LastUse(s *State, id KeyID) int64 { return int64(s.uses.version(id.Bytes())) }
 
 // Node returns the registration of the node with that id.
 func (s *State) Node(id string) (*fsmpb.RegisterNode, Version) {

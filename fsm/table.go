@@ -140,7 +140,12 @@ func (t treeOf[M]) clone() tree { return treeOf[M]{t.BTreeG.Clone()} }
 
 func (t treeOf[M]) insert(m proto.Message) { t.ReplaceOrInsert(m.(M)) }
 
-func (t treeOf[M]) remove(m proto.Message) { t.Delete(m.(M)) }
+// remove removes m, but not another message that took its place.
+func (t treeOf[M]) remove(m proto.Message) {
+	if is, ok := t.Get(m.(M)); ok && is == m.(M) {
+		t.Delete(is)
+	}
+}
 
 // insert adds a row, or replaces the one with its id.
 func (t *table) insert(o *object) {

@@ -1,7 +1,6 @@
 package fsm
 
 import (
-	"bytes"
 	"fmt"
 	"math/rand/v2"
 	"slices"
@@ -49,6 +48,7 @@ func TestPublishedStatesDoNotChange(t *testing.T) {
 		}
 		s := m.fsm.Current()
 		states, dumps = append(states, s), append(dumps, dump(s))
+		checkIAM(t, s)
 
 		var aliases, grants, retirable int
 		for a := range scan[*fsmpb.Alias](s, fsmpb.Kind_KIND_ALIAS, nil, nil) {
@@ -104,25 +104,5 @@ func TestSharedMemoryIsNotWrittenTo(t *testing.T) {
 	}
 	if !slices.Equal(dump(m.fsm.Current()), before) {
 		t.Error("a row was changed through what it shares")
-	}
-}
-
-func TestTextsAreSharedAndForgotten(t *testing.T) {
-	texts := newTexts()
-	a, b := string([]byte("the same")), string([]byte("the same"))
-	texts.share(&a)
-	texts.share(&b)
-	if len(texts.known) != 1 || texts.size != len(a) {
-		t.Errorf("%d texts of %d bytes, want one", len(texts.known), texts.size)
-	}
-	for i := range 100 {
-		long := fmt.Sprint(i) + string(bytes.Repeat([]byte("x"), maxTexts/10))
-		want := long
-		if texts.share(&long); long != want {
-			t.Fatal("a text became another")
-		}
-	}
-	if texts.size > maxTexts {
-		t.Errorf("%d bytes of texts are kept, want %d at the most", texts.size, maxTexts)
 	}
 }

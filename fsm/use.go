@@ -7,16 +7,23 @@ import (
 	"sync"
 
 	"github.com/conclavekms/conclave/fsm/fsmpb"
+	"github.com/conclavekms/conclave/fsm/intern"
 	"github.com/conclavekms/conclave/fsm/wire"
 )
 
 // uses remembers the newest use of each key. It is not in the table, since
-// nearly every record changes it and no decision depends on it. Apply changes
+// nearly every record changes it and few decisions depend on it. Apply changes
 // it in place, so that every state shows the newest uses.
+//
+// Read sets name the newest use of a key as KIND_KEY_USE. Apply compares it with
+// the uses of exactly the records before, which are the same on all nodes: a
+// snapshot is taken between two entries, and has all uses. Its version is its
+// time, so that two uses at the same time are one, as they are for a decision by
+// the time that has passed since.
 type uses struct {
 	mu    sync.RWMutex
 	of    map[KeyID]use
-	texts *texts // the Regions' names
+	texts *intern.Texts // the Regions' names
 }
 
 type use struct {
@@ -26,7 +33,7 @@ type use struct {
 	eventID   [16]byte
 }
 
-func newUses() *uses { return &uses{of: make(map[KeyID]use), texts: newTexts()} }
+func newUses() *uses { return &uses{of: make(map[KeyID]use), texts: intern.NewTexts()} }
 
 // note remembers a record's uses, which are all equal to n except for the operation. It
 // ignores a use of something that the record did not read as an existing key.
@@ -46,7 +53,7 @@ func (u *uses) note(r *wire.Record, n use) {
 		}
 		if id, ok := parseKeyID(read.ID); ok {
 			n.operation = one.Operation
-			u.texts.share(&id.Region)
+			u.texts.Share(&id.Region)
 			u.of[id] = n
 		}
 	}
@@ -66,6 +73,18 @@ func (u *uses) get(id KeyID) *fsmpb.KeyUse {
 		return nil
 	}
 	return n.proto(id)
+}
+
+// version returns the version of a key's newest use, given the key's id as in read sets;
+// 0 if there is none.
+func (u *uses) version(key []byte) Version {
+	id, ok := parseKeyID(key)
+	if !ok {
+		return 0
+	}
+	u.mu.RLock()
+	defer u.mu.RUnlock()
+	return Version(u.of[id].time)
 }
 
 func (n use) proto(id KeyID) *fsmpb.KeyUse {
@@ -104,7 +123,7 @@ func (u *uses) replace(list []*fsmpb.KeyUse) {
 	clear(u.of)
 	for _, n := range list {
 		id, _ := owning(n)
-		u.texts.share(&id.Region)
+		u.texts.Share(&id.Region)
 		s := use{operation: n.Operation, time: n.Time}
 		copy(s.requestID[:], n.RequestId)
 		copy(s.eventID[:], n.EventId)

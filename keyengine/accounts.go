@@ -26,16 +26,6 @@ type AccountInfo struct {
 	Created     time.Time
 }
 
-// authoriseAccounts authorises what concerns all accounts: to the root user of the account
-// that the cluster was initialised with, and to principals of that account whose policies
-// allow the action.
-func authoriseAccounts(ev *request.Evaluation, action string) error {
-	if first := fsm.AccountOf(ev.State); request.AccountOf(ev) != first {
-		return kmsapi.Errorf(kmsapi.ErrAccessDenied, "User: %s is not authorized to perform: %s: only principals of the account %s are", ev.Principal(), action, first)
-	}
-	return ev.AuthoriseAccount(action, "*")
-}
-
 // CreateAccount creates an account with an access key for its root user. The caller needs
 // conclave:CreateAccount in the account that the cluster was initialised with. The secret is
 // returned encrypted to answerKey, as by CreateAccessKey. Errors: ErrValidation,
@@ -49,7 +39,7 @@ func (e *Engine) CreateAccount(ctx context.Context, c *iam.Caller, number, name 
 	}
 	ask := record.Event{Parameters: []*auditpb.Field{auditfield.Text("account", number), auditfield.Text("name", name)}}
 	err = e.requested(ctx, c, "CreateAccount", ask, func(ev *request.Evaluation, done *record.Event) error {
-		if err := authoriseAccounts(ev, "conclave:CreateAccount"); err != nil {
+		if err := mustAdminister(ev, "conclave:CreateAccount"); err != nil {
 			return err
 		}
 		return iamops.NewAccount(ev, number, name, func(made *fsmpb.Credential, secret []byte) (err error) {
@@ -70,7 +60,7 @@ func (e *Engine) CreateAccount(ctx context.Context, c *iam.Caller, number, name 
 // ErrUnrecognizedClient, ErrUnavailable.
 func (e *Engine) Accounts(ctx context.Context, c *iam.Caller) ([]AccountInfo, error) {
 	err := e.requested(ctx, c, "ListAccounts", record.Event{ReadOnly: true}, func(ev *request.Evaluation, _ *record.Event) error {
-		return authoriseAccounts(ev, "conclave:ListAccounts")
+		return mustAdminister(ev, "conclave:ListAccounts")
 	})
 	if err != nil {
 		return nil, err

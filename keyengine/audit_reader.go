@@ -39,12 +39,16 @@ type AuditReader struct {
 	entries []auditlog.Entry
 }
 
-// ReadAudit opens the audit log at the record with index from. Only the account's root user
-// may do so, and the read is itself recorded in the log before the reader is returned.
-// Errors: ErrAccessDenied, ErrUnrecognizedClient, ErrUnavailable.
+// ReadAudit opens the audit log at the record with index from. The caller needs the
+// permission conclave:ReadAudit and must belong to the account that the cluster was
+// initialised with, as the log has the records of all accounts. The read is itself recorded
+// in the log before the reader is returned. Errors: ErrAccessDenied, ErrUnrecognizedClient, ErrUnavailable.
 func (e *Engine) ReadAudit(ctx context.Context, c *iam.Caller, from uint64) (*AuditReader, error) {
 	ask := record.Event{ReadOnly: true, Parameters: []*auditpb.Field{auditfield.Text("from", strconv.FormatUint(from, 10))}}
-	if err := e.byRoot(ctx, c, "ReadAudit", "read the audit log", ask, nil); err != nil {
+	err := e.requested(ctx, c, "ReadAudit", ask, func(ev *request.Evaluation, _ *record.Event) error {
+		return mustAdminister(ev, "conclave:ReadAudit")
+	})
+	if err != nil {
 		return nil, err
 	}
 	return &AuditReader{e: e, caller: c, next: from}, nil

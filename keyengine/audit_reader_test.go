@@ -65,14 +65,16 @@ func TestReadAudit(t *testing.T) {
 
 // Only users of the cluster's account with permission read the audit log, and refusals are
 // recorded.
-func TestReadAuditIsTheAccountsOnly(t *testing.T) {
+func TestReadAuditNeedsPermission(t *testing.T) {
 	t.Parallel()
 	c := newTestCluster(t, withShares(3, 2))
 	e := c.engine
+	other := testAccountNumber + 1
+	c.Change(&fsmpb.Change{Change: &fsmpb.Change_PutAccount{PutAccount: &fsmpb.Account{Account: uint64(other), Name: "other", Created: 1}}})
 	c.Change(putSigned(t, e, &fsmpb.Credential{
 		Account: uint64(testAccountNumber), Id: "conclave://client/ann", Kind: fsmpb.CredentialKind_CREDENTIAL_KIND_CERTIFICATE, Active: true, Principal: "arn:aws:iam::111122223333:user/ann",
 	}), putSigned(t, e, &fsmpb.Credential{
-		Account: uint64(testAccountNumber), Id: "conclave://client/other", Kind: fsmpb.CredentialKind_CREDENTIAL_KIND_CERTIFICATE, Active: true, Principal: "arn:aws:iam::999999999999:root",
+		Account: uint64(other), Id: "conclave://client/other", Kind: fsmpb.CredentialKind_CREDENTIAL_KIND_CERTIFICATE, Active: true, Principal: "arn:aws:iam::" + other.String() + ":root",
 	}))
 	for _, uri := range []string{"conclave://client/ann", "conclave://client/other"} {
 		id, err := e.AuthenticateCertificate(t.Context(), uri)
@@ -88,6 +90,19 @@ func TestReadAuditIsTheAccountsOnly(t *testing.T) {
 		if r := recs[len(recs)-1]; c.Audit.Size() != before+1 || r.EventName != "ReadAudit" || r.ErrorCode != "AccessDeniedException" || r.Identity.Certificate != uri {
 			t.Errorf("%s: unexpected record of the refusal: %v", uri, r)
 		}
+	}
+}
+
+// A credential for the principal of an account that it is not stored in is not accepted.
+func TestCredentialOfAnotherAccount(t *testing.T) {
+	t.Parallel()
+	c := newTestCluster(t, withShares(3, 2))
+	const uri = "conclave://client/other"
+	c.Change(putSigned(t, c.engine, &fsmpb.Credential{
+		Account: uint64(testAccountNumber), Id: uri, Kind: fsmpb.CredentialKind_CREDENTIAL_KIND_CERTIFICATE, Active: true, Principal: "arn:aws:iam::999999999999:root",
+	}))
+	if id, err := c.engine.AuthenticateCertificate(t.Context(), uri); err != iam.ErrUnrecognized {
+		t.Errorf("got %v and error %v, want ErrUnrecognized", id.Principal(), err)
 	}
 }
 

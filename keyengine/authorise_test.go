@@ -32,16 +32,16 @@ func TestPoliciesAreParsedOnce(t *testing.T) {
 	}
 }
 
-// No condition key has a value yet, so a policy that needs one is refused, and told which.
-// So is one that names a principal which does not exist.
-func TestUnsupportedPolicy(t *testing.T) {
+// A policy that locks out its author is refused, also if that depends on a condition. So is
+// one that names a principal which does not exist.
+func TestRefusedPolicy(t *testing.T) {
 	t.Parallel()
 	c := newTestCluster(t)
 	id, _ := c.newKey()
 	for statement, message := range map[string]string{
-		`{"Effect":"Deny","Principal":"*","Action":"*","Resource":"*","Condition":{"Bool":{"aws:SecureTransport":"false"}}}`:                "The condition key aws:SecureTransport is not supported.",
-		`{"Effect":"Deny","Principal":"*","Action":"*","Resource":"arn:aws:kms:*:*:key/${aws:username}"}`:                                   "The condition key aws:username is not supported.",
-		`{"Effect":"Allow","Principal":{"Federated":"arn:aws:iam::111122223333:oidc-provider/id.example.com"},"Action":"*","Resource":"*"}`: policy.InvalidPrincipalMessage,
+		`{"Effect":"Deny","Principal":"*","Action":"*","Resource":"*","Condition":{"Bool":{"aws:SecureTransport":"false"}}}`:             policy.LockoutMessage,
+		`{"Effect":"Deny","Principal":"*","Action":"*","Resource":"arn:aws:kms:*:*:key/*","Condition":{"Null":{"aws:username":"true"}}}`: policy.LockoutMessage,
+		`{"Effect":"Allow","Principal":{"AWS":"arn:aws:iam::111122223333:user/nobody"},"Action":"*","Resource":"*"}`:                     policy.InvalidPrincipalMessage,
 	} {
 		doc := policyDocument(rootStatement, statement)
 		_, err := call[request.None](c, "PutKeyPolicy", &kmsapi.PutKeyPolicyInput{KeyId: &id, Policy: &doc})

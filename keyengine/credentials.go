@@ -91,6 +91,16 @@ func mustBeRoot(ev *request.Evaluation, what string) error {
 	return kmsapi.Errorf(kmsapi.ErrAccessDenied, "User: %s is not authorized to %s: only the account's root user is", p, what)
 }
 
+// mustAdminister refuses callers who are not allowed an action of Conclave's own. What such
+// an action concerns belongs to all accounts, so the caller must belong to the account that
+// the cluster was initialised with.
+func mustAdminister(ev *request.Evaluation, action string) error {
+	if ev.Who().Account != fsm.AccountOf(ev.State) {
+		return kmsapi.Errorf(kmsapi.ErrAccessDenied, "User: %s is not authorized to perform: %s: it does not belong to the account that administers the cluster", ev.Principal(), action)
+	}
+	return ev.AuthoriseAccount(action, "*")
+}
+
 // CredentialInfo describes a credential to the root user.
 type CredentialInfo struct {
 	// ID is an access key id, or the URI of a client certificate.

@@ -2,6 +2,7 @@ package keyengine
 
 import (
 	"context"
+	"errors"
 
 	"github.com/conclavekms/conclave/fsm"
 	"github.com/conclavekms/conclave/fsm/fsmpb"
@@ -41,7 +42,7 @@ func (e *Engine) do(ctx context.Context, c *iam.Caller, op *request.Operation, i
 		if a != nil {
 			e.discard(a)
 		}
-		a = request.Evaluate(ctx, e.services, s, c, op, in)
+		a = e.evaluate(ctx, s, c, op, in)
 		return a.Decided()
 	})
 	out, err := e.finish(ctx, a, d, err)
@@ -49,6 +50,21 @@ func (e *Engine) do(ctx context.Context, c *iam.Caller, op *request.Operation, i
 		return e.onLeader(ctx, c, op, in)
 	}
 	return out, err
+}
+
+// evaluate is request.Evaluate within the limits for callers whose input says who they are.
+func (e *Engine) evaluate(ctx context.Context, s *fsm.State, c *iam.Caller, op *request.Operation, in any) *request.Attempt {
+	a := request.Evaluate(ctx, e.services, s, c, op, in)
+	if !op.Unsigned || a.Err == nil || errors.Is(a.Err, request.ErrOutside) {
+		return a
+	}
+	switch {
+	case a.Record == nil:
+		e.limits.refused(c, a.Err)
+	case !e.limits.mayRecord(a.Principal(), c):
+		a.Record, a.Err = nil, record.ErrThrottled
+	}
+	return a
 }
 
 // finish returns the answer of an evaluation whose record was accepted. Otherwise it

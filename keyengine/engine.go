@@ -22,6 +22,7 @@ import (
 	"github.com/conclavekms/conclave/keyengine/internal/request"
 	"github.com/conclavekms/conclave/keyengine/internal/schedule"
 	"github.com/conclavekms/conclave/keyengine/internal/vault"
+	"github.com/conclavekms/conclave/keyengine/internal/webidentity"
 	"github.com/conclavekms/conclave/keyengine/kmsapi"
 )
 
@@ -68,6 +69,8 @@ type Config struct {
 	MayGrow, DiskFull func() bool
 
 	KeyStores keystore.Config
+
+	WebIdentities webidentity.Config
 
 	Quotas request.Quotas
 
@@ -129,7 +132,7 @@ func New(cfg Config) (*Engine, error) {
 	e.services = &request.Services{
 		NodeID: cfg.NodeID, MayGrow: cfg.MayGrow,
 		Authenticator: e.Authenticator, Vault: e.vault, Clock: cfg.Clock, Log: cfg.Logger, Quotas: cfg.Quotas.OrDefault(),
-		Policies: request.NewPolicyCache(), Keys: request.NewKeyCount(), Users: request.NewUserCount(), Stores: stores, AttestationRoots: cfg.AttestationRoots, ClusterOf: e.cluster,
+		Policies: request.NewPolicyCache(), Keys: request.NewKeyCount(), Users: request.NewUserCount(), Stores: stores, Issuers: webidentity.NewIssuers(cfg.WebIdentities, cfg.Clock.Now), AttestationRoots: cfg.AttestationRoots, ClusterOf: e.cluster,
 	}
 	return e, nil
 }
@@ -180,6 +183,7 @@ func (e *Engine) Lead(ctx context.Context) {
 func (e *Engine) Close() error {
 	e.Authenticator.Close()
 	e.services.Stores.Close()
+	e.services.Issuers.Close()
 	return e.vault.Close()
 }
 

@@ -79,7 +79,7 @@ func (e *Engine) exclusive(ctx context.Context, c *iam.Caller, op *request.Opera
 			if ev != nil {
 				ev.Wipe()
 			}
-			ev = request.Evaluate(request.WithNewestState(ctx), e.services, s, c, op, in)
+			ev = e.evaluate(request.WithNewestState(ctx), s, c, op, in)
 			return ev.Decided()
 		})
 		switch {
@@ -241,15 +241,7 @@ func readForwarded(f *forwardpb.Request) (_ *iam.Caller, _ *request.Operation, i
 	case len(f.RequestId) != len(iam.RequestID{}) || len(f.Proof) != len(iam.Identity{}.Proof()):
 		return nil, nil, nil, fmt.Errorf("%w: request id or proof", ErrForwarded)
 	}
-	p, err := policy.ParseCaller(f.Principal)
-	if err != nil {
-		return nil, nil, nil, fmt.Errorf("%w: %w", ErrForwarded, err)
-	}
-	account, ok := fsm.ParseAccount(p.Account)
-	if !ok || f.Account != 0 {
-		account = fsm.Account(f.Account)
-	}
-	id, err := iam.ForwardedIdentity(p, account, f.Credential, [32]byte(f.Proof), f.Session, f.Temporary)
+	id, err := forwardedIdentity(op, f)
 	if err != nil {
 		return nil, nil, nil, fmt.Errorf("%w: %w", ErrForwarded, err)
 	}
@@ -263,6 +255,23 @@ func readForwarded(f *forwardpb.Request) (_ *iam.Caller, _ *request.Operation, i
 		Region:    f.Region, SourceIP: f.SourceIp, UserAgent: f.UserAgent, Transport: f.Transport,
 		TLS: iam.TLS{Version: f.TlsVersion, Cipher: f.TlsCipher}, SourceArn: f.SourceArn,
 	}, op, in, nil
+}
+
+// forwardedIdentity returns the identity of a forwarded request. One that is not signed has
+// none.
+func forwardedIdentity(op *request.Operation, f *forwardpb.Request) (iam.Identity, error) {
+	if op.Unsigned {
+		return iam.Identity{}, nil
+	}
+	p, err := policy.ParseCaller(f.Principal)
+	if err != nil {
+		return iam.Identity{}, err
+	}
+	account, ok := fsm.ParseAccount(p.Account)
+	if !ok || f.Account != 0 {
+		account = fsm.Account(f.Account)
+	}
+	return iam.ForwardedIdentity(p, account, f.Credential, [32]byte(f.Proof), f.Session, f.Temporary)
 }
 
 func encodeAnswer(o *vault.Opened, from string, id iam.RequestID, op *request.Operation, out any) ([]byte, error) {

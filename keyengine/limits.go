@@ -3,6 +3,7 @@ package keyengine
 import (
 	"context"
 	"errors"
+	"net/netip"
 	"sync"
 	"time"
 
@@ -10,6 +11,7 @@ import (
 
 	"github.com/conclavekms/conclave/auditlog/auditpb"
 	"github.com/conclavekms/conclave/keyengine/iam"
+	"github.com/conclavekms/conclave/keyengine/iamapi"
 	"github.com/conclavekms/conclave/keyengine/internal/auditfield"
 	"github.com/conclavekms/conclave/keyengine/internal/record"
 	"github.com/conclavekms/conclave/keyengine/kmsapi"
@@ -19,21 +21,25 @@ import (
 // limits bounds the refusals that one principal may cause on this node. Each refusal costs
 // a record on the disk of every node and costs the principal nothing. A principal beyond
 // the limit is throttled without a record for each request; one record a minute gives the
-// number.
+// number. Where the request says who sends it and not a signature, the source address is
+// limited, also for failures that are not recorded, as they cost work.
 type limits struct {
 	clock Clock
 	rate  rate.Limit
 	burst int
 
 	mu   sync.Mutex
-	left map[string]*rate.Limiter // by ARN of the principal
-	over map[string]*throttled    // throttled and not recorded yet; by ARN, at most maxLimited
+	left map[string]*rate.Limiter // by key; see keyOf
+	over map[string]*throttled    // throttled and not recorded yet; by key, at most maxLimited
 }
 
-// throttled counts the requests of one principal that were throttled.
+// throttled counts the requests of one principal, source or identity provider that were
+// throttled.
 type throttled struct {
-	principal    policy.Principal
-	credential   string // of the latest request
+	key          string
+	principal    policy.Principal // or zero, for a source
+	source       string           // of the latest request
+	credential   string           // of the latest request
 	count        int
 	since, until time.Time
 }
@@ -58,29 +64,74 @@ func newLimits(cfg Config) *limits {
 	return l
 }
 
+// keyOf returns what refusals of a caller are counted by: its ARN, or, for a caller whose
+// request carries no signature, the source address, so that strangers cannot throttle each
+// other. The addresses of an IPv6 network of 64 bits, which one host may have, are one source.
+func keyOf(c *iam.Caller) string {
+	if arn := c.Identity.Principal().ARN; arn != "" {
+		return arn
+	}
+	a, err := netip.ParseAddr(c.SourceIP)
+	if err != nil {
+		return "source"
+	}
+	if a = a.Unmap(); a.Is6() {
+		if p, err := a.Prefix(64); err == nil {
+			a = p.Addr()
+		}
+	}
+	return "source " + a.String()
+}
+
 // allow refuses callers that have been refused too often.
 func (l *limits) allow(c *iam.Caller) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	now := l.clock.Now()
-	if r := l.left[c.Identity.Principal().ARN]; r == nil || r.TokensAt(now) >= 1 {
+	now, key := l.clock.Now(), keyOf(c)
+	if r := l.left[key]; r == nil || r.TokensAt(now) >= 1 {
 		return nil
 	}
-	l.note(throttled{principal: c.Identity.Principal(), credential: c.Identity.Credential(), count: 1, since: now, until: now})
+	l.note(throttled{key: key, principal: c.Identity.Principal(), source: c.SourceIP, credential: c.Identity.Credential(), count: 1, since: now, until: now})
 	return record.ErrThrottled
+}
+
+// mayRecord reports whether a refusal of a web identity may be recorded. Whoever its identity
+// provider vouches for can cause refusals, from any address, and for a public provider that
+// is anybody. So they have one limit for each provider, beyond which they are answered
+// without a record. Those who are not refused do not notice.
+func (l *limits) mayRecord(who policy.Principal, c *iam.Caller) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	now := l.clock.Now()
+	if l.limiter(who.ARN).AllowN(now, 1) {
+		return true
+	}
+	l.note(throttled{key: who.ARN, principal: who, source: c.SourceIP, count: 1, since: now, until: now})
+	return false
+}
+
+// limiter returns what a key has left.
+func (l *limits) limiter(key string) *rate.Limiter {
+	r := l.left[key]
+	if r == nil {
+		l.makeRoom()
+		r = rate.NewLimiter(l.rate, l.burst)
+		l.left[key] = r
+	}
+	return r
 }
 
 // note adds throttled requests to the count.
 func (l *limits) note(t throttled) {
-	o := l.over[t.principal.ARN]
+	o := l.over[t.key]
 	if o == nil {
 		if len(l.over) >= maxLimited {
 			return
 		}
-		l.over[t.principal.ARN] = &t
+		l.over[t.key] = &t
 		return
 	}
-	o.credential, o.count = t.credential, o.count+t.count
+	o.credential, o.source, o.count = t.credential, t.source, o.count+t.count
 	if t.since.Before(o.since) {
 		o.since = t.since
 	}
@@ -104,6 +155,14 @@ func (l *limits) take() []*throttled {
 	return list
 }
 
+// identity returns the identity for the record.
+func (t *throttled) identity() *auditpb.Identity {
+	if t.principal.Kind == policy.KindNone {
+		return &auditpb.Identity{Type: "Unknown"}
+	}
+	return record.IdentityOf(t.principal, t.credential)
+}
+
 // runThrottled records throttled requests periodically, until ctx ends.
 func (e *Engine) runThrottled(ctx context.Context) {
 	tick := time.NewTicker(throttledEvery)
@@ -121,7 +180,7 @@ func (e *Engine) runThrottled(ctx context.Context) {
 func (e *Engine) recordThrottled(ctx context.Context) {
 	for _, t := range e.limits.take() {
 		_, err := e.events.Record(ctx, record.Event{
-			Name: "ThrottleRequests", Kind: record.KindConclave, Identity: record.IdentityOf(t.principal, t.credential),
+			Name: "ThrottleRequests", Kind: record.KindConclave, Identity: t.identity(), SourceIP: t.source,
 			Err: record.ErrThrottled, ReadOnly: true,
 			Details: []*auditpb.Field{
 				auditfield.Number("requests", t.count),
@@ -137,23 +196,21 @@ func (e *Engine) recordThrottled(ctx context.Context) {
 	}
 }
 
-// refused counts a recorded refusal against the caller. Successful dry runs, internal
-// errors and ErrUnavailable do not count.
+// refused counts a refusal against the caller. Successful dry runs, internal errors and
+// failures that are not the caller's do not count.
 func (l *limits) refused(c *iam.Caller, err error) {
-	if errors.Is(err, kmsapi.ErrDryRun) || errors.Is(err, kmsapi.ErrInternal) || errors.Is(err, kmsapi.ErrUnavailable) {
+	if _, ok := errors.AsType[*kmsapi.Error](err); !ok {
 		return
+	}
+	for _, other := range []*kmsapi.Error{kmsapi.ErrDryRun, kmsapi.ErrInternal, kmsapi.ErrUnavailable, iamapi.ErrIDPCommunication} {
+		if errors.Is(err, other) {
+			return
+		}
 	}
 	now := l.clock.Now()
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	who := c.Identity.Principal().ARN
-	r := l.left[who]
-	if r == nil {
-		l.makeRoom()
-		r = rate.NewLimiter(l.rate, l.burst)
-		l.left[who] = r
-	}
-	r.ReserveN(now, 1) // requests in flight may make it negative
+	l.limiter(keyOf(c)).ReserveN(now, 1) // requests in flight may make it negative
 }
 
 // makeRoom removes principals that have used nothing of their burst, and then arbitrary

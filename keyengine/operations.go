@@ -7,12 +7,28 @@ import (
 
 	"github.com/conclavekms/conclave/keyengine/internal/iamops"
 	"github.com/conclavekms/conclave/keyengine/internal/ops"
+	"github.com/conclavekms/conclave/keyengine/internal/stsops"
 )
 
 // tables has the operations of each service by name.
-var tables = map[Service]map[string]*Operation{
-	KMS: ops.Table,
-	IAM: iamops.Table,
+var tables = byService(ops.Table, iamops.Table, stsops.Table)
+
+func byService(all ...map[string]*Operation) map[Service]map[string]*Operation {
+	tables := make(map[Service]map[string]*Operation)
+	for _, table := range all {
+		for name, op := range table {
+			of := tables[op.Service]
+			if of == nil {
+				of = make(map[string]*Operation)
+				tables[op.Service] = of
+			}
+			if of[name] != nil {
+				panic("keyengine: two operations of " + string(op.Service) + " are called " + name)
+			}
+			of[name] = op
+		}
+	}
+	return tables
 }
 
 // OperationNamed returns the operation of a service with the given AWS name, or nil.

@@ -516,6 +516,9 @@ func TestRetireGrant(t *testing.T) {
 			for way, in := range map[string]*kmsapi.RetireGrantInput{
 				"token": {GrantToken: &token}, "ARN": {KeyId: &arn, GrantId: new(grantHex(1))}, "key id": {KeyId: &id, GrantId: new(grantHex(1))},
 			} {
+				if way == "key id" && tt.caller == foreign {
+					continue // a key id alone is one of the caller's account
+				}
 				in.DryRun = new(true)
 				want := map[bool]*kmsapi.Error{true: kmsapi.ErrDryRun, false: kmsapi.ErrAccessDenied}[tt.want]
 				_, err := callAs[request.None](c, c.engine, who, "RetireGrant", in)

@@ -4,6 +4,7 @@ import (
 	"github.com/conclavekms/conclave/keyengine/internal/keystore"
 	"github.com/conclavekms/conclave/keyengine/internal/ops"
 	"github.com/conclavekms/conclave/keyengine/internal/request"
+	"github.com/conclavekms/conclave/keyengine/internal/webidentity"
 )
 
 // These types of internal packages are part of the engine's API.
@@ -16,6 +17,8 @@ type (
 	Quotas = request.Quotas
 	// KeyStoreConfig is the operator's configuration of custom key stores.
 	KeyStoreConfig = keystore.Config
+	// WebIdentityConfig is the operator's configuration of the issuers of web identities.
+	WebIdentityConfig = webidentity.Config
 	// Seed describes a key with known material, for tests and development.
 	Seed = ops.Seed
 )

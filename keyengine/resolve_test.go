@@ -71,7 +71,10 @@ func TestResolve(t *testing.T) {
 				if f == request.AnyForm && !tt.aliases {
 					continue
 				}
-				ev := &request.Evaluation{Services: c.engine.services, State: c.State(), Caller: c.caller(c.root), Op: OperationNamed(KMS, "DescribeKey")}
+				ev := &request.Evaluation{Ctx: t.Context(), Services: c.engine.services, State: c.State(), Caller: c.caller(c.root), Op: OperationNamed(KMS, "DescribeKey")}
+				if err := ev.Admit(); err != nil {
+					t.Fatal(err)
+				}
 				got, err := ev.Resolve(tt.given, f, "kms:DescribeKey")
 				if tt.kind == nil {
 					if err != nil || got.ARN != tt.message {

@@ -11,6 +11,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/conclavekms/conclave/auditlog/auditpb"
+	"github.com/conclavekms/conclave/fsm"
 	"github.com/conclavekms/conclave/fsm/fsmpb"
 	"github.com/conclavekms/conclave/keyengine/attesttest"
 	"github.com/conclavekms/conclave/keyengine/ceremony"
@@ -18,6 +19,7 @@ import (
 	"github.com/conclavekms/conclave/keyengine/internal/enginetest"
 	"github.com/conclavekms/conclave/keyengine/internal/schedule"
 	"github.com/conclavekms/conclave/keyengine/kmsapi"
+	"github.com/conclavekms/conclave/policy"
 )
 
 const (
@@ -199,9 +201,15 @@ func putSigned(t testing.TB, e *Engine, c *fsmpb.Credential) *fsmpb.Change {
 // be a role, a session or a service.
 func (c *testCluster) newUser(arn string) iam.Identity {
 	c.t.Helper()
-	uri := "spiffe://test/" + arn
+	uri, account := "spiffe://test/"+arn, testAccountNumber
+	if p, err := policy.ParsePrincipal(arn); err == nil {
+		account, _ = fsm.ParseAccount(p.Account)
+	}
+	if !fsm.AccountExists(c.State(), account) {
+		c.Change(&fsmpb.Change{Change: &fsmpb.Change_PutAccount{PutAccount: &fsmpb.Account{Account: uint64(account), Name: account.String(), Created: 1}}})
+	}
 	c.Change(putSigned(c.t, c.engine, &fsmpb.Credential{
-		Account: uint64(testAccountNumber), Id: uri, Kind: fsmpb.CredentialKind_CREDENTIAL_KIND_CERTIFICATE, Principal: arn, Active: true, Created: 1,
+		Account: uint64(account), Id: uri, Kind: fsmpb.CredentialKind_CREDENTIAL_KIND_CERTIFICATE, Principal: arn, Active: true, Created: 1,
 	}))
 	return c.identity(uri)
 }

@@ -45,7 +45,15 @@ func FuzzParseARN(f *testing.F) {
 	f.Add("arn:aws:sts::111122223333:assumed-role/app/s1")
 	f.Add("111122223333")
 	f.Add("arn:aws:s3:::a:b")
+	f.Add("arn:aws:iam::111122223333:oidc-provider/id.example.com/one")
+	f.Add("backup.example.com")
 	f.Fuzz(func(t *testing.T, s string) {
+		for name, parse := range map[string]func(string) (Principal, error){"provider": ParseProvider, "service": ParseService} {
+			p, err := parse(s)
+			if err == nil && (p.ARN != s || strings.ContainsAny(s, "*? \x00")) || err != nil && !errors.Is(err, ErrInvalidPrincipal) {
+				t.Fatalf("%q reads as the %s %+v, %v", s, name, p, err)
+			}
+		}
 		a, err := ParseARN(s)
 		if err == nil && a.String() != s {
 			t.Fatalf("%q reads as %+v, which is %q", s, a, a)

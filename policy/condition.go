@@ -172,9 +172,13 @@ func parseConditions(p *statementParser, n *node) ([]condition, error) {
 				return nil, p.malformed(element, quoted(c.key)+" appears twice; the case of keys does not matter")
 			}
 			names[c.name] = true
-			if p.kind == KeyPolicy && c.quantifier == allValues &&
-				(strings.HasPrefix(c.name, "kms:encryptioncontext:") || strings.HasPrefix(c.name, "aws:requesttag/")) {
-				return nil, p.malformed(element, "OverlyPermissiveCondition: "+quoted(c.key)+" has one value, and ForAllValues is true if it is absent")
+			if p.kind == KeyPolicy && c.quantifier == allValues {
+				switch {
+				case strings.HasPrefix(c.name, "kms:encryptioncontext:"):
+					return nil, &SyntaxError{ErrOverlyPermissive, p.index, element, overlyPermissive("encryption context")}
+				case strings.HasPrefix(c.name, "aws:requesttag/"):
+					return nil, &SyntaxError{ErrOverlyPermissive, p.index, element, overlyPermissive("tag")}
+				}
 			}
 			one := c
 			if err := one.parseValues(p, &m.value); err != nil {
@@ -318,17 +322,13 @@ func (p *statementParser) arnPattern(text string) (a arnPattern, err error) {
 		}
 	}
 	parts = append(parts, text[start:])
-	whole, err := p.pattern(text, true)
-	if err != nil {
-		return a, err
-	}
-	if len(parts) < 6 {
-		if len(whole.parts) == 0 {
-			return a, fmt.Errorf("%s is not an ARN, whose six parts may have wildcards", quoted(text))
+	if p.variables && len(parts) < 6 && strings.Contains(text, "${") {
+		whole, err := p.pattern(text, true)
+		if err != nil || len(whole.parts) > 0 {
+			return arnPattern{whole: &whole}, err
 		}
-		return arnPattern{whole: &whole}, nil
 	}
-	if parts[0] != "arn" || parts[5] == "" {
+	if len(parts) < 6 || parts[0] != "arn" || parts[5] == "" {
 		return a, fmt.Errorf("%s is not an ARN, whose six parts may have wildcards", quoted(text))
 	}
 	for i, text := range parts {

@@ -254,8 +254,8 @@ func (r *corpusRequest) context(t *testing.T, file *corpusFile) *corpusContext {
 
 func TestDecisionCorpus(t *testing.T) {
 	files := readCorpus(t)
-	if len(files) < 10 {
-		t.Fatalf("found %d files of decisions, want at least 10", len(files))
+	if len(files) < 30 {
+		t.Fatalf("found %d files of decisions, want at least 30", len(files))
 	}
 	total := 0
 	for name, file := range files {

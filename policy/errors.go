@@ -13,6 +13,11 @@ var (
 	// MalformedPolicyDocumentException.
 	ErrMalformed = errors.New("malformed policy document")
 
+	// ErrOverlyPermissive: a condition says ForAllValues of a key that has one value, and
+	// so holds if the request does not have the key. It is an ErrMalformed, with AWS's
+	// message.
+	ErrOverlyPermissive = fmt.Errorf("%w", ErrMalformed)
+
 	// ErrInvalidPrincipal: a statement names something that cannot be a
 	// principal. AWS answers MalformedPolicyDocumentException with
 	// InvalidPrincipalMessage. ParsePrincipal returns it too.
@@ -39,6 +44,13 @@ const (
 	LockoutMessage = "The new key policy will not allow you to update the key policy in the future."
 )
 
+// overlyPermissive returns AWS's message for ErrOverlyPermissive, about an encryption context
+// or a tag.
+func overlyPermissive(what string) string {
+	return "OverlyPermissiveCondition: Using the ForAllValues set operator with a single-valued condition key matches requests without the specified " +
+		what + " or with an unspecified " + what + ". To fix, remove ForAllValues."
+}
+
 // NoStatement is used in place of the position of a statement: in a SyntaxError
 // about something outside of the statements, and in a Decision that does not
 // rest on a statement.
@@ -46,7 +58,7 @@ const NoStatement = -1
 
 // A SyntaxError says what is wrong with a document, and where.
 type SyntaxError struct {
-	// Err is ErrMalformed, ErrInvalidPrincipal or ErrTooLong.
+	// Err is ErrMalformed, ErrOverlyPermissive, ErrInvalidPrincipal or ErrTooLong.
 	Err error
 	// Statement is the statement's position, from 0, or NoStatement.
 	Statement int
@@ -85,8 +97,11 @@ func (e *SyntaxError) Unwrap() error { return e.Err }
 // ClientMessage returns the message for an API client: AWS's own if it is
 // known, otherwise that of Error.
 func (e *SyntaxError) ClientMessage() string {
-	if errors.Is(e.Err, ErrInvalidPrincipal) {
+	switch e.Err {
+	case ErrInvalidPrincipal:
 		return InvalidPrincipalMessage
+	case ErrOverlyPermissive:
+		return e.Detail
 	}
 	return e.Error()
 }

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"log"
+	"time"
 
 	"github.com/conclavekms/conclave/policy"
 )
@@ -43,7 +44,7 @@ func ExampleParse() {
 	// arn:aws:iam::111122223333:role/app
 }
 
-// Parse refuses what Evaluate does not fully implement, and says where it is.
+// Parse refuses what it does not fully understand, and says where it is.
 func ExampleParse_error() {
 	_, err := policy.Parse(policy.KeyPolicy, []byte(`{"Version": "2012-10-17", "Statement": {
 		"Effect": "Permit", "Principal": "*", "Action": "kms:Encrypt", "Resource": "*"}}`))
@@ -111,4 +112,43 @@ func ExampleLockoutSafe() {
 	// Output:
 	// false
 	// true
+}
+
+// values is a Context for a request at a given time.
+type values map[string][]string
+
+func (v values) Values(key string) []string { return v[key] }
+func (values) Now() time.Time               { return time.Date(2026, 7, 1, 12, 0, 0, 0, time.UTC) }
+func (values) Holds(from, to time.Time) {
+	fmt.Printf("as long as it is before %s\n", to.Format(time.DateOnly))
+}
+
+// Trace says of each statement why it does not match.
+func ExampleTrace() {
+	account, err := policy.Parse(policy.KeyPolicy, []byte(policy.DefaultKeyPolicy("aws", "111122223333")))
+	if err != nil {
+		log.Fatal(err)
+	}
+	own, err := policy.Parse(policy.IdentityPolicy, []byte(`{"Version": "2012-10-17", "Statement": [
+		{"Sid": "Trial", "Effect": "Allow", "Action": "kms:*", "Resource": "*", "Condition": {"DateLessThan": {"aws:CurrentTime": "2026-08-01"}}},
+		{"Sid": "Office", "Effect": "Deny", "Action": "*", "Resource": "*", "Condition": {"NotIpAddress": {"aws:SourceIp": "192.0.2.0/24"}}}]}`))
+	if err != nil {
+		log.Fatal(err)
+	}
+	alice, err := policy.ParsePrincipal("arn:aws:iam::111122223333:user/alice")
+	if err != nil {
+		log.Fatal(err)
+	}
+	req := policy.Request{Principal: alice, Action: "kms:Encrypt", Resource: keyARN, Context: values{"aws:sourceip": {"198.51.100.7"}}}
+	decision, steps := policy.Trace(req, policy.Policies{Resource: account, Identity: []*policy.Document{own}})
+	fmt.Println(decision.Effect, decision.Reason, decision.Sid)
+	for _, s := range steps {
+		fmt.Println(s.Reason, s.Sid, s.Effect, s.Matched)
+	}
+	// Output:
+	// as long as it is before 2026-08-01
+	// ExplicitDeny identity-policy Office
+	// key-policy Enable IAM User Permissions Allow true
+	// identity-policy Trial Allow true
+	// identity-policy Office ExplicitDeny true
 }

@@ -141,24 +141,44 @@ func (g *glob) fits(p *piece, text string) int {
 		return len(p.text)
 	}
 	at := 0
-	for i := range len(p.text) {
-		if at == len(text) {
-			return -1
-		}
-		c := text[at]
-		if p.text[i] == anyOne {
+	for rest := p.text; rest != ""; {
+		if rest[0] == anyOne {
+			if at == len(text) {
+				return -1
+			}
 			at += runeLen(text[at:])
+			rest = rest[1:]
 			continue
 		}
-		if g.fold && 'A' <= c && c <= 'Z' {
-			c += 'a' - 'A'
+		run := rest
+		if i := strings.IndexByte(rest, anyOne); i >= 0 {
+			run = rest[:i]
 		}
-		if c != p.text[i] {
+		if len(text)-at < len(run) || !g.same(run, text[at:at+len(run)]) {
 			return -1
 		}
-		at++
+		at += len(run)
+		rest = rest[len(run):]
 	}
 	return at
+}
+
+// same reports whether a run of a pattern without wildcards equals a text of
+// the same length.
+func (g *glob) same(run, text string) bool {
+	if !g.fold {
+		return run == text
+	}
+	for i := range len(run) {
+		c := text[i]
+		if 'A' <= c && c <= 'Z' {
+			c += 'a' - 'A'
+		}
+		if c != run[i] {
+			return false
+		}
+	}
+	return true
 }
 
 // runeLen returns the length of the first character of a text that is not

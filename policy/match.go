@@ -2,6 +2,7 @@ package policy
 
 import (
 	"encoding/base64"
+	"slices"
 	"strconv"
 	"time"
 )
@@ -27,7 +28,7 @@ type contextValues struct {
 // key without values is as good as absent.
 func (e *evaluation) values(name, key string) []string {
 	values := e.lookup(name)
-	if len(values) == 0 && e.absent != nil {
+	if len(values) == 0 && e.absent != nil && !slices.Contains(*e.absent, key) {
 		*e.absent = append(*e.absent, key)
 	}
 	return values

@@ -60,6 +60,17 @@ func plainCallerOf(r plainRequest, bounded bool) plainCaller {
 	return c
 }
 
+// plainLower lowers the letters that a document can contain.
+func plainLower(s string) string {
+	const upper, lower = "ABCDEFGHIJKLMNOPQRSTUVWXYZÀÁÂÃÄÅÆÇÈÉÊËÌÍÎÏÐÑÒÓÔÕÖØÙÚÛÜÝÞ", "abcdefghijklmnopqrstuvwxyzàáâãäåæçèéêëìíîïðñòóôõöøùúûüýþ"
+	return strings.Map(func(r rune) rune {
+		if i := slices.Index([]rune(upper), r); i >= 0 {
+			return []rune(lower)[i]
+		}
+		return r
+	}, s)
+}
+
 func (c *plainCaller) isAccount(name string) bool {
 	return c.account != "" && (name == c.account || name == "arn:"+c.partition+":iam::"+c.account+":root")
 }
@@ -440,7 +451,7 @@ func (c *plainCaller) compare(base, value, want string, variables bool) (match, 
 		for _, s := range pattern {
 			text += string(s.r)
 		}
-		return ok && strings.EqualFold(text, value), ok
+		return ok && plainLower(text) == plainLower(value), ok
 	case "ArnEquals", "ArnLike":
 		return c.compareARN(value, want, variables)
 	case "Bool":
@@ -498,7 +509,11 @@ func plainDate(s string) (time.Time, bool) {
 
 // compareIP uses package net, which treats an IPv4-mapped address as IPv4.
 func compareIP(value, want string) (match, known bool) {
+	value, zone, zoned := strings.Cut(value, "%")
 	ip := net.ParseIP(value)
+	if zoned && (zone == "" || !strings.Contains(value, ":") || strings.Contains(value, ".")) {
+		return false, false // a zone belongs to an IPv6 address
+	}
 	if ip == nil {
 		return false, false
 	}

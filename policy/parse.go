@@ -49,8 +49,8 @@ func Parse(kind Kind, doc []byte) (*Document, error) {
 	if kind == KeyPolicy {
 		limit = MaxKeyPolicySize
 	}
-	if len(doc) > limit {
-		return nil, &SyntaxError{ErrTooLong, NoStatement, "", fmt.Sprintf("%d bytes, at most %d are allowed", len(doc), limit)}
+	if err := checkSize(doc, limit); err != nil {
+		return nil, err
 	}
 	root, err := readJSON(doc)
 	if err != nil {
@@ -87,9 +87,9 @@ func Parse(kind Kind, doc []byte) (*Document, error) {
 	if len(statements) == 0 {
 		return nil, malformed(NoStatement, "Statement", "a policy needs at least one")
 	}
-	d, known, sids := &Document{kind: kind}, make(map[Principal]bool), make(map[string]bool)
+	d, known, sids, floating := &Document{kind: kind}, make(map[Principal]bool), make(map[string]bool), 0
 	for i := range statements {
-		p := statementParser{kind: kind, index: i, variables: version == version2012}
+		p := statementParser{kind: kind, index: i, variables: version == version2012, floating: &floating}
 		s, err := p.parse(&statements[i])
 		if err != nil {
 			return nil, err
@@ -120,11 +120,20 @@ func Parse(kind Kind, doc []byte) (*Document, error) {
 	return d, nil
 }
 
+// checkSize refuses a document of more than limit bytes.
+func checkSize(doc []byte, limit int) error {
+	if len(doc) > limit {
+		return &SyntaxError{ErrTooLong, NoStatement, "", fmt.Sprintf("%d bytes, at most %d are allowed", len(doc), limit)}
+	}
+	return nil
+}
+
 // A statementParser reads one statement.
 type statementParser struct {
 	kind      Kind
 	index     int  // of the statement
 	variables bool // the version has variables
+	floating  *int // see maxFloating; counts for the whole document
 }
 
 func (p *statementParser) malformed(element, detail string) error {
@@ -133,7 +142,14 @@ func (p *statementParser) malformed(element, detail string) error {
 
 // pattern parses a text that may have variables, and wildcards if wild is set.
 func (p *statementParser) pattern(text string, wild bool) (pattern, error) {
-	return parsePattern(text, wild, p.variables)
+	v, err := parsePattern(text, wild, p.variables)
+	if err != nil {
+		return pattern{}, err
+	}
+	if *p.floating += v.floating(); *p.floating > maxFloating {
+		return pattern{}, fmt.Errorf("the document has more than %d question marks between stars", maxFloating)
+	}
+	return v, nil
 }
 
 // exclusive are the pairs of elements of which a statement has at most one.
@@ -280,7 +296,7 @@ func (p *statementParser) parseActions(element string, n *node) ([]glob, error) 
 		service, action, ok := strings.Cut(a, ":")
 		if a != "*" && (!ok || service == "" || action == "" ||
 			!only(service, isActionChar) || !only(action, isActionChar)) {
-			return nil, p.malformed(element, quoted(a)+` is neither "*" nor of the form "kms:<operation>"`)
+			return nil, p.malformed(element, quoted(a)+` is neither "*" nor of the form "service:operation", such as "kms:Encrypt"`)
 		}
 		if p.kind == TrustPolicy && lowerASCII(service) != "sts" {
 			return nil, p.malformed(element, quoted(a)+" is not an action of sts, as all of a trust policy are")

@@ -3,6 +3,7 @@ package policy
 import (
 	"encoding/json"
 	"errors"
+	"fmt"
 	"strings"
 	"testing"
 	"time"
@@ -160,6 +161,8 @@ func TestParseRefuses(t *testing.T) {
 		{"variables, too many", statementWith("Resource", `"arn:aws:kms:*:*:key/`+strings.Repeat("${aws:username}", maxVariables+1)+`"`), ErrMalformed, 1, "Resource", "more than 16"},
 		{"variable, Version last", `{"Statement":{"Effect":"Allow","Principal":"*","Action":"kms:*","Resource":"arn:aws:kms:*:*:key/${x}"},"Version":"2012-10-17"}`, ErrMalformed, 0, "Resource", "service:name"},
 
+		{"question marks, too many", statementWith("Resource", `["arn:*`+strings.Repeat("?", maxFloating)+`*","arn:*?${aws:username}"]`), ErrMalformed, 1, "Resource", "question marks"},
+
 		// Condition
 		{"Condition null", inStatement(`"Condition":null`), ErrMalformed, 1, "Condition", "object"},
 		{"Condition list", inStatement(`"Condition":[]`), ErrMalformed, 1, "Condition", "object"},
@@ -212,6 +215,7 @@ func TestParseRefuses(t *testing.T) {
 		{"ARN star", inCondition(`"ArnLike":{"aws:SourceArn":"*"}`), ErrMalformed, 1, "Condition.ArnLike", "ARN"},
 		{"ARN too short", inCondition(`"ArnLike":{"aws:SourceArn":"arn:aws:sns:*"}`), ErrMalformed, 1, "Condition.ArnLike", "ARN"},
 		{"ARN without resource", inCondition(`"ArnLike":{"aws:SourceArn":"arn:aws:sns:::"}`), ErrMalformed, 1, "Condition.ArnLike", "ARN"},
+		{"ARN of a star", inCondition(`"ArnLike":{"aws:SourceArn":"${*}"}`), ErrMalformed, 1, "Condition.ArnLike", "ARN"},
 		{"ARN not one", inCondition(`"ArnLike":{"aws:SourceArn":"a:b:c:d:e:f"}`), ErrMalformed, 1, "Condition.ArnLike", "ARN"},
 		{"ForAllValues of a single value", inCondition(`"ForAllValues:StringEquals":{"kms:EncryptionContext:a":"x"}`), ErrMalformed, 1, "Condition.ForAllValues:StringEquals", "OverlyPermissive"},
 		{"ForAllValues of a tag", inCondition(`"ForAllValues:StringLike":{"AWS:RequestTag/a":"x"}`), ErrMalformed, 1, "Condition.ForAllValues:StringLike", "OverlyPermissive"},
@@ -254,6 +258,7 @@ func TestParseTakes(t *testing.T) {
 		"white space":           "\t\r\n {\n\"Statement\"\r:\t" + goodStatement + "}\n",
 		"surrogates not needed": `{"Id":"\u00ff","Statement":` + goodStatement + `}`,
 		"just long enough":      `{"Statement":` + goodStatement + `}` + strings.Repeat(" ", MaxKeyPolicySize-len(goodStatement)-14),
+		"question marks":        statementWith("Resource", `["arn:*`+strings.Repeat("?", maxFloating)+`*","arn:aws:*:`+strings.Repeat("?", 300)+`"]`),
 		"dollar":                statementWith("Resource", `"arn:aws:kms:*:*:key/$"`),
 		"variable":              statementWith("Resource", `"arn:aws:kms:*:*:${aws:PrincipalTag/a b, 'any'}:key/${*}${$}"`),
 		"variable in old":       strings.Replace(statementWith("Resource", `"arn:aws:kms:*:*:key/${"`), "2012", "2008", 1),
@@ -275,6 +280,43 @@ func TestParseTakes(t *testing.T) {
 	}
 }
 
+// TestParseIsBounded parses documents of the greatest length that are as
+// expensive as they can be.
+func TestParseIsBounded(t *testing.T) {
+	fill := func(before, item, after string) string {
+		n := (MaxPolicySize - len(before) - len(after) - 10) / (len(item) + 1)
+		return before + strings.TrimSuffix(strings.Repeat(item+",", n), ",") + after
+	}
+	const statement = `{"Version":"2012-10-17","Statement":{"Effect":"Allow","Action":"*","Resource":"*","Condition":`
+	members := make([]string, MaxPolicySize/16)
+	for i := range members {
+		members[i] = fmt.Sprintf(`"a:%d":1`, i)
+	}
+	for name, doc := range map[string]string{
+		"escapes":    statement + `{"StringLike":{"aws:x":"` + strings.Repeat("${*}", MaxPolicySize/4-100) + `"}}}}`,
+		"variables":  fill(statement+`{"StringLike":{"aws:x":[`, `"`+strings.Repeat("${a:b}", maxVariables)+`"`, `]}}}}`),
+		"ARNs":       fill(statement+`{"ArnLike":{"aws:x":[`, `"arn:*:*:*:*:*"`, `]}}}}`),
+		"stars":      statement + `{"StringLike":{"aws:x":"` + strings.Repeat("a*", MaxPolicySize/2-200) + `"}}}}`,
+		"members":    statement + `{"StringLike":{` + strings.Join(members, ",") + `}}}}`,
+		"statements": fill(`{"Statement":[`, `{"Effect":"Deny","Action":"*","Resource":"*"}`, `]}`),
+		"numbers":    fill(`{"Statement":[`, `1`, `]}`),
+		"lists":      fill(`{"Statement":[`, `[[[[]]]]`, `]}`),
+	} {
+		best := time.Hour
+		for range 2 {
+			start := time.Now()
+			_, err := Parse(IdentityPolicy, []byte(doc))
+			if best = min(best, time.Since(start)); (err != nil) != (name == "numbers" || name == "lists") {
+				t.Errorf("%s: %v", name, err)
+			}
+		}
+		t.Logf("%s: %d bytes, %v", name, len(doc), best)
+		if best > 2*time.Second {
+			t.Errorf("%s took %v", name, best)
+		}
+	}
+}
+
 func TestClientMessage(t *testing.T) {
 	_, err := Parse(KeyPolicy, []byte(statementWith("Principal", `{"AWS":"nobody"}`)))
 	var se *SyntaxError
@@ -283,6 +325,15 @@ func TestClientMessage(t *testing.T) {
 	}
 	if got := se.ClientMessage(); got != "Policy contains a statement with one or more invalid principals." {
 		t.Errorf("ClientMessage() = %q", got)
+	}
+	for key, want := range map[string]string{
+		"kms:EncryptionContext:a": "OverlyPermissiveCondition: Using the ForAllValues set operator with a single-valued condition key matches requests without the specified encryption context or with an unspecified encryption context. To fix, remove ForAllValues.",
+		"aws:RequestTag/a":        "OverlyPermissiveCondition: Using the ForAllValues set operator with a single-valued condition key matches requests without the specified tag or with an unspecified tag. To fix, remove ForAllValues.",
+	} {
+		_, err := Parse(KeyPolicy, []byte(inCondition(`"ForAllValues:StringEquals":{"`+key+`":"x"}`)))
+		if !errors.As(err, &se) || se.ClientMessage() != want {
+			t.Errorf("%s: got %v, want the message %q", key, err, want)
+		}
 	}
 	_, err = Parse(KeyPolicy, []byte(`{"Id":7}`))
 	if got, want := err.Error(), "malformed policy document: Id: not a string"; got != want {

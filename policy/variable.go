@@ -10,6 +10,11 @@ import (
 // the length of a variable's value it bounds what an expansion takes.
 const maxVariables = 16
 
+// maxFloating is how many '?' between two stars a document may have. Finding a
+// place for a piece without '?' takes time linear in the text, but with '?' it
+// takes, for each of them, as many steps as the text is long.
+const maxFloating = 256
+
 // A pattern is a text of a Resource or a Condition that may have wildcards and
 // variables. Without variables it is compiled when the document is parsed, and
 // otherwise for each comparison.
@@ -23,6 +28,21 @@ type part struct {
 	text       string // with marked wildcards; of a variable, its default
 	key, name  string // the variable's condition key, as written and in lower case; empty for a text
 	hasDefault bool
+}
+
+// floating returns the number of '?' in a pattern that are between two stars,
+// or could be.
+func (p *pattern) floating() int {
+	n := 0
+	for i := range p.glob.mid {
+		n += strings.Count(p.glob.mid[i].text, string([]byte{anyOne}))
+	}
+	for i := range p.parts {
+		if p.parts[i].name == "" {
+			n += strings.Count(p.parts[i].text, string([]byte{anyOne}))
+		}
+	}
+	return n
 }
 
 // parsePattern compiles a text. If wild is unset, '*' and '?' stand for
@@ -39,15 +59,12 @@ func parsePattern(s string, wild, variables bool) (pattern, error) {
 		return pattern{glob: newGlob(mark(s), false)}, nil
 	}
 	var parts []part
+	var text strings.Builder // since the last variable
 	n := 0
-	text := ""
 	for rest := s; ; {
 		before, after, found := strings.Cut(rest, "${")
-		text += mark(before)
+		text.WriteString(mark(before))
 		if !found {
-			if text != "" {
-				parts = append(parts, part{text: text})
-			}
 			break
 		}
 		v, length, err := parseVariable(after)
@@ -56,20 +73,23 @@ func parsePattern(s string, wild, variables bool) (pattern, error) {
 		}
 		rest = after[length:]
 		if v.key == "" {
-			text += v.text
+			text.WriteString(v.text)
 			continue
 		}
 		if n++; n > maxVariables {
 			return pattern{}, fmt.Errorf("more than %d variables in one value", maxVariables)
 		}
-		if text != "" {
-			parts = append(parts, part{text: text})
-			text = ""
+		if text.Len() > 0 {
+			parts = append(parts, part{text: text.String()})
+			text.Reset()
 		}
 		parts = append(parts, v)
 	}
 	if n == 0 { // only ${*} and the like
-		return pattern{glob: newGlob(text, false)}, nil
+		return pattern{glob: newGlob(text.String(), false)}, nil
+	}
+	if text.Len() > 0 {
+		parts = append(parts, part{text: text.String()})
 	}
 	return pattern{parts: parts}, nil
 }

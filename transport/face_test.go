@@ -294,6 +294,47 @@ func TestFace(t *testing.T) {
 	})
 }
 
+// unknownSender is an exchange of a protocol in which the input proves who sends it.
+type unknownSender struct{ transport.Exchange }
+
+func (unknownSender) Authenticate(context.Context, *http.Request, []byte, *iam.Caller) (known bool, err error) {
+	return false, nil
+}
+
+// TestUnknownSender: a request whose sender only the engine can know keeps its place among
+// strangers while it is worked on. It takes none from anybody who is known, is evicted for the
+// next stranger, and does not promote its connection.
+func TestUnknownSender(t *testing.T) {
+	f := newFaceFixture(t, transport.APIConfig{MaxCalls: 1, MaxStrangers: 1})
+	face := f.HTTPFace
+	f.HTTPFace = f.api.HTTP(transport.HTTPFaceConfig{
+		Engine: f.engine, RequestIDHeader: "X-Request-Id",
+		NewExchange: func() transport.Exchange {
+			return unknownSender{&queryExchange{face: &queryFace{f.engine, map[string]*keyengine.Operation{"ListKeys": keyengine.OperationNamed(keyengine.KMS, "ListKeys")}, func() time.Time { return faceTime }}}}
+		},
+	})
+	inside := make(chan struct{})
+	f.engine.do = func(ctx context.Context, _ any) (any, error) {
+		close(inside)
+		<-ctx.Done()
+		return nil, ctx.Err()
+	}
+	first := make(chan int)
+	go func() { first <- f.send(t, "Action=ListKeys", nil).Code }()
+	<-inside
+	if calls, strangers := f.api.Calls.Inside(), f.api.Strangers.Used(); calls != 0 || strangers != 1 {
+		t.Errorf("it takes %d places of those who are known, and %d of strangers", calls, strangers)
+	}
+	f.engine.do = func(context.Context, any) (any, error) { return nil, nil }
+	f.HTTPFace = face
+	if w := f.send(t, "Action=ListKeys", nil); w.Code != 200 {
+		t.Errorf("got %d %s", w.Code, w.Body)
+	}
+	if code := <-first; code != 503 {
+		t.Errorf("who was evicted was answered %d", code)
+	}
+}
+
 type unread struct{ t *testing.T }
 
 func (u unread) Read([]byte) (int, error) {

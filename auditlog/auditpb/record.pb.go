@@ -38,7 +38,7 @@ type Record struct {
 	SourceIp            string                 `protobuf:"bytes,9,opt,name=source_ip,json=sourceIp,proto3" json:"source_ip,omitempty"`
 	UserAgent           string                 `protobuf:"bytes,10,opt,name=user_agent,json=userAgent,proto3" json:"user_agent,omitempty"`
 	Region              string                 `protobuf:"bytes,11,opt,name=region,proto3" json:"region,omitempty"`
-	Transport           string                 `protobuf:"bytes,12,opt,name=transport,proto3" json:"transport,omitempty"` // "aws" or "grpc"
+	Transport           string                 `protobuf:"bytes,12,opt,name=transport,proto3" json:"transport,omitempty"` // "aws", "query" or "grpc"
 	Tls                 *Tls                   `protobuf:"bytes,13,opt,name=tls,proto3" json:"tls,omitempty"`
 	ErrorCode           string                 `protobuf:"bytes,14,opt,name=error_code,json=errorCode,proto3" json:"error_code,omitempty"` // empty when the call succeeded
 	ErrorMessage        string                 `protobuf:"bytes,15,opt,name=error_message,json=errorMessage,proto3" json:"error_message,omitempty"`

@@ -149,7 +149,10 @@ func (i *devInfo) shell() string {
 		scheme = "https://"
 	}
 	vars := [][2]string{
+		// The SDK for Go uses none but the variables of single services for roles.
 		{"AWS_ENDPOINT_URL_KMS", scheme + i.AWS},
+		{"AWS_ENDPOINT_URL_IAM", scheme + i.AWS},
+		{"AWS_ENDPOINT_URL_STS", scheme + i.AWS},
 		{"AWS_REGION", i.Region},
 		{"AWS_DEFAULT_REGION", i.Region},
 		{"AWS_ACCESS_KEY_ID", i.AccessKeyID},

@@ -54,6 +54,9 @@ const (
 	Kind_KIND_GROUP_MEMBERS  Kind = 21 // the set of a group's users, by the group's unique id
 	Kind_KIND_POLICY_USES    Kind = 22 // the set of what a managed policy is attached to
 	Kind_KIND_OIDC_PROVIDER  Kind = 23 // an OpenID Connect identity provider
+	// The newest use of a key, by the key's id. Its version is the cluster time of that
+	// use; 0 for a key that was never used.
+	Kind_KIND_KEY_USE Kind = 24
 )
 
 // Enum value maps for Kind.
@@ -83,6 +86,7 @@ var (
 		21: "KIND_GROUP_MEMBERS",
 		22: "KIND_POLICY_USES",
 		23: "KIND_OIDC_PROVIDER",
+		24: "KIND_KEY_USE",
 	}
 	Kind_value = map[string]int32{
 		"KIND_UNSPECIFIED":    0,
@@ -109,6 +113,7 @@ var (
 		"KIND_GROUP_MEMBERS":  21,
 		"KIND_POLICY_USES":    22,
 		"KIND_OIDC_PROVIDER":  23,
+		"KIND_KEY_USE":        24,
 	}
 )
 
@@ -6696,7 +6701,7 @@ const file_fsm_fsmpb_fsm_proto_rawDesc = "" +
 	"\fAppliedBatch\x12\x10\n" +
 	"\x03seq\x18\x01 \x01(\x04R\x03seq\x12\x14\n" +
 	"\x05index\x18\x02 \x01(\x04R\x05index\x12\x1a\n" +
-	"\bverdicts\x18\x03 \x01(\fR\bverdicts*\xd5\x03\n" +
+	"\bverdicts\x18\x03 \x01(\fR\bverdicts*\xe7\x03\n" +
 	"\x04Kind\x12\x14\n" +
 	"\x10KIND_UNSPECIFIED\x10\x00\x12\x10\n" +
 	"\fKIND_CLUSTER\x10\x01\x12\f\n" +
@@ -6725,7 +6730,8 @@ const file_fsm_fsmpb_fsm_proto_rawDesc = "" +
 	"\x13KIND_POLICY_VERSION\x10\x14\x12\x16\n" +
 	"\x12KIND_GROUP_MEMBERS\x10\x15\x12\x14\n" +
 	"\x10KIND_POLICY_USES\x10\x16\x12\x16\n" +
-	"\x12KIND_OIDC_PROVIDER\x10\x17*\xba\x01\n" +
+	"\x12KIND_OIDC_PROVIDER\x10\x17\x12\x10\n" +
+	"\fKIND_KEY_USE\x10\x18*\xba\x01\n" +
 	"\bKeyState\x12\x19\n" +
 	"\x15KEY_STATE_UNSPECIFIED\x10\x00\x12\x15\n" +
 	"\x11KEY_STATE_ENABLED\x10\x01\x12\x16\n" +

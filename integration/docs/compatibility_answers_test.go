@@ -11,13 +11,16 @@ const compatSigning = `
   body to that operation.
 - **Unsigned headers.** ` + "`Host`" + `, the date, ` + "`X-Amz-Target`" + `, ` + "`X-Amz-Content-Sha256`" + ` and ` + "`X-Amz-Security-Token`" + ` must be signed where they are sent. Other headers have no
   effect, and proxies may add them unsigned (` + "`X-Amz-Cf-Id`" + `).
-- **Not supported:** Signature Version 4A (AWS4-ECDSA-P256-SHA256), streamed payloads, session tokens, and the protocol rpc-v2-cbor, which AWS KMS does not
+- **Not supported:** Signature Version 4A (AWS4-ECDSA-P256-SHA256), streamed payloads, and the protocol rpc-v2-cbor, which AWS KMS does not
   speak either.
 - **CORS** is off unless the node is told origins (` + "`--cors-origins https://app.example.com`" + `); AWS answers every origin. Origins are named whole, without wildcards, and
   are https or on localhost. Browsers are never told to send cookies or certificates. An origin is trusted with the credentials that its users give it: a script
   in that page can do all that these allow. Preflights are answered without a signature, and reach nothing behind the listener.
-- **Other services.** A request that is signed for another service, or has the form of STS's and IAM's, is told in XML or JSON what to set instead
-  (` + "`AWS_ENDPOINT_URL_KMS`" + `), with SignatureDoesNotMatch or InvalidSignatureException.
+- **IAM and STS** are served on the same port, told apart by the service that a request is signed for, or by the form of a request that is not signed.
+  IAM's requests may be signed for any Region. Errors have these services' codes and statuses, and an operation that Conclave does not have is an
+  InvalidAction in XML.
+- **Other services.** A request that is signed for another service is told in XML or JSON what to set instead
+  (` + "`AWS_ENDPOINT_URL_KMS`, `AWS_ENDPOINT_URL_IAM` and `AWS_ENDPOINT_URL_STS`" + `), with SignatureDoesNotMatch or InvalidSignatureException.
 `
 
 // compatAnswers is the part of docs/compatibility.md on what errors say.

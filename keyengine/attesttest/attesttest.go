@@ -196,6 +196,18 @@ func (e *Enclave) Payload(now time.Time) Map {
 	}
 }
 
+// OfTPM returns a payload as the NitroTPM of an instance writes it: the measurements have
+// another name.
+func (m Map) OfTPM() Map {
+	out := append(Map(nil), m...)
+	for i := range out {
+		if out[i].Key == "pcrs" {
+			out[i].Key = "nitrotpm_pcrs"
+		}
+	}
+	return out
+}
+
 // Document returns a valid document created at now.
 func (e *Enclave) Document(now time.Time) []byte { return e.Chain.Sign(Encode(e.Payload(now))) }
 

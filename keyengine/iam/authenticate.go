@@ -98,10 +98,9 @@ func decoy(p *sigv4.Proof) {
 // authenticateTemporary authenticates temporary credentials. The session token is bound to
 // the access key, and what it says is checked again by each evaluation.
 func (a *Authenticator) authenticateTemporary(ctx context.Context, o *vault.Opened, account fsm.Account, p *sigv4.Proof) (Identity, error) {
-	session, err := openTemporary(o, p.AccessKeyID, p.SessionToken)
-	if errors.Is(err, vault.ErrToken) || err == nil && (session.AccessKey != p.AccessKeyID || fsm.Account(session.Account) != account) {
+	session, err := openTemporaryOf(o, account, p.AccessKeyID, p.SessionToken)
+	if errors.Is(err, ErrUnrecognized) {
 		decoy(p)
-		return Identity{}, ErrUnrecognized
 	}
 	if err != nil {
 		return Identity{}, err
@@ -112,17 +111,7 @@ func (a *Authenticator) authenticateTemporary(ctx context.Context, o *vault.Open
 	if record.Now(a.cfg.Replica.State(), a.cfg.Clock).UnixNano() >= session.Expires {
 		return Identity{}, ErrSessionEnded
 	}
-	_, id, err := onFresh(ctx, a, func(s *fsm.State) (struct{}, Identity, error) {
-		id := Identity{account: account, credential: p.AccessKeyID, temporary: session}
-		var parent *fsmpb.Credential
-		if session.Parent != "" {
-			parent, _ = s.Credential(account, session.Parent)
-		}
-		e, err := a.Admit(o, s, &id, parent)
-		id.principal = e.Principal
-		return struct{}{}, id, err
-	})
-	return id, err
+	return a.admittedOnFresh(ctx, o, Identity{account: account, credential: p.AccessKeyID, temporary: session})
 }
 
 // signingKeys has the signing keys of one access key.

@@ -123,10 +123,13 @@ func (a *Authenticator) Admit(o *vault.Opened, s *fsm.State, id *Identity, c *fs
 	t := id.temporary
 	if t != nil && t.Role != "" {
 		e, err := roleEntity(s, t)
-		if err == nil && ended(&e) {
+		if err == nil && ended(s, &e) {
 			err = ErrSessionEnded
 		}
 		return e, err
+	}
+	if t != nil && s.Time() >= t.Expires {
+		return Entity{}, ErrSessionEnded
 	}
 	if c == nil || !c.Active {
 		return Entity{}, ErrUnrecognized
@@ -150,6 +153,6 @@ func (a *Authenticator) Admit(o *vault.Opened, s *fsm.State, id *Identity, c *fs
 	return e, err
 }
 
-// ErrSessionEnded is the answer to temporary credentials that were revoked. Clients ask for
+// ErrSessionEnded is the answer to temporary credentials that have expired or were revoked. Clients ask for
 // new ones when they get it.
 var ErrSessionEnded = kmsapi.Errorf(kmsapi.ErrExpiredToken, "The security token included in the request is expired")

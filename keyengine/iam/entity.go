@@ -1,6 +1,7 @@
 package iam
 
 import (
+	"errors"
 	"strings"
 	"time"
 
@@ -29,6 +30,11 @@ type Entity struct {
 	Role *fsmpb.Role
 	// Session is set for temporary credentials.
 	Session *iampb.Session
+	// Provider is set for a web identity and for a session that one has opened: the
+	// identity provider that vouches for it.
+	Provider *fsmpb.OidcProvider
+	// Subject is what the provider calls a web identity that has no session yet.
+	Subject string
 }
 
 // EntityARN returns the ARN of a user, group, role or managed policy; kind is "user",
@@ -67,6 +73,10 @@ func SessionARN(partition string, r *fsmpb.Role, session string) string {
 func entityOf(s *fsm.State, account fsm.Account, known *vault.Known) (Entity, error) {
 	e := Entity{Principal: known.Principal, Account: account, ID: known.Principal.Account}
 	if known.User == "" {
+		// A credential is only as good as the account that it was stored in.
+		if e.Kind != policy.KindService && e.Principal.Account != account.String() {
+			return Entity{}, ErrUnrecognized
+		}
 		return e, nil
 	}
 	u := fsm.UserByID(s, account, known.User)
@@ -93,7 +103,14 @@ func roleEntity(s *fsm.State, session *iampb.Session) (Entity, error) {
 	if err == nil {
 		p, err = p.WithRole(RoleARN(partition, r))
 	}
-	return Entity{Principal: p, Account: account, ID: r.Id + ":" + session.Name, Role: r, Session: session}, err
+	e := Entity{Principal: p, Account: account, ID: r.Id + ":" + session.Name, Role: r, Session: session}
+	if err == nil && session.Issuer != "" {
+		e.Provider, _ = fsm.Object[*fsmpb.OidcProvider](s, fsm.OidcProviderID(account, session.Issuer))
+		if e.Provider == nil {
+			return Entity{}, ErrUnrecognized
+		}
+	}
+	return e, err
 }
 
 // Record sets the fields of a record's identity to those of the entity and the credential that
@@ -102,6 +119,9 @@ func roleEntity(s *fsm.State, session *iampb.Session) (Entity, error) {
 func (e *Entity) Record(id *auditpb.Identity, credential string) {
 	record.FillIdentity(id, e.Principal, credential)
 	id.PrincipalId = e.ID
+	if e.Kind == policy.KindFederated { // which has no ARN and is of no account
+		id.Arn, id.AccountId, id.UserName = "", "", e.Subject
+	}
 	if e.Session == nil {
 		return
 	}
@@ -123,10 +143,18 @@ func partitionOf(s *fsm.State) string {
 	return c.GetPartition()
 }
 
-// ended reports whether a session has ended before its time: its role's sessions were
-// revoked.
-func ended(e *Entity) bool {
-	return e.Session.Issued < e.Role.RevokedBefore
+// ended reports whether a session of a role has ended at the time of the state, or before its
+// time: the sessions of its role, or of the identities of its identity provider, were revoked,
+// or the provider was deleted and registered again since.
+func ended(s *fsm.State, e *Entity) bool {
+	issued := e.Session.Issued
+	return s.Time() >= e.Session.Expires || issued < e.Role.RevokedBefore ||
+		e.Provider != nil && (issued < e.Provider.RevokedBefore || issued < e.Provider.Created)
+}
+
+// ProviderARN returns the ARN of an identity provider.
+func ProviderARN(partition string, p *fsmpb.OidcProvider) string {
+	return EntityARN(partition, p.Account, "oidc-provider", "/", p.Url)
 }
 
 // ProviderURL returns the URL in the ARN of an identity provider.
@@ -135,22 +163,47 @@ func ProviderURL(arn string) string {
 	return url
 }
 
-// openTemporary returns the contents of the session token of an access key.
-func openTemporary(o *vault.Opened, accessKey, token string) (*iampb.Session, error) {
+// Reads calls note with the objects that the principal depends on, beside its credential:
+// the user, the role of a session, and the identity provider of a session that a web identity
+// has opened. The state finds users and roles by their unique ids, which are never used again.
+// What can change is the object with the name.
+func (e *Entity) Reads(note func(kind fsmpb.Kind, id []byte, v fsm.Version)) {
+	if e.User != nil {
+		note(fsmpb.Kind_KIND_USER, fsm.EntityID(e.Account, e.User.Name), e.User.Version)
+	}
+	if e.Role != nil {
+		note(fsmpb.Kind_KIND_ROLE, fsm.EntityID(e.Account, e.Role.Name), e.Role.Version)
+	}
+	if p := e.Provider; p != nil {
+		note(fsmpb.Kind_KIND_OIDC_PROVIDER, fsm.OidcProviderID(e.Account, p.Url), p.Version)
+	}
+}
+
+// openTemporaryOf returns the contents of the session token of an access key, whose account is
+// that in its id. It returns ErrUnrecognized if the token is not one of that access key.
+func openTemporaryOf(o *vault.Opened, account fsm.Account, accessKey, token string) (*iampb.Session, error) {
 	b, err := o.OpenTemporary(accessKey, token)
-	if err != nil {
+	if err != nil && !errors.Is(err, vault.ErrToken) {
 		return nil, err
 	}
-	return decodeTemporary(b)
+	if err == nil {
+		var t *iampb.Session
+		if t, err = decodeTemporary(b); err == nil && t.AccessKey == accessKey && fsm.Account(t.Account) == account {
+			return t, nil
+		}
+	}
+	return nil, ErrUnrecognized
 }
 
 func decodeTemporary(b []byte) (*iampb.Session, error) {
 	s := new(iampb.Session)
-	if err := proto.Unmarshal(b, s); err != nil {
-		return nil, vault.ErrToken
-	}
-	if len(s.ProtoReflect().GetUnknown()) > 0 || (s.Role == "") == (s.Parent == "") || s.Parent != "" && len(s.ParentProof) != 32 || s.AccessKey == "" {
+	if err := proto.Unmarshal(b, s); err != nil || !wellFormed(s) {
 		return nil, vault.ErrToken
 	}
 	return s, nil
+}
+
+// wellFormed reports whether a session, which may be nil, is one that this version makes.
+func wellFormed(s *iampb.Session) bool {
+	return s != nil && len(s.ProtoReflect().GetUnknown()) == 0 && (s.Role == "") != (s.Parent == "") && (s.Parent == "" || len(s.ParentProof) == 32) && s.AccessKey != ""
 }

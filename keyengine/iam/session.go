@@ -12,9 +12,13 @@ import (
 	"sync"
 	"time"
 
+	"google.golang.org/protobuf/proto"
+
 	"github.com/conclavekms/conclave/auditlog/auditpb"
 	"github.com/conclavekms/conclave/fsm"
 	"github.com/conclavekms/conclave/fsm/fsmpb"
+	"github.com/conclavekms/conclave/keyengine/accesskey"
+	"github.com/conclavekms/conclave/keyengine/iam/iampb"
 	"github.com/conclavekms/conclave/keyengine/internal/auditfield"
 	"github.com/conclavekms/conclave/keyengine/internal/record"
 	"github.com/conclavekms/conclave/keyengine/internal/vault"
@@ -40,9 +44,12 @@ const (
 //	HMAC-SHA-256(k, "conclave session v2\n" AccessKeyID "\n" Time "\n" hex(Nonce) "\n" hex(Channel))
 //	k = HMAC-SHA-256("CONCLAVE1" secret, "session")
 //
-// with Time in decimal.
+// with Time in decimal. The secret of temporary credentials follows from their access key id
+// and their session token, so the MAC covers the token too.
 type SessionProof struct {
 	AccessKeyID string
+	// SessionToken is that of temporary credentials, and empty for an access key.
+	SessionToken string
 	// Time is in Unix seconds, at most SessionSkew from this node's clock.
 	Time int64
 	// Nonce is 16 to 64 random bytes.
@@ -59,10 +66,14 @@ type SessionProof struct {
 	TLS       TLS
 }
 
-// OpenSession returns a token that stands for an access key, on every unsealed node, until
-// it expires or the access key is no longer valid. The session is recorded, as
-// CreateSession, before the token is returned. Errors: ErrUnrecognizedClient,
-// ErrInvalidSignature, ErrUnavailable.
+// MaxToken is the length of the longest token that OpenSession returns.
+const MaxToken = vault.MaxBearer
+
+// OpenSession returns a token that stands for an access key or for temporary credentials, on
+// every unsealed node, until it expires or they are no longer valid. The session is recorded,
+// as CreateSession, before the token is returned. Errors: ErrUnrecognizedClient,
+// ErrInvalidSignature, ErrExpiredToken for temporary credentials that have ended,
+// ErrUnavailable.
 func (a *Authenticator) OpenSession(ctx context.Context, p SessionProof) (token string, expires time.Time, err error) {
 	o, err := a.cfg.Vault.Current()
 	if err != nil {
@@ -75,18 +86,15 @@ func (a *Authenticator) OpenSession(ctx context.Context, p SessionProof) (token 
 	if d := now.Unix() - p.Time; d > int64(SessionSkew/time.Second) || d < -int64(SessionSkew/time.Second) {
 		return "", time.Time{}, kmsapi.Errorf(kmsapi.ErrInvalidSignature, "The time of the proof is too far from the server's, which is %s.", now.UTC().Format(time.RFC3339))
 	}
-	claims := vault.Session{Expires: now.Add(SessionLife).Unix()}
+	var id [16]byte
+	_, _ = rand.Read(id[:]) // never fails: crypto/rand ends the process instead
+	var proved *provedSession
 	used := false
-	_, _ = rand.Read(claims.ID[:]) // never fails: crypto/rand ends the process instead
-	// The credential is in the record's read set, so that no session is opened with one
-	// that has been withdrawn.
+	// What the caller's identity depends on is in the record's read set, so that no session
+	// is opened with a credential that has been withdrawn.
 	d, err := a.cfg.Events.CommitEvent(ctx, func(*fsm.State) (record.Event, error) {
-		c, id, err := a.proven(ctx, o, &p)
-		if err != nil {
-			return record.Event{}, err
-		}
-		known, err := a.Identify(o, c)
-		if err != nil {
+		var err error
+		if proved, err = a.proven(ctx, o, &p); err != nil {
 			return record.Event{}, err
 		}
 		if !used {
@@ -95,8 +103,12 @@ func (a *Authenticator) OpenSession(ctx context.Context, p SessionProof) (token 
 			}
 			used = true
 		}
-		claims.Account, claims.Credential, claims.Proof = fsm.Account(c.Account), c.Id, known.Sessions
-		return sessionEvent(&p, c, &id, &claims), nil
+		expires = now.Add(SessionLife)
+		if t := proved.temporary; t != nil && t.Expires < expires.UnixNano() {
+			expires = time.Unix(0, t.Expires)
+		}
+		expires = expires.Truncate(time.Second)
+		return proved.event(&p, id, expires), nil
 	})
 	switch {
 	case err == record.ErrConflict:
@@ -106,10 +118,31 @@ func (a *Authenticator) OpenSession(ctx context.Context, p SessionProof) (token 
 	case d.TooLate():
 		return "", time.Time{}, a.cfg.Withheld.Withhold(p.RequestID, "CreateSession")
 	}
-	if token, err = o.SignSession(&claims); err != nil {
+	if token, err = proved.token(o, id, expires); err != nil {
 		return "", time.Time{}, err
 	}
-	return token, time.Unix(claims.Expires, 0), nil
+	return token, expires, nil
+}
+
+// provedSession is the caller of a proof.
+type provedSession struct {
+	Identity
+	sessions [32]byte      // of the access key
+	reads    []*fsmpb.Read // what the identity depends on
+	notAfter int64         // of the record, in Unix nanoseconds; 0 means no limit
+}
+
+// token returns the token of a session. That of temporary credentials says all that their own
+// session token says, so that every evaluation can check them again.
+func (s *provedSession) token(o *vault.Opened, id [16]byte, expires time.Time) (string, error) {
+	if s.temporary == nil {
+		return o.SignSession(&vault.Session{Account: s.account, Credential: s.credential, Proof: s.sessions, ID: id, Expires: expires.Unix()})
+	}
+	b, err := proto.Marshal(&iampb.Bearer{Session: s.temporary, Id: id[:], Expires: expires.Unix()})
+	if err != nil {
+		return "", err
+	}
+	return o.SealBearer(b)
 }
 
 // MaxProofs is the maximum number of used proofs that are remembered.
@@ -144,50 +177,122 @@ func (u *UsedProofs) Use(now time.Time, p *SessionProof) error {
 	return nil
 }
 
-// proven returns the access key whose secret made the proof.
-func (a *Authenticator) proven(ctx context.Context, o *vault.Opened, p *SessionProof) (*fsmpb.Credential, Identity, error) {
+// proven returns the caller whose secret made the proof.
+func (a *Authenticator) proven(ctx context.Context, o *vault.Opened, p *SessionProof) (*provedSession, error) {
+	if kind, account, ok := accesskey.Parse(p.AccessKeyID); ok && kind == accesskey.Session {
+		return a.provenTemporary(ctx, o, account, p)
+	}
 	c, id, err := a.accessKey(ctx, o, p.AccessKeyID)
+	if err == nil && p.SessionToken != "" {
+		err = ErrUnrecognized // a long-term access key has no session token
+	}
 	if errors.Is(err, ErrUnrecognized) {
 		_ = checkSessionProof(decoySecret, p) // the same work as for a wrong secret
-		return nil, Identity{}, err
+		return nil, err
 	}
 	if err != nil {
-		return nil, Identity{}, err
+		return nil, err
 	}
-	ok := false
-	if err := o.WithSecret(c, func(secret []byte) error {
-		ok = checkSessionProof(secret, p)
-		return nil
-	}); err != nil {
-		return nil, Identity{}, fmt.Errorf("access key %s: %w", c.Id, err)
+	if err := o.WithSecret(c, func(secret []byte) error { return checkSessionProof(secret, p) }); err != nil {
+		return nil, proofError(c.Id, err)
 	}
-	if !ok {
-		return nil, Identity{}, ErrSignature
+	known, err := a.Identify(o, c)
+	if err != nil {
+		return nil, err
 	}
-	return c, id, nil
+	return &provedSession{Identity: id, sessions: known.Sessions, reads: []*fsmpb.Read{readCredential(c)}}, nil
 }
 
-func checkSessionProof(secret []byte, p *SessionProof) bool {
+// provenTemporary is proven for temporary credentials.
+func (a *Authenticator) provenTemporary(ctx context.Context, o *vault.Opened, account fsm.Account, p *SessionProof) (*provedSession, error) {
+	t, err := openTemporaryOf(o, account, p.AccessKeyID, p.SessionToken)
+	if errors.Is(err, ErrUnrecognized) {
+		_ = checkSessionProof(decoySecret, p)
+	}
+	if err != nil {
+		return nil, err
+	}
+	if err := o.WithTemporarySecret(p.AccessKeyID, p.SessionToken, func(secret []byte) error { return checkSessionProof(secret, p) }); err != nil {
+		return nil, proofError(p.AccessKeyID, err)
+	}
+	if record.Now(a.cfg.Replica.State(), a.cfg.Clock).UnixNano() >= t.Expires {
+		return nil, ErrSessionEnded
+	}
+	proved, _, err := onFresh(ctx, a, func(s *fsm.State) (*provedSession, Identity, error) {
+		id, e, c, err := a.admitted(o, s, Identity{account: account, credential: p.AccessKeyID, temporary: t})
+		if err != nil {
+			return nil, Identity{}, err
+		}
+		proved := &provedSession{Identity: id, notAfter: t.Expires}
+		if c != nil {
+			proved.reads = append(proved.reads, readCredential(c))
+		}
+		e.Reads(func(kind fsmpb.Kind, id []byte, v fsm.Version) {
+			proved.reads = append(proved.reads, &fsmpb.Read{Kind: kind, Id: id, Version: v})
+		})
+		return proved, id, nil
+	})
+	return proved, err
+}
+
+func readCredential(c *fsmpb.Credential) *fsmpb.Read {
+	return &fsmpb.Read{Kind: fsmpb.Kind_KIND_CREDENTIAL, Id: fsm.CredentialID(fsm.Account(c.Account), c.Id), Version: c.Version}
+}
+
+// proofError returns the error of a check of a proof.
+func proofError(accessKey string, err error) error {
+	if errors.Is(err, ErrSignature) {
+		return err
+	}
+	return fmt.Errorf("access key %s: %w", accessKey, err)
+}
+
+func checkSessionProof(secret []byte, p *SessionProof) error {
 	key := append(append(make([]byte, 0, 9+len(secret)), "CONCLAVE1"...), secret...)
 	defer clear(key)
 	var k [sha256.Size]byte
 	defer clear(k[:])
 	hmacInto(k[:], key, "session")
 	msg := "conclave session v2\n" + p.AccessKeyID + "\n" + strconv.FormatInt(p.Time, 10) + "\n" + hex.EncodeToString(p.Nonce) + "\n" + hex.EncodeToString(p.Channel)
-	return hmacEqual(k[:], []byte(msg), p.MAC)
+	if !hmacEqual(k[:], []byte(msg), p.MAC) {
+		return ErrSignature
+	}
+	return nil
 }
 
-// sessionEvent returns the event that records a new session.
-func sessionEvent(p *SessionProof, c *fsmpb.Credential, id *Identity, claims *vault.Session) record.Event {
+// event returns the event that records a new session.
+func (s *provedSession) event(p *SessionProof, id [16]byte, expires time.Time) record.Event {
 	return record.Event{
 		Name: "CreateSession", Kind: record.KindConclave, RequestID: p.RequestID,
-		Identity: record.IdentityOf(id.principal, c.Id), SourceIP: p.SourceIP, UserAgent: p.UserAgent, Transport: "grpc", TLS: p.TLS.Recorded(),
+		Identity: record.IdentityOf(s.principal, s.credential), SourceIP: p.SourceIP, UserAgent: p.UserAgent, Transport: "grpc", TLS: p.TLS.Recorded(),
 		Response: []*auditpb.Field{
-			auditfield.Text("sessionId", hex.EncodeToString(claims.ID[:])),
-			auditfield.Text("expiration", time.Unix(claims.Expires, 0).UTC().Format(time.RFC3339)),
+			auditfield.Text("sessionId", hex.EncodeToString(id[:])),
+			auditfield.Text("expiration", expires.UTC().Format(time.RFC3339)),
 		},
-		Reads: []*fsmpb.Read{{Kind: fsmpb.Kind_KIND_CREDENTIAL, Id: fsm.CredentialID(fsm.Account(c.Account), c.Id), Version: c.Version}},
+		Reads: s.reads, NotAfter: s.notAfter,
 	}
+}
+
+// sessionOf returns the identity that the token of a session stands for, and when the session
+// expires, in Unix seconds. It does not check whether either is still valid.
+func sessionOf(o *vault.Opened, token string) (Identity, int64, error) {
+	c, err := o.VerifySession(token)
+	if err == nil {
+		return Identity{account: c.Account, credential: c.Credential, proof: c.Proof, session: hex.EncodeToString(c.ID[:])}, c.Expires, nil
+	}
+	if !errors.Is(err, vault.ErrToken) {
+		return Identity{}, 0, err
+	}
+	raw, err := o.OpenBearer(token)
+	if err != nil {
+		return Identity{}, 0, err
+	}
+	b := new(iampb.Bearer)
+	if err := proto.Unmarshal(raw, b); err != nil || len(b.ProtoReflect().GetUnknown()) > 0 || !wellFormed(b.Session) || len(b.Id) != len(c.ID) {
+		return Identity{}, 0, vault.ErrToken
+	}
+	t := b.Session
+	return Identity{account: fsm.Account(t.Account), credential: t.AccessKey, session: hex.EncodeToString(b.Id), temporary: t}, b.Expires, nil
 }
 
 // KnowsToken reports whether a token belongs to this cluster and has not expired. It does
@@ -198,20 +303,20 @@ func (a *Authenticator) KnowsToken(token string) bool {
 	if err != nil {
 		return false
 	}
-	claims, err := o.VerifySession(token)
+	id, expires, err := sessionOf(o, token)
 	s := a.cfg.Replica.State()
-	return err == nil && fsm.AccountExists(s, claims.Account) && record.Now(s, a.cfg.Clock).Unix() < claims.Expires
+	return err == nil && fsm.AccountExists(s, id.account) && record.Now(s, a.cfg.Clock).Unix() < expires
 }
 
-// AuthenticateSession returns the identity of a session token. Errors: ErrExpiredToken,
-// ErrUnrecognizedClient if the token is not from this cluster or its access key is no
-// longer valid, ErrUnavailable.
+// AuthenticateSession returns the identity of a session token. Errors: ErrExpiredToken, also
+// if temporary credentials behind it were revoked, ErrUnrecognizedClient if the token is not
+// from this cluster or its access key is no longer valid, ErrUnavailable.
 func (a *Authenticator) AuthenticateSession(ctx context.Context, token string) (Identity, error) {
 	o, err := a.cfg.Vault.Current()
 	if err != nil {
 		return Identity{}, err
 	}
-	claims, err := o.VerifySession(token)
+	id, expires, err := sessionOf(o, token)
 	if errors.Is(err, vault.ErrToken) {
 		err = ErrUnrecognized
 	}
@@ -219,23 +324,37 @@ func (a *Authenticator) AuthenticateSession(ctx context.Context, token string) (
 		return Identity{}, err
 	}
 	s := a.cfg.Replica.State()
-	if !fsm.AccountExists(s, claims.Account) {
+	if !fsm.AccountExists(s, id.account) {
 		return Identity{}, ErrUnrecognized
 	}
-	if record.Now(s, a.cfg.Clock).Unix() >= claims.Expires {
-		return Identity{}, kmsapi.Errorf(kmsapi.ErrExpiredToken, "The security token included in the request is expired")
+	if record.Now(s, a.cfg.Clock).Unix() >= expires {
+		return Identity{}, ErrSessionEnded
 	}
+	return a.admittedOnFresh(ctx, o, id)
+}
+
+// admittedOnFresh is admitted on this node's state and, if that does not have the credential,
+// on one with everything that was committed before the call.
+func (a *Authenticator) admittedOnFresh(ctx context.Context, o *vault.Opened, id Identity) (Identity, error) {
 	_, id, err := onFresh(ctx, a, func(s *fsm.State) (struct{}, Identity, error) {
-		id, err := a.sessionIdentity(o, s, &claims)
+		id, _, _, err := a.admitted(o, s, id)
 		return struct{}{}, id, err
 	})
 	return id, err
 }
 
-func (a *Authenticator) sessionIdentity(o *vault.Opened, s *fsm.State, claims *vault.Session) (Identity, error) {
-	c, _ := s.Credential(claims.Account, claims.Credential)
-	id := Identity{account: claims.Account, credential: claims.Credential, proof: claims.Proof, session: hex.EncodeToString(claims.ID[:])}
+// admitted admits an identity without a principal on a state, and returns it with its
+// principal, and the credential in the state that it depends on, if any.
+func (a *Authenticator) admitted(o *vault.Opened, s *fsm.State, id Identity) (Identity, Entity, *fsmpb.Credential, error) {
+	credential := id.credential
+	if id.temporary != nil {
+		credential = id.temporary.Parent
+	}
+	var c *fsmpb.Credential
+	if credential != "" {
+		c, _ = s.Credential(id.account, credential)
+	}
 	e, err := a.Admit(o, s, &id, c)
 	id.principal = e.Principal
-	return id, err
+	return id, e, c, err
 }

@@ -11,14 +11,14 @@ import (
 	"github.com/conclavekms/conclave/transport/sigv4"
 )
 
-// If one endpoint is set for all of AWS, requests for other services arrive here:
-// from a tool that asks STS for its identity, say, or from a store that looks for its
-// bucket. The answer says what to set instead, in the format that the client reads,
-// which for most of them is XML.
+// If one endpoint is set for all of AWS, requests for other services arrive here, such as
+// from a store that looks for its bucket. The answer says what to set instead, in the
+// format that the client reads, which for most of them is XML. Requests for IAM and STS go
+// to package queryapi, before they come here.
 
 // misdirected is the answer to a request for another service.
 type misdirected struct {
-	service string // "" if the request does not say
+	service string
 	xml     bool
 }
 
@@ -31,13 +31,10 @@ func (m *misdirected) Unwrap() error {
 
 // message returns the text that says what to set.
 func (m *misdirected) message() string {
-	what := "This is the endpoint of Conclave, which serves AWS KMS alone, and the request is not for KMS."
-	if m.service != "" {
-		what = "This is the endpoint of Conclave, which serves AWS KMS alone, and the request is signed for the service '" + m.service +
-			"'. Credential should be scoped to correct service: '" + service + "'."
-	}
-	return what + " Set AWS_ENDPOINT_URL_KMS, or endpoint_url for kms alone in a profile's services, instead of AWS_ENDPOINT_URL." +
-		" In Terraform's AWS provider set endpoints { kms = … }, skip_credentials_validation, skip_requesting_account_id and skip_metadata_api_check."
+	return "This is the endpoint of Conclave, which serves AWS KMS, IAM and STS, and the request is signed for the service '" + m.service +
+		"'. Credential should be scoped to correct service: 'kms', 'iam' or 'sts'." +
+		" Set AWS_ENDPOINT_URL_KMS, AWS_ENDPOINT_URL_IAM and AWS_ENDPOINT_URL_STS, or endpoint_url for kms, iam and sts alone in a profile's services, instead of AWS_ENDPOINT_URL." +
+		" In Terraform's AWS provider set endpoints { kms = …, iam = …, sts = … }."
 }
 
 // wantsXML reports whether the client of another service reads XML, as all do that
@@ -50,21 +47,11 @@ func wantsXML(r *http.Request) bool {
 	return !strings.HasPrefix(t, "application/x-amz-json") && t != "application/json"
 }
 
-// isForm reports whether a request is in AWS's query protocol, which KMS does
-// not use. STS and IAM do, and some of their requests have no signature.
-func isForm(r *http.Request) bool {
-	t, _, _ := mime.ParseMediaType(r.Header.Get("Content-Type"))
-	return t == "application/x-www-form-urlencoded"
-}
-
 // forAnother returns the answer to a request for another service that does not
 // have the form of a request to KMS; nil if it is not recognised as one.
 func forAnother(r *http.Request) error {
 	if name := sigv4.ServiceOf(r); name != "" && name != service {
 		return &misdirected{name, wantsXML(r)}
-	}
-	if r.Method == http.MethodPost && isForm(r) {
-		return &misdirected{"", true}
 	}
 	return nil
 }

@@ -1,7 +1,7 @@
 // Package client calls Conclave's gRPC API.
 //
-// A client authenticates with an access key, with a client certificate, or with
-// both. With an access key, it opens a session when the first call needs one,
+// A client authenticates with an access key or temporary credentials, with a client
+// certificate, or with both. With an access key, it opens a session when the first call needs one,
 // renews it before it expires, and opens another one when a server no longer
 // accepts it. The secret itself is never sent, and Dial wipes it after deriving
 // a key from it that proves it. A call that may have had an effect is never
@@ -21,6 +21,7 @@ import (
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/keepalive"
 
+	"github.com/conclavekms/conclave/transport/iampb"
 	"github.com/conclavekms/conclave/transport/kmspb"
 )
 
@@ -62,6 +63,8 @@ type Config struct {
 	// certificate. Dial wipes SecretAccessKey, whether it succeeds or not.
 	AccessKeyID     string
 	SecretAccessKey Secret
+	// SessionToken is that of temporary credentials; "" for an access key.
+	SessionToken string
 
 	// SessionCache is a directory in which the session is kept for the next program
 	// that connects to the same servers as the same caller; "" for none. The file
@@ -99,6 +102,9 @@ func Dial(ctx context.Context, cfg Config) (*Client, error) {
 	if (cfg.AccessKeyID == "") != (len(cfg.SecretAccessKey) == 0) {
 		faults = append(faults, errors.New("an access key id and its secret must be given together"))
 	}
+	if cfg.SessionToken != "" && cfg.AccessKeyID == "" {
+		faults = append(faults, errors.New("a session token needs the access key id and the secret that belong to it"))
+	}
 	if err := errors.Join(faults...); err != nil {
 		return nil, err
 	}
@@ -121,6 +127,7 @@ func Dial(ctx context.Context, cfg Config) (*Client, error) {
 	c := &Client{conn: conn, region: cfg.Region}
 	if cfg.AccessKeyID != "" {
 		c.session = newSession(kmspb.NewSessionClient(conn), cfg.AccessKeyID, cfg.SecretAccessKey)
+		c.session.temporary = cfg.SessionToken
 		if binding, err := cfg.binding(); err == nil && cfg.TLS == nil {
 			c.session.cache = newSessionCache(cfg.SessionCache, binding, cfg.AccessKeyID, c.session.key)
 		}
@@ -177,6 +184,12 @@ func (c *Client) close() error {
 
 // KMS returns a client for the operations on keys.
 func (c *Client) KMS() kmspb.KMSClient { return kmspb.NewKMSClient(c.authenticated()) }
+
+// IAM returns a client for users, groups, roles and policies.
+func (c *Client) IAM() iampb.IAMClient { return iampb.NewIAMClient(c.authenticated()) }
+
+// STS returns a client for temporary credentials.
+func (c *Client) STS() iampb.STSClient { return iampb.NewSTSClient(c.authenticated()) }
 
 // Calls returns a connection for calls by name, such as
 // /conclave.v1.KMS/CreateKey, in the client's session.

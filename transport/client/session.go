@@ -28,8 +28,11 @@ const renewBefore = 2 * time.Minute
 type session struct {
 	server kmspb.SessionClient
 	id     string
-	now    func() time.Time
-	cache  *sessionCache // nil if there is none
+	// temporary is the session token of temporary credentials, which the server needs to
+	// check a proof; "" for an access key.
+	temporary string
+	now       func() time.Time
+	cache     *sessionCache // nil if there is none
 
 	// turn holds one token, which is taken by the goroutine that opens a
 	// session.
@@ -105,7 +108,7 @@ func (s *session) open(ctx context.Context) (string, error) {
 	_, _ = rand.Read(nonce) // never fails: the program ends first
 	at := s.now().Unix()
 	message := "conclave session v2\n" + s.id + "\n" + strconv.FormatInt(at, 10) + "\n" + hex.EncodeToString(nonce) + "\n"
-	r, err := s.server.Create(ctx, &kmspb.CreateSessionRequest{AccessKeyId: s.id, Time: at, Nonce: nonce},
+	r, err := s.server.Create(ctx, &kmspb.CreateSessionRequest{AccessKeyId: s.id, Time: at, Nonce: nonce, SessionToken: s.temporary},
 		grpc.PerRPCCredentials(proof{session: s, message: message}))
 	if err != nil {
 		return "", err

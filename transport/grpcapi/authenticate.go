@@ -22,9 +22,10 @@ const (
 	maxRegion    = 64
 
 	operatorURI = "conclave://operator/"
-	// maxOperator bounds an operator's name, maxToken a session token.
-	maxOperator = 128
-	maxToken    = 4096
+	// maxOperator bounds an operator's name, maxAuthorization a session token with its
+	// scheme.
+	maxOperator      = 128
+	maxAuthorization = len("Bearer ") + iam.MaxToken
 )
 
 var (
@@ -117,6 +118,20 @@ func (s *Server) caller(ctx context.Context) (*iam.Caller, error) {
 	return c, call.Work(&s.api.Calls)
 }
 
+// callerOrStranger authenticates a call whose input proves who calls, if it says who calls
+// besides. If it does not, its caller has no identity, and the call keeps its place among
+// those that are coming in: it can be evicted until it is answered.
+func (s *Server) callerOrStranger(ctx context.Context) (*iam.Caller, error) {
+	conn := connectionOf(ctx)
+	if len(metadata.ValueFromIncomingContext(ctx, "authorization")) > 0 || conn.leaf != nil {
+		return s.caller(ctx)
+	}
+	c := callOf(ctx).Caller(userAgent(ctx), conn.state)
+	var err error
+	c.Region, err = region(ctx)
+	return c, err
+}
+
 // operator authenticates an operator's call.
 func (s *Server) operator(ctx context.Context) (ceremony.Operator, error) {
 	call, conn := callOf(ctx), connectionOf(ctx)
@@ -169,7 +184,7 @@ func plainName(name string) bool {
 
 // bearer returns the token from the values of an authorization header.
 func bearer(values []string) (string, bool) {
-	if len(values) != 1 || len(values[0]) > maxToken {
+	if len(values) != 1 || len(values[0]) > maxAuthorization {
 		return "", false
 	}
 	scheme, token, ok := strings.Cut(values[0], " ")

@@ -19,7 +19,12 @@ import (
 	"google.golang.org/grpc/status"
 	"google.golang.org/grpc/tap"
 
+	"github.com/conclavekms/conclave/keyengine"
+	"github.com/conclavekms/conclave/keyengine/iam"
+	"github.com/conclavekms/conclave/keyengine/iamapi"
+	"github.com/conclavekms/conclave/keyengine/kmsapi"
 	"github.com/conclavekms/conclave/transport"
+	"github.com/conclavekms/conclave/transport/iampb"
 	"github.com/conclavekms/conclave/transport/kmspb"
 )
 
@@ -49,7 +54,7 @@ func TestWhoMayCall(t *testing.T) {
 		{"another scheme", nil, "Basic good", codes.Unauthenticated, codes.PermissionDenied},
 		{"token without scheme", nil, "good", codes.Unauthenticated, codes.PermissionDenied},
 		{"empty token", nil, "Bearer ", codes.Unauthenticated, codes.PermissionDenied},
-		{"long token", nil, "Bearer " + strings.Repeat("g", maxToken), codes.Unauthenticated, codes.PermissionDenied},
+		{"long token", nil, "Bearer " + strings.Repeat("g", maxAuthorization), codes.Unauthenticated, codes.PermissionDenied},
 		{"operator who is a principal", alice, "", ok, ok},
 		{"operator who is not", w.ca.issue(nil, "conclave://operator/bob"), "", codes.Unauthenticated, ok},
 		{"operator with a wrong token", alice, "Bearer bad", codes.Unauthenticated, ok},
@@ -195,15 +200,73 @@ func TestEveryOperationNeedsACaller(t *testing.T) {
 	conn := w.dial(nil)
 	for _, m := range methods(t) {
 		req := m.request.New().Interface()
-		err := conn.Invoke(timed(t), "/conclave.v1.KMS/"+m.op.Name, req, newResponse(m))
-		if status.Code(err) != codes.Unauthenticated || detailOf(err).GetType() != "MissingAuthenticationTokenException" {
+		err := conn.Invoke(timed(t), m.path(), req, newResponse(m))
+		if m.op.Unsigned {
+			if err != nil || w.engine.caller.Identity != (iam.Identity{}) {
+				t.Errorf("%s without proof: %v", m.op.Name, err)
+			}
+		} else if status.Code(err) != codes.Unauthenticated || detailOf(err).GetType() != "MissingAuthenticationTokenException" {
 			t.Errorf("%s without proof: %v", m.op.Name, err)
 		}
-		if err := conn.Invoke(withToken(timed(t), "good"), "/conclave.v1.KMS/"+m.op.Name, req, newResponse(m)); err != nil {
+		if err := conn.Invoke(withToken(timed(t), "good"), m.path(), req, newResponse(m)); err != nil {
 			t.Errorf("%s: %v", m.op.Name, err)
 		}
-		if w.engine.op != m.op.Name {
-			t.Errorf("%s was carried out as %s", m.op.Name, w.engine.op)
+		if w.engine.op != m.op.Name || w.engine.caller.Identity.Credential() != "AKIA" {
+			t.Errorf("%s was carried out as %s of %+v", m.op.Name, w.engine.op, w.engine.caller)
+		}
+	}
+}
+
+// TestWebIdentity: a call whose input proves who calls needs no other proof. It keeps its place
+// among strangers while it is worked on, so that it takes none from clients and can be evicted.
+// A proof that is there must be valid.
+func TestWebIdentity(t *testing.T) {
+	w := start(t, true, nil)
+	in := &iampb.AssumeRoleWithWebIdentityRequest{RoleArn: new("arn"), RoleSessionName: new("me"), WebIdentityToken: new("token")}
+	var calls, strangers int64
+	w.engine.do = func(context.Context, *iam.Caller, *keyengine.Operation, any) (any, error) {
+		calls, strangers = w.server.api.Calls.Inside(), w.server.api.Strangers.Used()
+		return &iamapi.AssumeRoleWithWebIdentityOutput{Credentials: &iamapi.Credentials{SessionToken: new("session")}}, nil
+	}
+	out, err := iampb.NewSTSClient(w.dial(nil)).AssumeRoleWithWebIdentity(timed(t), in)
+	if err != nil || out.GetCredentials().GetSessionToken() != "session" {
+		t.Fatalf("got %v, %v", out, err)
+	}
+	got, _ := w.engine.in.(*iamapi.AssumeRoleWithWebIdentityInput)
+	if got == nil || *got.WebIdentityToken != "token" || w.engine.caller.Identity != (iam.Identity{}) {
+		t.Errorf("decoded %+v of %+v", got, w.engine.caller)
+	}
+	if calls != 0 || strangers != 1 {
+		t.Errorf("it took %d places of clients and %d of strangers", calls, strangers)
+	}
+	eventually(t, "the place is given back", func() bool { return w.server.api.Strangers.Used() == 0 })
+	before := w.engine.count()
+	if _, err := iampb.NewSTSClient(w.dial(nil)).AssumeRoleWithWebIdentity(withToken(timed(t), "bad"), in); status.Code(err) != codes.Unauthenticated {
+		t.Errorf("with a bad token: %v", err)
+	}
+	stranger := w.ca.issue(nil, "conclave://operator/mallory")
+	if _, err := iampb.NewSTSClient(w.dial(stranger)).AssumeRoleWithWebIdentity(timed(t), in); status.Code(err) != codes.Unauthenticated {
+		t.Errorf("with a certificate of nobody: %v", err)
+	}
+	if w.engine.count() != before {
+		t.Error("a call with a bad proof reached the engine")
+	}
+}
+
+// TestErrorsOfIAM: an error of IAM has a code of gRPC's and AWS's name.
+func TestErrorsOfIAM(t *testing.T) {
+	w := start(t, false, nil)
+	client := iampb.NewIAMClient(w.dial(nil))
+	for kind, code := range map[*kmsapi.Error]codes.Code{
+		iamapi.ErrNoSuchEntity: codes.NotFound, iamapi.ErrEntityAlreadyExists: codes.AlreadyExists, iamapi.ErrLimitExceeded: codes.ResourceExhausted,
+		iamapi.ErrDeleteConflict: codes.FailedPrecondition, iamapi.ErrMalformedPolicyDocument: codes.InvalidArgument, kmsapi.ErrAccessDenied: codes.PermissionDenied,
+	} {
+		w.engine.do = func(context.Context, *iam.Caller, *keyengine.Operation, any) (any, error) {
+			return nil, kmsapi.Errorf(kind, "said why")
+		}
+		_, err := client.GetUser(withToken(timed(t), "good"), &iampb.GetUserRequest{})
+		if status.Code(err) != code || detailOf(err).GetType() != string(kind.Code) || detailOf(err).GetMessage() != "said why" {
+			t.Errorf("%s: got %v", kind.Code, err)
 		}
 	}
 }
@@ -278,13 +341,14 @@ func TestLoopbackOperators(t *testing.T) {
 
 func TestConfigIsChecked(t *testing.T) {
 	good := func() Config {
-		return Config{Engine: &fakeEngine{}, Ceremony: &fakeCeremony{}, Clock: &clock{}, Serving: func() bool { return true }, Plaintext: true}
+		return Config{Engine: &fakeEngine{}, Operations: allOperations(), Ceremony: &fakeCeremony{}, Clock: &clock{}, Serving: func() bool { return true }, Plaintext: true}
 	}
 	for name, change := range map[string]func(*Config){
 		"neither TLS nor Plaintext":  func(c *Config) { c.Plaintext = false },
 		"both":                       func(c *Config) { c.TLS = &tls.Config{} },
 		"loopback operators and TLS": func(c *Config) { c.TLS, c.Plaintext, c.LoopbackOperators = &tls.Config{}, false, true },
 		"no engine":                  func(c *Config) { c.Engine = nil },
+		"no operations":              func(c *Config) { c.Operations = nil },
 		"no ceremony":                func(c *Config) { c.Ceremony = nil },
 		"no word about serving":      func(c *Config) { c.Serving = nil },
 		"no clock":                   func(c *Config) { c.Clock = nil },

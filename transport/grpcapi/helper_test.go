@@ -69,7 +69,7 @@ func (f *fakeEngine) AuthenticateSession(_ context.Context, token string) (iam.I
 	case token == "expired", f.expired:
 		return iam.Identity{}, &kmsapi.Error{Code: kmsapi.ErrExpiredToken.Code, Message: "expired"}
 	case token == "good":
-		return iam.Identity{}, nil
+		return iam.ForwardedIdentity(iam.Identity{}.Principal(), 0, "AKIA", [32]byte{}, "session", nil)
 	}
 	return iam.Identity{}, errBadToken
 }
@@ -296,7 +296,7 @@ func start(t testing.TB, withTLS bool, change func(*Config)) *world {
 	serving := true
 	w.serving = func(b bool) { mu.Lock(); serving = b; mu.Unlock() }
 	cfg := Config{
-		Engine: w.engine, Ceremony: w.ceremony, Clock: w.clock, Metrics: w.metrics,
+		Engine: w.engine, Operations: allOperations(), Ceremony: w.ceremony, Clock: w.clock, Metrics: w.metrics,
 		Logger:  slog.New(slog.NewTextHandler(w.log, &slog.HandlerOptions{Level: slog.LevelDebug})),
 		Serving: func() bool { mu.Lock(); defer mu.Unlock(); return serving },
 	}

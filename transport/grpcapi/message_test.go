@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -17,16 +18,16 @@ import (
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"github.com/conclavekms/conclave/keyengine"
+	"github.com/conclavekms/conclave/keyengine/iamapi/iamapitest"
 	"github.com/conclavekms/conclave/keyengine/kmsapi"
 	"github.com/conclavekms/conclave/transport/kmspb"
 )
 
 func methods(t testing.TB) []*method {
 	t.Helper()
-	service := kmspb.File_transport_kmspb_kms_proto.Services().ByName("KMS")
 	var all []*method
-	for _, op := range keyengine.OperationsOf(keyengine.KMS) {
-		m, err := newMethod(op, service.Methods().ByName(protoreflect.Name(op.Name)))
+	for _, op := range allOperations() {
+		m, err := newMethod(op, serviceOf(op).proto.Methods().ByName(protoreflect.Name(op.Name)))
 		if err != nil {
 			t.Fatalf("%s: %v", op.Name, err)
 		}
@@ -34,6 +35,25 @@ func methods(t testing.TB) []*method {
 	}
 	return all
 }
+
+// allOperations returns the engine's operations, and rows that do nothing for those that it
+// does not have.
+func allOperations() []*keyengine.Operation {
+	all := keyengine.Operations()
+	for _, op := range iamapitest.Operations() {
+		if !slices.ContainsFunc(all, func(known *keyengine.Operation) bool { return known.Service == op.Service && known.Name == op.Name }) {
+			all = append(all, op)
+		}
+	}
+	return all
+}
+
+func serviceOf(op *keyengine.Operation) awsService {
+	return awsServices[slices.IndexFunc(awsServices, func(s awsService) bool { return s.name == string(op.Service) })]
+}
+
+// path returns the path of an operation's calls.
+func (m *method) path() string { return "/" + serviceOf(m.op).desc.ServiceName + "/" + m.op.Name }
 
 // fill sets a struct's exported members to random values. One in three stays
 // absent, unless all is set.
@@ -60,6 +80,8 @@ func fillValue(r *rand.Rand, v reflect.Value, all bool) {
 		*p = []string{text(), ""}
 	case *map[string]string:
 		*p = map[string]string{text(): text(), "": ""}
+	case *map[string]int32:
+		*p = map[string]int32{text(): int32(r.Uint32()), "": 0}
 	case **time.Time:
 		*p = new(time.Unix(r.Int64N(1<<33), r.Int64N(1e9)).UTC())
 	case **timestamppb.Timestamp:
@@ -422,15 +444,32 @@ func TestTimes(t *testing.T) {
 	}
 }
 
-// TestServiceMatchesEngine: an operation on one side only is an error.
-func TestServiceMatchesEngine(t *testing.T) {
-	ops := keyengine.OperationsOf(keyengine.KMS)
-	if _, err := kmsService(&Server{}, ops[1:]); err == nil || !strings.Contains(err.Error(), ops[0].Name) {
-		t.Errorf("without %s: %v", ops[0].Name, err)
+// TestServicesMatchEngine: what is on one side only is found. An operation that the API lacks
+// keeps the server from starting.
+func TestServicesMatchEngine(t *testing.T) {
+	for _, of := range awsServices {
+		known := make(map[string]bool)
+		for _, op := range allOperations() {
+			if string(op.Service) == of.name {
+				known[op.Name] = true
+			}
+		}
+		for i := range of.proto.Methods().Len() {
+			if name := string(of.proto.Methods().Get(i).Name()); !known[name] {
+				t.Errorf("%s: the engine has no %s", of.name, name)
+			}
+		}
+		if len(known) < 6 {
+			t.Errorf("%s has only %d operations", of.name, len(known))
+		}
 	}
-	extra := *ops[0]
+	extra := *keyengine.Operations()[0]
 	extra.Name = "Conjure"
-	if _, err := kmsService(&Server{}, append([]*keyengine.Operation{&extra}, ops...)); err == nil || !strings.Contains(err.Error(), "Conjure") {
+	cfg := Config{
+		Engine: &fakeEngine{}, Operations: append(allOperations(), &extra), Ceremony: &fakeCeremony{}, Clock: &clock{}, Plaintext: true,
+		Serving: func() bool { return true },
+	}
+	if _, err := New(cfg); err == nil || !strings.Contains(err.Error(), "Conjure") {
 		t.Errorf("with one more: %v", err)
 	}
 }

@@ -1,9 +1,9 @@
-// Package grpcapi is Conclave's native face: the operations on keys under AWS's
-// names, sessions, the audit log, and the calls of operators.
+// Package grpcapi is Conclave's native face: the operations of KMS, IAM and STS under
+// AWS's names, sessions, the audit log, and the calls of operators.
 //
-// The reader may rely on this. Each handler authenticates its caller, and is
-// bound to its operation when the server is created; nothing is decided by the
-// path that a client sent. Every handler runs within answer, which gives the
+// The reader may rely on this. Each handler authenticates its caller, unless the input of
+// the operation is what proves who calls, and is bound to its operation when the server is
+// created; nothing is decided by the path that a client sent. Every handler runs within answer, which gives the
 // request an id, bounds its time, recovers from panics and turns errors into
 // statuses that reveal nothing internal. No request is carried out in part: one
 // with a member that this version does not know is refused.
@@ -74,8 +74,9 @@ type Engine interface {
 
 // Config configures a server.
 type Config struct {
-	Engine   Engine
-	Ceremony Ceremony
+	Engine     Engine
+	Operations []*keyengine.Operation
+	Ceremony   Ceremony
 
 	// TLS has the server's certificate and, in ClientCAs, the CAs of client
 	// certificates. Without ClientCAs, no client certificate is accepted. The
@@ -125,8 +126,8 @@ type Server struct {
 	endLife context.CancelFunc
 }
 
-// New returns a server. It fails unless the operations of the engine and of the
-// API have exactly the same members.
+// New returns a server. It fails unless the API has all operations that the engine has,
+// with exactly the same members.
 func New(cfg Config) (*Server, error) {
 	if err := cfg.validate(); err != nil {
 		return nil, err
@@ -153,16 +154,23 @@ func New(cfg Config) (*Server, error) {
 		return nil, err
 	}
 	s.gates.init(cfg, s.api)
-	kms, err := kmsService(s, keyengine.OperationsOf(keyengine.KMS))
-	if err != nil {
-		return nil, err
+	s.answers = make(answers)
+	var services []*grpc.ServiceDesc
+	for _, of := range awsServices {
+		desc, err := s.service(of, cfg.Operations)
+		if err != nil {
+			return nil, err
+		}
+		services = append(services, desc)
 	}
 	s.life, s.endLife = context.WithCancel(context.Background())
 
 	s.audit = &auditService{server: s, open: s.openAudit, every: reauthInterval}
 
 	s.grpc = grpc.NewServer(s.options()...)
-	s.register(kms, s)
+	for _, desc := range services {
+		s.register(desc, s)
+	}
 	s.register(&kmspb.Operator_ServiceDesc, &operatorService{server: s})
 	s.register(&kmspb.Cluster_ServiceDesc, &clusterService{server: s})
 	s.register(&kmspb.Session_ServiceDesc, &sessionService{server: s})
@@ -175,8 +183,8 @@ func New(cfg Config) (*Server, error) {
 
 func (cfg *Config) validate() error {
 	var faults []error
-	if cfg.Engine == nil || cfg.Ceremony == nil || cfg.Serving == nil || cfg.Clock == nil {
-		faults = append(faults, errors.New("engine, ceremony, serving and clock are required"))
+	if cfg.Engine == nil || cfg.Operations == nil || cfg.Ceremony == nil || cfg.Serving == nil || cfg.Clock == nil {
+		faults = append(faults, errors.New("engine, operations, ceremony, serving and clock are required"))
 	}
 	if (cfg.TLS == nil) != cfg.Plaintext {
 		faults = append(faults, errors.New("either TLS or Plaintext is required"))

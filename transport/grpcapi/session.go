@@ -29,15 +29,16 @@ func (s *sessionService) Create(ctx context.Context, in *kmspb.CreateSessionRequ
 		return nil, err
 	}
 	token, expires, err := s.server.cfg.Engine.OpenSession(ctx, iam.SessionProof{
-		AccessKeyID: in.GetAccessKeyId(),
-		Time:        in.GetTime(),
-		Nonce:       in.GetNonce(),
-		Channel:     channel,
-		MAC:         []byte(strings.Join(metadata.ValueFromIncomingContext(ctx, proofHeader), "")),
-		RequestID:   call.ID,
-		SourceIP:    call.SourceIP,
-		UserAgent:   transport.UserAgent(userAgent(ctx)),
-		TLS:         transport.TLSInfo(conn.state),
+		AccessKeyID:  in.GetAccessKeyId(),
+		SessionToken: in.GetSessionToken(),
+		Time:         in.GetTime(),
+		Nonce:        in.GetNonce(),
+		Channel:      channel,
+		MAC:          []byte(strings.Join(metadata.ValueFromIncomingContext(ctx, proofHeader), "")),
+		RequestID:    call.ID,
+		SourceIP:     call.SourceIP,
+		UserAgent:    transport.UserAgent(userAgent(ctx)),
+		TLS:          transport.TLSInfo(conn.state),
 	})
 	if err != nil {
 		return nil, err

@@ -1658,7 +1658,11 @@ type CreateSessionRequest struct {
 	// Unix seconds, within five minutes of the server's clock.
 	Time int64 `protobuf:"varint,2,opt,name=time,proto3" json:"time,omitempty"`
 	// 16 to 64 random bytes.
-	Nonce         []byte `protobuf:"bytes,3,opt,name=nonce,proto3" json:"nonce,omitempty"`
+	Nonce []byte `protobuf:"bytes,3,opt,name=nonce,proto3" json:"nonce,omitempty"`
+	// The session token of temporary credentials, of which the secret is; absent for an
+	// access key. It proves nothing by itself. What Create returns ends when the temporary
+	// credentials end or are revoked.
+	SessionToken  string `protobuf:"bytes,5,opt,name=session_token,json=sessionToken,proto3" json:"session_token,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1712,6 +1716,13 @@ func (x *CreateSessionRequest) GetNonce() []byte {
 		return x.Nonce
 	}
 	return nil
+}
+
+func (x *CreateSessionRequest) GetSessionToken() string {
+	if x != nil {
+		return x.SessionToken
+	}
+	return ""
 }
 
 type CreateSessionResponse struct {
@@ -2576,11 +2587,12 @@ const file_transport_kmspb_operator_proto_rawDesc = "" +
 	"\x11InstallCRLRequest\x12\x10\n" +
 	"\x03crl\x18\x01 \x01(\fR\x03crl\"A\n" +
 	"\x12InstallCRLResponse\x12+\n" +
-	"\x04node\x18\x01 \x01(\v2\x17.conclave.v1.NodeStatusR\x04node\"j\n" +
+	"\x04node\x18\x01 \x01(\v2\x17.conclave.v1.NodeStatusR\x04node\"\x8f\x01\n" +
 	"\x14CreateSessionRequest\x12\"\n" +
 	"\raccess_key_id\x18\x01 \x01(\tR\vaccessKeyId\x12\x12\n" +
 	"\x04time\x18\x02 \x01(\x03R\x04time\x12\x14\n" +
-	"\x05nonce\x18\x03 \x01(\fR\x05nonceJ\x04\b\x04\x10\x05\"c\n" +
+	"\x05nonce\x18\x03 \x01(\fR\x05nonce\x12#\n" +
+	"\rsession_token\x18\x05 \x01(\tR\fsessionTokenJ\x04\b\x04\x10\x05\"c\n" +
 	"\x15CreateSessionResponse\x12\x14\n" +
 	"\x05token\x18\x01 \x01(\tR\x05token\x124\n" +
 	"\aexpires\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\aexpires\">\n" +

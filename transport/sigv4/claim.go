@@ -21,6 +21,7 @@ type Verifier struct {
 	// meaningful are the headers that the service uses. Others, such as those
 	// that proxies add (X-Amz-Cf-Id), need not be signed, as they are ignored.
 	meaningful []string
+	expires    time.Duration // see Expiring
 }
 
 // NewVerifier returns a Verifier for the service of that name in credential scopes,
@@ -34,6 +35,14 @@ func NewVerifier(service string, headers ...string) *Verifier {
 	}
 	v.meaningful = append(v.meaningful, HeaderDate, HeaderHash, HeaderToken)
 	return v
+}
+
+// Expiring returns a Verifier that takes presigned requests that do not say how long they
+// are valid as valid for d. Without, they are refused.
+func (v *Verifier) Expiring(d time.Duration) *Verifier {
+	w := *v
+	w.expires = d
+	return &w
 }
 
 // Claim is what a request's headers, or its query string, say about its signature.
@@ -122,15 +131,24 @@ func (c *Claim) readToken(values []string) error {
 // something else is wrong with it, or "" if there is none that could be a name. It is
 // for telling a client that it uses the wrong address.
 func ServiceOf(r *http.Request) string {
-	credential := r.URL.Query().Get(queryCred)
+	var credential string
 	if auth := r.Header.Get(HeaderAuthorization); strings.HasPrefix(auth, Algorithm) {
 		_, credential, _ = strings.Cut(auth, "Credential=")
 		credential, _, _ = strings.Cut(credential, ",")
+	} else if IsPresigned(r) {
+		credential = r.URL.Query().Get(queryCred)
 	}
-	if parts := strings.Split(credential, "/"); len(parts) == 5 && wordOf(parts[3], maxName, func(c byte) bool { return c == '-' || lowerOrDigit(c) }) {
-		return parts[3]
+	if strings.Count(credential, "/") != 4 {
+		return ""
 	}
-	return ""
+	for range 3 {
+		_, credential, _ = strings.Cut(credential, "/")
+	}
+	service, _, _ := strings.Cut(credential, "/")
+	if !wordOf(service, maxName, func(c byte) bool { return c == '-' || lowerOrDigit(c) }) {
+		return ""
+	}
+	return service
 }
 
 // parse parses the three parameters of the header.

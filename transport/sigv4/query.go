@@ -59,7 +59,7 @@ func (v *Verifier) readQuery(c *Claim, r *http.Request, now time.Time) error {
 		return err
 	}
 	for _, name := range [...]string{queryAlgorithm, queryCred, querySignature, querySigned, HeaderDate, queryExpires} {
-		if q.of(name) == "" {
+		if q.of(name) == "" && !(name == queryExpires && v.expires > 0) {
 			return fail(ReasonMalformed, CodeIncomplete,
 				"AWS query-string parameters must include '%s'. Re-examine the query-string parameters.", name)
 		}
@@ -87,11 +87,11 @@ func (v *Verifier) readQuery(c *Claim, r *http.Request, now time.Time) error {
 	if err := v.covers(c, r.Header, true); err != nil {
 		return err
 	}
-	seconds, err := strconv.Atoi(q.of(queryExpires))
-	if err != nil || seconds < 1 || seconds > maxExpires || strconv.Itoa(seconds) != q.of(queryExpires) {
-		return fail(ReasonMalformed, CodeIncomplete, "X-Amz-Expires must be a number of seconds from 1 to %d.", maxExpires)
+	good, err := v.validity(q.of(queryExpires))
+	if err != nil {
+		return err
 	}
-	if err := currentFor(when, now, time.Duration(seconds)*time.Second); err != nil {
+	if err := currentFor(when, now, good); err != nil {
 		return err
 	}
 	token := r.Header[HeaderToken]
@@ -103,6 +103,18 @@ func (v *Verifier) readQuery(c *Claim, r *http.Request, now time.Time) error {
 	}
 	c.query = q.canonical()
 	return nil
+}
+
+// validity returns how long a presigned request is valid.
+func (v *Verifier) validity(expires string) (time.Duration, error) {
+	if expires == "" {
+		return v.expires, nil
+	}
+	seconds, err := strconv.Atoi(expires)
+	if err != nil || seconds < 1 || seconds > maxExpires || strconv.Itoa(seconds) != expires {
+		return 0, fail(ReasonMalformed, CodeIncomplete, "X-Amz-Expires must be a number of seconds from 1 to %d.", maxExpires)
+	}
+	return time.Duration(seconds) * time.Second, nil
 }
 
 // currentFor is current for a signature that says how long it is valid.

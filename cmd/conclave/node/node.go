@@ -27,6 +27,7 @@ import (
 	"github.com/conclavekms/conclave/transport/admission"
 	"github.com/conclavekms/conclave/transport/awsapi"
 	"github.com/conclavekms/conclave/transport/grpcapi"
+	"github.com/conclavekms/conclave/transport/queryapi"
 )
 
 // Hooks are replaced by tests only. Nil ones mean the real implementation.
@@ -330,8 +331,12 @@ func (n *Node) startFaces(p *ports) error {
 	if err != nil {
 		return err
 	}
+	query, err := queryapi.New(queryapi.Config{Engine: n.engine, Operations: keyengine.Operations(), Now: now, Logger: n.log, Metrics: n.registry})
+	if err != nil {
+		return err
+	}
 	grpcConfig := grpcapi.Config{
-		Engine: n.engine, Ceremony: operations{n}, Serving: func() bool { return n.health().Ready() },
+		Engine: n.engine, Operations: keyengine.Operations(), Ceremony: operations{n}, Serving: func() bool { return n.health().Ready() },
 		Clock: clock, Logger: n.log, Metrics: n.registry,
 		Plaintext: n.cfg.Insecure, LoopbackOperators: n.cfg.Insecure,
 	}
@@ -343,7 +348,7 @@ func (n *Node) startFaces(p *ports) error {
 	if n.grpc, err = grpcapi.New(grpcConfig); err != nil {
 		return err
 	}
-	n.aws = transport.NewHTTPServer(transport.HTTPConfig{TLS: awsTLS, Logger: n.log}, handler)
+	n.aws = transport.NewHTTPServer(transport.HTTPConfig{TLS: awsTLS, Logger: n.log}, query.Before(handler))
 	n.serve("AWS API", func() error { return transport.Serve(n.aws, p.aws) })
 	n.serve("gRPC API", func() error { return n.grpc.Serve(p.grpc) })
 	if p.ops != nil {

@@ -208,6 +208,68 @@ func (x *Session) GetIssuer() string {
 	return ""
 }
 
+// Bearer is what the token of CreateSession says, if the session was opened with temporary
+// credentials.
+type Bearer struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Session       *Session               `protobuf:"bytes,1,opt,name=session,proto3" json:"session,omitempty"`  // of the temporary credentials
+	Id            []byte                 `protobuf:"bytes,2,opt,name=id,proto3" json:"id,omitempty"`            // 16 bytes: of the session of CreateSession
+	Expires       int64                  `protobuf:"varint,3,opt,name=expires,proto3" json:"expires,omitempty"` // Unix seconds; not after the end of the temporary credentials
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Bearer) Reset() {
+	*x = Bearer{}
+	mi := &file_keyengine_iam_iampb_session_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Bearer) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Bearer) ProtoMessage() {}
+
+func (x *Bearer) ProtoReflect() protoreflect.Message {
+	mi := &file_keyengine_iam_iampb_session_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Bearer.ProtoReflect.Descriptor instead.
+func (*Bearer) Descriptor() ([]byte, []int) {
+	return file_keyengine_iam_iampb_session_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *Bearer) GetSession() *Session {
+	if x != nil {
+		return x.Session
+	}
+	return nil
+}
+
+func (x *Bearer) GetId() []byte {
+	if x != nil {
+		return x.Id
+	}
+	return nil
+}
+
+func (x *Bearer) GetExpires() int64 {
+	if x != nil {
+		return x.Expires
+	}
+	return 0
+}
+
 type Tag struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Key           string                 `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
@@ -218,7 +280,7 @@ type Tag struct {
 
 func (x *Tag) Reset() {
 	*x = Tag{}
-	mi := &file_keyengine_iam_iampb_session_proto_msgTypes[1]
+	mi := &file_keyengine_iam_iampb_session_proto_msgTypes[2]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -230,7 +292,7 @@ func (x *Tag) String() string {
 func (*Tag) ProtoMessage() {}
 
 func (x *Tag) ProtoReflect() protoreflect.Message {
-	mi := &file_keyengine_iam_iampb_session_proto_msgTypes[1]
+	mi := &file_keyengine_iam_iampb_session_proto_msgTypes[2]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -243,7 +305,7 @@ func (x *Tag) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Tag.ProtoReflect.Descriptor instead.
 func (*Tag) Descriptor() ([]byte, []int) {
-	return file_keyengine_iam_iampb_session_proto_rawDescGZIP(), []int{1}
+	return file_keyengine_iam_iampb_session_proto_rawDescGZIP(), []int{2}
 }
 
 func (x *Tag) GetKey() string {
@@ -264,7 +326,7 @@ var File_keyengine_iam_iampb_session_proto protoreflect.FileDescriptor
 
 const file_keyengine_iam_iampb_session_proto_rawDesc = "" +
 	"\n" +
-	"!keyengine/iam/iampb/session.proto\x12\x0fconclave.iam.v1\"\x82\x04\n" +
+	"!keyengine/iam/iampb/session.proto\x12\x13conclave.session.v1\"\x86\x04\n" +
 	"\aSession\x12\x18\n" +
 	"\aaccount\x18\x01 \x01(\x04R\aaccount\x12\x1d\n" +
 	"\n" +
@@ -277,8 +339,8 @@ const file_keyengine_iam_iampb_session_proto_rawDesc = "" +
 	"\aexpires\x18\b \x01(\x03R\aexpires\x12\x16\n" +
 	"\x06policy\x18\t \x01(\tR\x06policy\x12\x1a\n" +
 	"\bpolicies\x18\n" +
-	" \x03(\tR\bpolicies\x12(\n" +
-	"\x04tags\x18\v \x03(\v2\x14.conclave.iam.v1.TagR\x04tags\x12\x1e\n" +
+	" \x03(\tR\bpolicies\x12,\n" +
+	"\x04tags\x18\v \x03(\v2\x18.conclave.session.v1.TagR\x04tags\x12\x1e\n" +
 	"\n" +
 	"transitive\x18\f \x03(\tR\n" +
 	"transitive\x12'\n" +
@@ -287,7 +349,11 @@ const file_keyengine_iam_iampb_session_proto_rawDesc = "" +
 	"\bprovider\x18\x0f \x01(\tR\bprovider\x12\x18\n" +
 	"\asubject\x18\x10 \x01(\tR\asubject\x12\x1a\n" +
 	"\baudience\x18\x11 \x01(\tR\baudience\x12\x16\n" +
-	"\x06issuer\x18\x12 \x01(\tR\x06issuer\"-\n" +
+	"\x06issuer\x18\x12 \x01(\tR\x06issuer\"j\n" +
+	"\x06Bearer\x126\n" +
+	"\asession\x18\x01 \x01(\v2\x1c.conclave.session.v1.SessionR\asession\x12\x0e\n" +
+	"\x02id\x18\x02 \x01(\fR\x02id\x12\x18\n" +
+	"\aexpires\x18\x03 \x01(\x03R\aexpires\"-\n" +
 	"\x03Tag\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05valueB5Z3github.com/conclavekms/conclave/keyengine/iam/iampbb\x06proto3"
@@ -304,18 +370,20 @@ func file_keyengine_iam_iampb_session_proto_rawDescGZIP() []byte {
 	return file_keyengine_iam_iampb_session_proto_rawDescData
 }
 
-var file_keyengine_iam_iampb_session_proto_msgTypes = make([]protoimpl.MessageInfo, 2)
+var file_keyengine_iam_iampb_session_proto_msgTypes = make([]protoimpl.MessageInfo, 3)
 var file_keyengine_iam_iampb_session_proto_goTypes = []any{
-	(*Session)(nil), // 0: conclave.iam.v1.Session
-	(*Tag)(nil),     // 1: conclave.iam.v1.Tag
+	(*Session)(nil), // 0: conclave.session.v1.Session
+	(*Bearer)(nil),  // 1: conclave.session.v1.Bearer
+	(*Tag)(nil),     // 2: conclave.session.v1.Tag
 }
 var file_keyengine_iam_iampb_session_proto_depIdxs = []int32{
-	1, // 0: conclave.iam.v1.Session.tags:type_name -> conclave.iam.v1.Tag
-	1, // [1:1] is the sub-list for method output_type
-	1, // [1:1] is the sub-list for method input_type
-	1, // [1:1] is the sub-list for extension type_name
-	1, // [1:1] is the sub-list for extension extendee
-	0, // [0:1] is the sub-list for field type_name
+	2, // 0: conclave.session.v1.Session.tags:type_name -> conclave.session.v1.Tag
+	0, // 1: conclave.session.v1.Bearer.session:type_name -> conclave.session.v1.Session
+	2, // [2:2] is the sub-list for method output_type
+	2, // [2:2] is the sub-list for method input_type
+	2, // [2:2] is the sub-list for extension type_name
+	2, // [2:2] is the sub-list for extension extendee
+	0, // [0:2] is the sub-list for field type_name
 }
 
 func init() { file_keyengine_iam_iampb_session_proto_init() }
@@ -329,7 +397,7 @@ func file_keyengine_iam_iampb_session_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_keyengine_iam_iampb_session_proto_rawDesc), len(file_keyengine_iam_iampb_session_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   2,
+			NumMessages:   3,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -1,8 +1,8 @@
 // Package attest verifies the attestation documents of AWS Nitro Enclaves, in which the
-// hypervisor describes and signs the program that an enclave runs. A verified document was
-// made within the last five minutes, in an enclave with these measurements, which has the
-// private key for the public key in it. This is as trustworthy as the owner of the root
-// certificate.
+// hypervisor describes and signs the program that an enclave runs, and those of instances with
+// a NitroTPM, which differ only in what was measured. A verified document was made within the
+// last five minutes, in an enclave or instance with these measurements, which has the private
+// key for the public key in it. This is as trustworthy as the owner of the root certificate.
 //
 // A document is a COSE_Sign1 message (RFC 9052) of four items. One of them is the payload,
 // and one the signature, by a certificate in the payload that chains to the root. Nothing
@@ -47,8 +47,9 @@ var (
 type Attested struct {
 	// ModuleID identifies the enclave.
 	ModuleID string
-	// PCRs are the measurements, by number.
-	PCRs map[int][]byte
+	// PCRs are the measurements of an enclave, by number, and TPM those that the NitroTPM of an
+	// instance made. A document has one or the other.
+	PCRs, TPM map[int][]byte
 	// PublicKey is the enclave's public key, and SPKI its encoding in the document.
 	PublicKey *rsa.PublicKey
 	SPKI      []byte
@@ -91,7 +92,7 @@ func Verify(document []byte, roots *x509.CertPool, now time.Time) (*Attested, er
 	if e := p.timestamp.Add(MaxAge); e.Before(until) {
 		until = e
 	}
-	return &Attested{ModuleID: p.moduleID, PCRs: p.pcrs, PublicKey: key, SPKI: p.publicKey, Until: until}, nil
+	return &Attested{ModuleID: p.moduleID, PCRs: p.pcrs, TPM: p.tpm, PublicKey: key, SPKI: p.publicKey, Until: until}, nil
 }
 
 // minExponent is the minimum of FIPS 186-5, appendix A.1.1.

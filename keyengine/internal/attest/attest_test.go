@@ -75,6 +75,18 @@ func TestVerify(t *testing.T) {
 	}
 }
 
+// A document of a NitroTPM has measurements of its own kind.
+func TestTPM(t *testing.T) {
+	e := enclave(t)
+	got, err := Verify(e.Chain.Sign(attesttest.Encode(e.Payload(made).OfTPM())), rootsOf(t, e.Root()), made)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got.PCRs != nil || !maps.EqualFunc(got.TPM, e.PCRs, bytes.Equal) {
+		t.Errorf("got PCRs %x and those of a TPM %x, want none and %x", got.PCRs, got.TPM, e.PCRs)
+	}
+}
+
 // TestTimes: a document is good from a minute before its time to five minutes
 // after it, if its certificates are.
 func TestTimes(t *testing.T) {
@@ -208,7 +220,12 @@ func TestMalformed(t *testing.T) {
 		payloads[p.Key.(string)+" twice"] = append(append(attesttest.Map{}, payload...), p)
 		payloads[p.Key.(string)+" twice, open"] = append(append(attesttest.OpenMap{}, payload...), p)
 	}
-	for _, m := range members[:6] {
+	payloads["two kinds of measurements"] = payload.Set("nitrotpm_pcrs", payload[3].Value)
+	payloads["two kinds of measurements, open"] = attesttest.OpenMap(payload.Set("nitrotpm_pcrs", payload[3].Value))
+	payloads["nitrotpm_pcrs twice"] = append(payload.OfTPM(), payload.OfTPM()[3])
+	payloads["nitrotpm_pcrs empty"] = payload.Without("pcrs").Set("nitrotpm_pcrs", attesttest.Map{})
+	payloads["nitrotpm_pcrs of 47"] = payload.Without("pcrs").Set("nitrotpm_pcrs", pcrs(pair(0, bytesOf(47))))
+	for _, m := range append(members[:5:5], "pcrs") {
 		payloads["no "+m] = payload.Without(m)
 		payloads["no "+m+", open"] = attesttest.OpenMap(payload.Without(m))
 	}

@@ -66,16 +66,17 @@ func (s *signed) signedBy(key *ecdsa.PublicKey) bool {
 type payload struct {
 	moduleID    string
 	timestamp   time.Time
-	pcrs        map[int][]byte
+	pcrs, tpm   map[int][]byte // one is nil
 	certificate []byte
 	bundle      [][]byte // the root first
 	publicKey   []byte   // nil if there is none
 }
 
-// The members of a payload, by their bits in the set of members seen.
+// The members of a payload, by their bits in the set of members seen. A payload has one of the
+// two kinds of measurements.
 var (
-	members   = []string{"module_id", "digest", "timestamp", "pcrs", "certificate", "cabundle", "public_key", "user_data", "nonce"}
-	mandatory = uint(1<<6 - 1) // the first six
+	members   = []string{"module_id", "digest", "timestamp", "certificate", "cabundle", "public_key", "user_data", "nonce", "pcrs", "nitrotpm_pcrs"}
+	mandatory = uint(1<<5 - 1) // the first five
 )
 
 // parsePayload parses a payload. Hypervisors write its map with a definite or an indefinite
@@ -93,14 +94,14 @@ func parsePayload(b []byte) (*payload, error) {
 			p.member(r, &seen)
 		}
 	}
-	if !r.end() || seen&mandatory != mandatory {
+	if !r.end() || seen&mandatory != mandatory || (p.pcrs == nil) == (p.tpm == nil) {
 		return nil, ErrMalformed
 	}
 	return p, nil
 }
 
 func (p *payload) member(r *reader, seen *uint) {
-	name := string(r.take(majorText, 1, len("certificate")))
+	name := string(r.take(majorText, 1, len("nitrotpm_pcrs")))
 	if r.failed {
 		return
 	}
@@ -135,7 +136,9 @@ func (p *payload) member(r *reader, seen *uint) {
 		}
 		p.timestamp = time.UnixMilli(int64(ms))
 	case "pcrs":
-		p.readPCRs(r)
+		p.pcrs = readPCRs(r)
+	case "nitrotpm_pcrs":
+		p.tpm = readPCRs(r)
 	case "certificate":
 		p.certificate = r.take(majorBytes, 1, maxCertificate)
 	case "cabundle":
@@ -159,20 +162,22 @@ func (p *payload) member(r *reader, seen *uint) {
 	}
 }
 
-func (p *payload) readPCRs(r *reader) {
+// readPCRs reads measurements, of which there is at least one.
+func readPCRs(r *reader) map[int][]byte {
 	n := r.count(majorMap, maxPCRs)
 	if n == 0 {
 		r.fail()
-		return
+		return nil
 	}
-	p.pcrs = make(map[int][]byte, n)
+	pcrs := make(map[int][]byte, n)
 	for range n {
 		index := r.head(majorUint)
 		value := r.take(majorBytes, 32, 64)
-		if len(value) != 32 && len(value) != 48 && len(value) != 64 || index >= maxPCRs || p.pcrs[int(index)] != nil {
+		if len(value) != 32 && len(value) != 48 && len(value) != 64 || index >= maxPCRs || pcrs[int(index)] != nil {
 			r.fail()
-			return
+			return nil
 		}
-		p.pcrs[int(index)] = value
+		pcrs[int(index)] = value
 	}
+	return pcrs
 }

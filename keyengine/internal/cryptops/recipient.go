@@ -17,7 +17,6 @@ import (
 // recipient is the enclave that an answer is encrypted to. A nil recipient stands for the
 // caller itself.
 type recipient struct {
-	document []byte
 	attested *attest.Attested // set once the document is verified
 }
 
@@ -34,7 +33,8 @@ func RecipientOf(ev *request.Evaluation, in *kmsapi.RecipientInfo) (*recipient, 
 	case in.AttestationDocument == nil:
 		return nil, kmsapi.MissingMember("recipient.attestationDocument")
 	}
-	return &recipient{document: in.AttestationDocument}, nil
+	ev.ForRecipient(in.AttestationDocument)
+	return &recipient{}, nil
 }
 
 // AttestTo verifies the document of a recipient, if there is one. Operations call it after
@@ -44,15 +44,10 @@ func AttestTo(ev *request.Evaluation, r *recipient) error {
 	if r == nil {
 		return nil
 	}
-	a, err := attest.Verify(r.document, ev.AttestationRoots, ev.Now())
-	if bad, ok := errors.AsType[*attest.Error](err); ok {
-		return kmsapi.Errorf(kmsapi.ErrValidation, "The attestation document cannot be used: %s.", bad)
-	}
+	a, err := ev.Attested()
 	if err != nil {
 		return err
 	}
-	// The record must not be accepted after the document has expired.
-	ev.Within(0, a.Until.UnixNano())
 	r.attested, ev.Recipient = a, attestedField(a)
 	return nil
 }
@@ -76,17 +71,27 @@ func (r *recipient) Deliver(plaintext []byte) (plain, ciphertext []byte, err err
 var recordedPCRs = []int{1, 2, 3, 4, 8}
 
 // attestedField describes the enclave for the record, as in CloudTrail except that
-// measurements are hexadecimal, as in condition keys.
+// measurements are hexadecimal, as in condition keys. Those of a NitroTPM are there if they are
+// set.
 func attestedField(a *attest.Attested) *auditpb.Field {
 	const prefix = "attestationDocument"
 	shown := map[string]string{prefix + "ModuleId": a.ModuleID}
 	for n, value := range a.PCRs {
-		switch zero := !slices.ContainsFunc(value, func(b byte) bool { return b != 0 }); {
+		switch {
 		case n == 0:
 			shown[prefix+"EnclaveImageDigest"] = hex.EncodeToString(value)
-		case !zero || slices.Contains(recordedPCRs, n):
+		case isSet(value) || slices.Contains(recordedPCRs, n):
 			shown[prefix+"EnclavePCR"+strconv.Itoa(n)] = hex.EncodeToString(value)
 		}
 	}
+	for n, value := range a.TPM {
+		if isSet(value) {
+			shown[prefix+"NitroTPMPCR"+strconv.Itoa(n)] = hex.EncodeToString(value)
+		}
+	}
 	return auditfield.TextMap("recipient", shown)
+}
+
+func isSet(measurement []byte) bool {
+	return slices.ContainsFunc(measurement, func(b byte) bool { return b != 0 })
 }

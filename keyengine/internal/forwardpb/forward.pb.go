@@ -42,7 +42,7 @@ type Request struct {
 	TlsCipher  string  `protobuf:"bytes,12,opt,name=tls_cipher,json=tlsCipher,proto3" json:"tls_cipher,omitempty"`
 	Input      *Struct `protobuf:"bytes,13,opt,name=input,proto3" json:"input,omitempty"`
 	SourceArn  string  `protobuf:"bytes,14,opt,name=source_arn,json=sourceArn,proto3" json:"source_arn,omitempty"`
-	// The session of temporary credentials: a conclave.iam.v1.Session.
+	// The session of temporary credentials: a conclave.session.v1.Session.
 	Temporary []byte `protobuf:"bytes,15,opt,name=temporary,proto3" json:"temporary,omitempty"`
 	// The account of the credential, if it is not that of the principal.
 	Account       uint64 `protobuf:"varint,16,opt,name=account,proto3" json:"account,omitempty"`

@@ -1,6 +1,7 @@
 package ops
 
 import (
+	"bytes"
 	"encoding/hex"
 	"iter"
 	"slices"
@@ -85,18 +86,18 @@ func listRetirableGrants(ev *request.Evaluation, in *kmsapi.ListRetirableGrantsI
 	if err != nil {
 		return nil, err
 	}
-	after, err := grantAfter(ev, p.After)
+	after, err := grantAfter(p.After)
 	if err != nil {
 		return nil, err
 	}
 	region := ev.Region()
 	ev.Later = func(s *fsm.State) (any, error) {
 		out := &kmsapi.ListRetirableGrantsOutput{Grants: []kmsapi.GrantListEntry{}}
-		out.NextMarker, out.Truncated, err = request.Fill(p, s.GrantsRetiredBy(request.AccountOf(ev), region, who, after), func(g *fsmpb.Grant) string {
-			return hex.EncodeToString(g.Key) + hex.EncodeToString(g.Id)
+		out.NextMarker, out.Truncated, err = request.Fill(p, retiredBy(s, region, who, after), func(g *fsmpb.Grant) string {
+			return hex.EncodeToString(fsm.GrantID(keyOf(g), g.Id))
 		}, func(g *fsmpb.Grant) {
 			// A key that was deleted has no grants.
-			k, _ := s.Key(fsm.KeyID{Account: request.AccountOf(ev), Region: region, ID: [16]byte(g.Key)})
+			k, _ := s.Key(keyOf(g))
 			arn := request.KeyARN(ev.Cluster(), fsm.Account(g.Account), region, request.FormatKeyID([16]byte(g.Key), k.GetMultiRegion()))
 			out.Grants = append(out.Grants, grantEntry(ev.Cluster(), arn, g))
 		})
@@ -117,17 +118,39 @@ func mayListRetirable(ev *request.Evaluation, who string) error {
 	return ev.AuthoriseAccount(action, who)
 }
 
+// retiredBy returns the grants in a Region that a principal may retire, on the keys of all
+// accounts, in the order of their ids and beginning after a given one.
+func retiredBy(s *fsm.State, region, who string, after []byte) iter.Seq[*fsmpb.Grant] {
+	return func(yield func(*fsmpb.Grant) bool) {
+		for _, a := range slices.Sorted(fsm.Accounts(s)) {
+			if bytes.Compare(fsm.AccountID(a), after[:min(len(after), len(fsm.AccountID(a)))]) < 0 {
+				continue // all of its grants come before
+			}
+			for g := range s.GrantsRetiredBy(a, region, who, after) {
+				if !yield(g) {
+					return
+				}
+			}
+		}
+	}
+}
+
+// keyOf returns the id of a grant's key.
+func keyOf(g *fsmpb.Grant) fsm.KeyID {
+	return fsm.KeyID{Account: fsm.Account(g.Account), Region: g.Region, ID: [16]byte(g.Key)}
+}
+
 // grantAfter returns the fsm.GrantID after which a page of retirable grants begins, or nil
 // for the first page.
-func grantAfter(ev *request.Evaluation, name string) ([]byte, error) {
+func grantAfter(name string) ([]byte, error) {
 	if name == "" {
 		return nil, nil
 	}
 	b, err := hex.DecodeString(name)
-	if err != nil || len(b) != 16+32 {
+	if err != nil {
 		return nil, kmsapi.ErrInvalidMarker
 	}
-	return fsm.GrantID(fsm.KeyID{Account: request.AccountOf(ev), Region: ev.Region(), ID: [16]byte(b)}, b[16:]), nil
+	return b, nil
 }
 
 // grantEntry returns a grant as an entry of a list. Without a name, its Name is empty.

@@ -23,11 +23,12 @@ func createKey(ev *request.Evaluation, in *kmsapi.CreateKeyInput) (*kmsapi.Creat
 	if err := keyKind(in); err != nil {
 		return nil, err
 	}
-	if err := ev.AuthoriseAccount(ev.Op.Action(), "*"); err != nil {
+	k := newKey(ev, in)
+	if err := ev.AuthoriseResource(ev.Op.Action(), "*", &request.Conditions{New: k}); err != nil {
 		return nil, err
 	}
 	if len(in.Tags) > 0 {
-		if err := ev.AuthoriseAccount(actionTagResource, "*"); err != nil {
+		if err := ev.AuthoriseResource(actionTagResource, "*", &request.Conditions{New: k}); err != nil {
 			return nil, err
 		}
 	}
@@ -39,28 +40,18 @@ func createKey(ev *request.Evaluation, in *kmsapi.CreateKeyInput) (*kmsapi.Creat
 		return nil, err
 	}
 	c := ev.Cluster()
-	id := fsm.KeyID{Account: request.AccountOf(ev), Region: ev.Region()}
-	if _, err := rand.Read(id.ID[:]); err != nil {
-		return nil, err
-	}
-	id.ID[6] = id.ID[6]&0x0f | 0x40 // a UUID of version 4, because some clients check it
-	id.ID[8] = id.ID[8]&0x3f | 0x80
+	id := fsm.KeyID{Account: request.AccountOf(ev), Region: ev.Region(), ID: newKeyID()}
+	k.Id = id.ID[:]
+	t := &request.Target{ID: id, Key: k, ARN: request.KeyARN(c, id.Account, id.Region, request.FormatKeyID(id.ID, k.MultiRegion))}
 	doc := policy.DefaultKeyPolicy(c.Partition, id.Account.String())
 	if in.Policy != nil {
 		doc = *in.Policy
-		if err := request.CheckPolicy(ev, doc, request.KeyARN(c, id.Account, id.Region, request.FormatKeyID(id.ID, request.IsSet(in.MultiRegion))), request.IsSet(in.BypassPolicyLockoutSafetyCheck)); err != nil {
+		if err := request.CheckPolicy(ev, doc, t, true, request.IsSet(in.BypassPolicyLockoutSafetyCheck)); err != nil {
 			return nil, err
 		}
 	}
 	if err := roomForKey(ev, id.Region); err != nil {
 		return nil, err
-	}
-	k := &fsmpb.Key{
-		Account: uint64(id.Account), Id: id.ID[:], Region: id.Region, Created: ev.Now().UnixNano(),
-		Spec: specOf(in), Usage: usageOf(in), Origin: originOf(in), State: fsmpb.KeyState_KEY_STATE_ENABLED,
-	}
-	if request.IsSet(in.MultiRegion) {
-		k.MultiRegion, k.PrimaryRegion = true, id.Region
 	}
 	if in.Description != nil {
 		k.Description = *in.Description
@@ -77,9 +68,28 @@ func createKey(ev *request.Evaluation, in *kmsapi.CreateKeyInput) (*kmsapi.Creat
 	if len(tags) > 0 {
 		PutTags(ev, id, tags)
 	}
-	t := &request.Target{ID: id, Key: k, ARN: request.KeyARN(c, id.Account, id.Region, request.FormatKeyID(id.ID, request.IsSet(in.MultiRegion)))}
 	ev.Resource("AWS::KMS::Key", t.ARN)
 	return &kmsapi.CreateKeyOutput{KeyMetadata: metadataOf(ev, t)}, nil
+}
+
+// newKey returns the requested key, without an id and material.
+func newKey(ev *request.Evaluation, in *kmsapi.CreateKeyInput) *fsmpb.Key {
+	k := &fsmpb.Key{
+		Account: uint64(request.AccountOf(ev)), Region: ev.Region(), Created: ev.Now().UnixNano(),
+		Spec: specOf(in), Usage: usageOf(in), Origin: originOf(in), State: fsmpb.KeyState_KEY_STATE_ENABLED,
+	}
+	if request.IsSet(in.MultiRegion) {
+		k.MultiRegion, k.PrimaryRegion = true, k.Region
+	}
+	return k
+}
+
+// newKeyID returns a random key id. It is a UUID of version 4, because some clients check it.
+func newKeyID() (id [16]byte) {
+	_, _ = rand.Read(id[:]) // never fails: crypto/rand ends the process instead
+	id[6] = id[6]&0x0f | 0x40
+	id[8] = id[8]&0x3f | 0x80
+	return id
 }
 
 // keyKind validates the requested kind of key, whether or not this version supports it.

@@ -125,7 +125,7 @@ func plantRest(ev *request.Evaluation, t *request.Target, s *Seed) error {
 	doc := s.Policy
 	if doc == "" {
 		doc = policy.DefaultKeyPolicy(ev.Cluster().Partition, t.ID.Account.String())
-	} else if err := request.CheckPolicy(ev, doc, t.ARN, true); err != nil {
+	} else if err := request.CheckPolicy(ev, doc, t, true, true); err != nil {
 		return err
 	}
 	putPolicy(ev, t.ID, doc)

@@ -33,7 +33,7 @@ func putKeyPolicy(ev *request.Evaluation, in *kmsapi.PutKeyPolicyInput) (*reques
 	if err := onlyPolicy(in.PolicyName); err != nil {
 		return nil, err
 	}
-	if err := request.CheckPolicy(ev, *in.Policy, t.ARN, request.IsSet(in.BypassPolicyLockoutSafetyCheck)); err != nil {
+	if err := request.CheckPolicy(ev, *in.Policy, t, false, request.IsSet(in.BypassPolicyLockoutSafetyCheck)); err != nil {
 		return nil, err
 	}
 	putPolicy(ev, t.ID, *in.Policy)

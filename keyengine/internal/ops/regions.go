@@ -159,7 +159,7 @@ func replicateKey(ev *request.Evaluation, in *kmsapi.ReplicateKeyInput) (*kmsapi
 	if !request.ServesRegion(ev.Cluster(), *in.ReplicaRegion) {
 		return nil, kmsapi.Errorf(kmsapi.ErrValidation, "ReplicaRegion %s is not a Region of this cluster.", *in.ReplicaRegion)
 	}
-	if err := authoriseReplica(ev, in); err != nil {
+	if err := authoriseReplica(ev, t, in); err != nil {
 		return nil, err
 	}
 	r := member(ev, t, *in.ReplicaRegion)
@@ -178,7 +178,8 @@ func replicateKey(ev *request.Evaluation, in *kmsapi.ReplicateKeyInput) (*kmsapi
 	doc := policy.DefaultKeyPolicy(c.Partition, t.ID.Account.String())
 	if in.Policy != nil {
 		doc = *in.Policy
-		if err := request.CheckPolicy(ev, doc, r.ARN, request.IsSet(in.BypassPolicyLockoutSafetyCheck)); err != nil {
+		toBe := &request.Target{ID: r.ID, Key: replicaKind(t, r.ID.Region), ARN: r.ARN}
+		if err := request.CheckPolicy(ev, doc, toBe, true, request.IsSet(in.BypassPolicyLockoutSafetyCheck)); err != nil {
 			return nil, err
 		}
 	}
@@ -198,23 +199,33 @@ func replicateKey(ev *request.Evaluation, in *kmsapi.ReplicateKeyInput) (*kmsapi
 	return &kmsapi.ReplicateKeyOutput{ReplicaKeyMetadata: d, ReplicaPolicy: &doc, ReplicaTags: in.Tags}, nil
 }
 
-// authoriseReplica checks that the caller may create a key in the replica's Region.
-func authoriseReplica(ev *request.Evaluation, in *kmsapi.ReplicateKeyInput) error {
-	if err := ev.AuthoriseAccount(actionCreateKey, "*"); err != nil {
-		return err
-	}
-	if len(in.Tags) > 0 {
-		return ev.AuthoriseAccount(actionTagResource, "*")
+// authoriseReplica checks that the caller may create a key in the replica's Region, which is
+// the Region of the request as far as conditions are concerned.
+func authoriseReplica(ev *request.Evaluation, t *request.Target, in *kmsapi.ReplicateKeyInput) error {
+	for _, action := range []string{actionCreateKey, actionTagResource} {
+		if action == actionTagResource && len(in.Tags) == 0 {
+			continue
+		}
+		c := &request.Conditions{New: replicaKind(t, *in.ReplicaRegion), More: map[string][]string{"aws:requestedregion": {*in.ReplicaRegion}}}
+		if err := ev.AuthoriseResource(action, "*", c); err != nil {
+			return err
+		}
 	}
 	return nil
 }
 
+// replicaKind returns a key of the kind of t's replicas.
+func replicaKind(t *request.Target, region string) *fsmpb.Key {
+	return &fsmpb.Key{
+		Account: uint64(t.ID.Account), Id: t.ID.ID[:], Region: region, MultiRegion: true, PrimaryRegion: t.Key.PrimaryRegion,
+		Spec: t.Key.Spec, Usage: t.Key.Usage, Origin: t.Key.Origin,
+	}
+}
+
 // newReplica returns a new key of t's set.
 func newReplica(ev *request.Evaluation, t *request.Target, region string, description *string) (*fsmpb.Key, error) {
-	k := &fsmpb.Key{
-		Account: uint64(t.ID.Account), Id: t.ID.ID[:], Region: region, MultiRegion: true, Created: ev.Now().UnixNano(),
-		Spec: t.Key.Spec, Usage: t.Key.Usage, Origin: t.Key.Origin, State: fsmpb.KeyState_KEY_STATE_ENABLED,
-	}
+	k := replicaKind(t, region)
+	k.Created, k.State = ev.Now().UnixNano(), fsmpb.KeyState_KEY_STATE_ENABLED
 	if description != nil {
 		k.Description = *description
 	}

@@ -72,6 +72,8 @@ func FillIdentity(id *auditpb.Identity, p policy.Principal, credential string) {
 		id.Type = "Root"
 	case policy.KindUser:
 		id.Type, id.UserName = "IAMUser", p.Name
+	case policy.KindFederated:
+		id.Type = "WebIdentityUser"
 	case policy.KindService:
 		id.Type, id.UserName, id.InvokedBy, id.Arn = "AWSService", p.Name, p.Name, ""
 	default:

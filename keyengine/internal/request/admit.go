@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 
-	"github.com/conclavekms/conclave/fsm"
 	"github.com/conclavekms/conclave/fsm/fsmpb"
 	"github.com/conclavekms/conclave/keyengine/iam"
 	"github.com/conclavekms/conclave/keyengine/internal/vault"
@@ -29,8 +28,19 @@ func (ev *Evaluation) Admit() error {
 	if err != nil {
 		return err
 	}
-	err = AdmitOn(ev, o)
-	if err == nil || !errors.Is(err, iam.ErrUnrecognized) || ev.Ctx.Value(newestState{}) != nil {
+	admit := func() error { return AdmitOn(ev, o) }
+	if ev.Op != nil && ev.Op.Unsigned {
+		if err := ev.Op.input.Validate(ev.Input); err != nil {
+			return err
+		}
+		admit = ev.prove
+	}
+	err = admit()
+	behind := errors.Is(err, iam.ErrUnrecognized)
+	if b, ok := errors.AsType[*behindError](err); ok {
+		behind, err = true, b.error
+	}
+	if err == nil || !behind || ev.Ctx.Value(newestState{}) != nil {
 		return err
 	}
 	fresh, ferr := ev.Authenticator.FreshState(ev.Ctx)
@@ -41,11 +51,29 @@ func (ev *Evaluation) Admit() error {
 		return err
 	}
 	ev.State, ev.Reads, ev.clusterRecord = fresh, nil, nil
-	return AdmitOn(ev, o)
+	ev.NotBefore, ev.NotAfter = 0, 0
+	err = admit()
+	if b, ok := errors.AsType[*behindError](err); ok {
+		err = b.error
+	}
+	return err
+}
+
+// behindError is an error that may be due to a state that is behind.
+type behindError struct{ error }
+
+// MayBeBehind returns err for Operation.Prove to return, if it may be due to a state that is
+// behind: Admit then looks again on an up-to-date state.
+func MayBeBehind(err error) error { return &behindError{err} }
+
+// prove admits the caller of an operation whose input says who it is.
+func (ev *Evaluation) prove() (err error) {
+	ev.who, err = ev.Op.Prove(ev, ev.Input)
+	return err
 }
 
 // AdmitOn checks the caller's identity on the evaluated state only. It adds to the read set
-// what the identity depends on: the credential, the user, and the role of a session.
+// what the identity depends on: the credential, and what [iam.Entity.Reads] names.
 func AdmitOn(ev *Evaluation, o *vault.Opened) error {
 	id := &ev.Caller.Identity
 	credential := id.Credential()
@@ -65,14 +93,7 @@ func AdmitOn(ev *Evaluation, o *vault.Opened) error {
 	if err != nil {
 		return err
 	}
-	// The state finds users and roles by their unique ids, which are never used again. What
-	// can change is the object with the name.
-	if who.User != nil {
-		ev.Note(fsmpb.Kind_KIND_USER, fsm.EntityID(who.Account, who.User.Name), who.User.Version)
-	}
-	if who.Role != nil {
-		ev.Note(fsmpb.Kind_KIND_ROLE, fsm.EntityID(who.Account, who.Role.Name), who.Role.Version)
-	}
+	who.Reads(ev.Note)
 	ev.who = who
 	return nil
 }

@@ -69,7 +69,7 @@ func Evaluate(ctx context.Context, svc *Services, s *fsm.State, c *iam.Caller, o
 	if ev.Err = ev.Admit(); ev.Err != nil {
 		return ev
 	}
-	if ev.Err = cmp.Or(inRegion(&ev.Evaluation), checkSource(&ev.Evaluation)); ev.Err == nil {
+	if ev.Err = cmp.Or(inRegion(&ev.Evaluation), checkSource(&ev.Evaluation), checkSession(&ev.Evaluation)); ev.Err == nil {
 		if ev.Err = op.input.Validate(in); ev.Err == nil {
 			if ev.Err = svc.mayGrow(op); ev.Err == nil {
 				ev.Out, ev.Err = op.run(&ev.Evaluation, in)
@@ -129,6 +129,15 @@ func checkSource(ev *Evaluation) error {
 		return kmsapi.Errorf(kmsapi.ErrValidation, "The source ARN of the request is not the ARN of a resource.")
 	}
 	return nil
+}
+
+// checkSession refuses what AWS refuses to credentials of GetSessionToken for which no device
+// has vouched: all operations of IAM, and those of STS but two.
+func checkSession(ev *Evaluation) error {
+	if ev.who.Session.GetParent() == "" || ev.Op.Service == KMS || ev.Op.Name == "AssumeRole" || ev.Op.Name == "GetCallerIdentity" {
+		return nil
+	}
+	return kmsapi.Errorf(kmsapi.ErrAccessDenied, "Cannot call %s with session credentials", ev.Op.Name)
 }
 
 // Told returns the error that a caller gets. Internal errors are hidden from the caller and

@@ -1,6 +1,7 @@
 package request
 
 import (
+	"cmp"
 	"encoding/hex"
 	"errors"
 	"fmt"
@@ -10,6 +11,7 @@ import (
 	"github.com/conclavekms/conclave/fsm"
 	"github.com/conclavekms/conclave/fsm/fsmpb"
 	"github.com/conclavekms/conclave/keyengine/iam"
+	"github.com/conclavekms/conclave/keyengine/iamapi"
 	"github.com/conclavekms/conclave/keyengine/kmsapi"
 	"github.com/conclavekms/conclave/policy"
 )
@@ -18,13 +20,27 @@ import (
 // context if the action has one. The decision depends on the key's policy and those of the
 // caller, and on grants if the policies do not decide.
 func (ev *Evaluation) Authorise(t *Target, action string, context map[string]string) error {
-	c := &RequestContext{Pairs: context}
-	return ev.AuthoriseBy(t, action, context, func(g *fsmpb.Grant) bool { return c.Admits(g, action) })
+	rc := &RequestContext{Pairs: context}
+	return ev.authoriseKey(&Conditions{target: t, encryption: context}, action, func(g *fsmpb.Grant) bool { return rc.Admits(g, action) })
 }
 
-// AuthoriseBy is Authorise for actions where more than the encryption context determines
-// whether a grant covers the request.
-func (ev *Evaluation) AuthoriseBy(t *Target, action string, context map[string]string, good func(*fsmpb.Grant) bool) error {
+// AuthoriseNewGrant is Authorise for CreateGrant. A grant covers the request if it covers the
+// grant that is to be created.
+func (ev *Evaluation) AuthoriseNewGrant(t *Target, g *fsmpb.Grant) error {
+	return ev.authoriseKey(ofGrant(t, g), ActionCreateGrant, func(parent *fsmpb.Grant) bool { return Covers(parent, g) })
+}
+
+// ofGrant returns the conditions of a request for a grant, whose constraint counts as the
+// encryption context.
+func ofGrant(t *Target, g *fsmpb.Grant) *Conditions {
+	return &Conditions{target: t, grant: g, encryption: ContextMap(cmp.Or(g.ContextEquals, g.ContextSubset))}
+}
+
+// authoriseKey checks whether the caller may perform an action on the key of the conditions.
+// Grants for which good is true cover the request.
+func (ev *Evaluation) authoriseKey(c *Conditions, action string, good func(*fsmpb.Grant) bool) error {
+	t := c.target
+	c.ev, c.action, c.resource = ev, action, t.ARN
 	p, v := ev.KeyPolicy(t.ID)
 	if p == nil {
 		return fmt.Errorf("key %s has no policy", t.ID)
@@ -34,7 +50,7 @@ func (ev *Evaluation) AuthoriseBy(t *Target, action string, context map[string]s
 		return err
 	}
 	req := policy.Request{
-		Principal: ev.Principal(), Action: action, Resource: t.ARN, Context: &Conditions{ev: ev, target: t, resource: t.ARN, encryption: context},
+		Principal: ev.Principal(), Action: action, Resource: t.ARN, Context: c,
 	}
 	d, err := ev.decide(req, doc, nil)
 	if err != nil {
@@ -81,7 +97,7 @@ func (ev *Evaluation) AuthoriseAccount(action, resource string) error {
 // AuthoriseResource is AuthoriseAccount for resources that have tags or further condition
 // keys.
 func (ev *Evaluation) AuthoriseResource(action, resource string, c *Conditions) error {
-	c.ev, c.resource = ev, resource
+	c.ev, c.action, c.resource = ev, action, resource
 	req := policy.Request{Principal: ev.Principal(), Action: action, Resource: resource, Context: c}
 	d, err := ev.decide(req, nil, nil)
 	if err != nil {
@@ -146,8 +162,9 @@ func (d decision) String() string {
 }
 
 // CheckPolicy checks a new policy for a key: it must be valid, name only principals that
-// exist, and allow the caller to replace it again unless bypass is set.
-func CheckPolicy(ev *Evaluation, text, keyARN string, bypass bool) error {
+// exist, and allow the caller to replace it again unless bypass is set. isNew says that the key
+// is not in the state yet.
+func CheckPolicy(ev *Evaluation, text string, t *Target, isNew, bypass bool) error {
 	doc, err := policy.Parse(policy.KeyPolicy, []byte(text))
 	if err != nil {
 		return malformed(err)
@@ -164,12 +181,17 @@ func CheckPolicy(ev *Evaluation, text, keyARN string, bypass bool) error {
 	if err != nil {
 		return err
 	}
-	c := &Conditions{ev: ev, resource: keyARN}
-	if !policy.LockoutSafe(policy.Policies{Resource: doc, Identity: r.identity, Boundary: r.boundary, Session: r.session}, ev.Principal(), keyARN, c) {
+	c := &Conditions{ev: ev, action: actionPutKeyPolicy, resource: t.ARN, target: t}
+	if isNew {
+		c.target, c.New = nil, t.Key
+	}
+	if !policy.LockoutSafe(policy.Policies{Resource: doc, Identity: r.identity, Boundary: r.boundary, Session: r.session}, ev.Principal(), t.ARN, c) {
 		return kmsapi.Errorf(kmsapi.ErrMalformedPolicy, "%s", policy.LockoutMessage)
 	}
 	return nil
 }
+
+const actionPutKeyPolicy = "kms:PutKeyPolicy"
 
 // Exists reports whether a principal that a policy or a grant names exists, and adds what
 // says so to the read set. Of sessions, only the role has to exist.
@@ -197,6 +219,16 @@ func Exists(ev *Evaluation, p policy.Principal) bool {
 		return Read[*fsmpb.OidcProvider](ev, fsm.OidcProviderID(account, iam.ProviderURL(p.ARN))) != nil
 	}
 	return false
+}
+
+// MalformedDocument returns the error of IAM and STS for a policy document that policy.Parse
+// refuses.
+func MalformedDocument(err error) error {
+	e, ok := errors.AsType[*policy.SyntaxError](err)
+	if !ok {
+		return err
+	}
+	return kmsapi.Errorf(iamapi.ErrMalformedPolicyDocument, "%s", e.ClientMessage())
 }
 
 func malformed(err error) error {

@@ -7,6 +7,7 @@ import (
 
 	"github.com/conclavekms/conclave/fsm"
 	"github.com/conclavekms/conclave/fsm/fsmpb"
+	"github.com/conclavekms/conclave/keyengine/iam/iampb"
 	"github.com/conclavekms/conclave/policy"
 )
 
@@ -15,12 +16,16 @@ import (
 // only if a condition asked for it.
 type Conditions struct {
 	ev *Evaluation
+	// action is what the caller wants to do, and resource the ARN of what with.
+	action, resource string
 	// target is the key that the request is about, or nil.
 	target *Target
-	// resource is the ARN of the resource.
-	resource string
-	// encryption is the encryption context of the request.
+	// encryption is the encryption context of the request, or of the grant's constraint.
 	encryption map[string]string
+	// grant is the grant that the request creates or retires, or nil.
+	grant *fsmpb.Grant
+	// New is the key that the request is to create, or nil. It has the tags of the request.
+	New *fsmpb.Key
 	// Tags are the tags of the resource if it is not a key.
 	Tags []*fsmpb.Tag
 	// More has further values, by key in lower case, which come first.
@@ -33,14 +38,14 @@ func (c *Conditions) Values(key string) []string {
 		return v
 	}
 	if name, ok := strings.CutPrefix(key, "kms:"); ok {
-		return kmsValues(c, name)
+		return c.kmsValues(name)
 	}
 	if tag, ok := strings.CutPrefix(key, "iam:resourcetag/"); ok {
 		return tagValue(c.Tags, tag)
 	}
 	name, ok := strings.CutPrefix(key, "aws:")
 	if !ok {
-		return nil
+		return webValues(c.ev.Who().Session, key)
 	}
 	if v := c.callerValues(name); v != nil {
 		return v
@@ -154,6 +159,10 @@ func (c *Conditions) requestValues(name string) []string {
 		if c.target != nil {
 			return tagValue(c.ev.KeyTags(c.target.ID).GetTags(), tag)
 		}
+		if c.New != nil {
+			tags, _ := requestTags(c.ev.Input)
+			return tagValue(tags, tag)
+		}
 		return tagValue(c.Tags, tag)
 	}
 	return nil
@@ -173,6 +182,22 @@ func (c *Conditions) Holds(from, to time.Time) {
 		b = to.UnixNano()
 	}
 	c.ev.Within(a, b)
+}
+
+// webValues returns the values of the condition keys that a session keeps of the web identity
+// that has opened it.
+func webValues(s *iampb.Session, key string) []string {
+	issuer := s.GetIssuer()
+	if issuer == "" {
+		return nil
+	}
+	switch name, ok := strings.CutPrefix(key, fsm.EntityName(issuer)+":"); {
+	case ok && name == "sub":
+		return one(s.Subject)
+	case ok && name == "aud":
+		return one(s.Audience)
+	}
+	return nil
 }
 
 func one(s string) []string {

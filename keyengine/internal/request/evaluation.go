@@ -28,6 +28,9 @@ type Evaluation struct {
 	Op     *Operation
 	Input  any // of the operation
 
+	// Proved is what Operation.Prove leaves for the operation.
+	Proved any
+
 	who      iam.Entity // the caller in State; see Admit
 	ownRules *ownRules  // cached by rules
 
@@ -44,6 +47,7 @@ type Evaluation struct {
 	decisions     []decision
 	materials     []*fsmpb.Material // materials that the answer was made with
 	Source        *Target           // key of the given ciphertext, once known
+	attestation   attestation       // see Attested
 	Recipient     *auditpb.Field    // for the record: the enclave that the answer is encrypted to
 	GrantID       string            // for the record: the grant that the request is about
 	secrets       [][]byte

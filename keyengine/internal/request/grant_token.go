@@ -16,10 +16,11 @@ func CheckTokens(ev *Evaluation, tokens []string) error {
 	return nil
 }
 
-// TokenGrant returns the grant of this account and Region that a token names.
+// TokenGrant returns the grant in this Region that a token names. It may be on the key of
+// another account if the operation works across accounts.
 func TokenGrant(ev *Evaluation, token string) (fsm.KeyID, [32]byte, error) {
 	key, grant, err := ev.Vault.GrantOfToken(token)
-	if err == nil && (key.Account != AccountOf(ev) || key.Region != ev.Region()) {
+	if err == nil && (key.Account != AccountOf(ev) && !ev.Op.CrossAccount || key.Region != ev.Region()) {
 		err = kmsapi.ErrInvalidGrantToken
 	}
 	return key, grant, err

@@ -123,9 +123,9 @@ func (ev *Evaluation) MayRetire(t *Target, g *fsmpb.Grant) error {
 	}
 	// The account comes last, because its refusal names the missing permission.
 	parties = append(parties, RootARN(ev.Cluster().Partition, g.Issuer))
-	req := policy.Request{
-		Principal: ev.Principal(), Action: ActionRetireGrant, Resource: t.ARN, Context: &Conditions{ev: ev, target: t, resource: t.ARN},
-	}
+	c := ofGrant(t, g)
+	c.ev, c.action, c.resource = ev, ActionRetireGrant, t.ARN
+	req := policy.Request{Principal: ev.Principal(), Action: ActionRetireGrant, Resource: t.ARN, Context: c}
 	var d policy.Decision
 	for _, p := range parties {
 		var err error

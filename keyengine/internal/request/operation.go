@@ -4,6 +4,7 @@ import (
 	"cmp"
 
 	"github.com/conclavekms/conclave/auditlog/auditpb"
+	"github.com/conclavekms/conclave/keyengine/iam"
 	"github.com/conclavekms/conclave/keyengine/internal/auditfield"
 	"github.com/conclavekms/conclave/keyengine/kmsapi"
 )
@@ -42,6 +43,10 @@ type Operation struct {
 	// Unsigned is set for an operation whose requests carry no signature, as the input
 	// proves who sends it.
 	Unsigned bool
+	// Prove establishes the caller of an operation that is Unsigned, from its input, which is
+	// valid. Until it succeeds, nothing is recorded. What else it finds out is in
+	// Evaluation.Proved. See MayBeBehind for its errors.
+	Prove func(ev *Evaluation, in any) (iam.Entity, error)
 	// CrossAccount is set if the key may belong to another account than the caller.
 	CrossAccount bool
 	// Object is set if AWS answers with an empty object, and not with an empty body, when
@@ -52,14 +57,16 @@ type Operation struct {
 	RecordKey string
 
 	// Set by Define.
-	input     *kmsapi.Schema
-	output    *kmsapi.Schema
-	recorded  auditfield.Members
-	newInput  func() any
-	newOutput func() any
-	empty     bool // no output
-	run       func(*Evaluation, any) (any, error)
-	respond   func(out any, r []*auditpb.Resource) []*auditpb.Field
+	input    *kmsapi.Schema
+	output   *kmsapi.Schema
+	recorded auditfield.Members
+	// requestKeys says where condition keys have their values in the input.
+	requestKeys map[actionKey]valueOf
+	newInput    func() any
+	newOutput   func() any
+	empty       bool // no output
+	run         func(*Evaluation, any) (any, error)
+	respond     func(out any, r []*auditpb.Resource) []*auditpb.Field
 }
 
 // NewInput returns a pointer to a new input of the operation.
@@ -93,6 +100,7 @@ func Define[In, Out any](op Operation, run func(*Evaluation, *In) (*Out, error),
 	}
 	op.input, op.output = kmsapi.InputSchema[In](), kmsapi.OutputSchema[Out]()
 	op.recorded = auditfield.NewMembers(op.input)
+	op.requestKeys = requestKeysOf(&op)
 	op.newInput = func() any { return new(In) }
 	op.newOutput = func() any { return new(Out) }
 	_, op.empty = any(new(Out)).(*None)

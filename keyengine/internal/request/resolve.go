@@ -16,6 +16,8 @@ type Target struct {
 	ID  fsm.KeyID
 	Key *fsmpb.Key
 	ARN string
+
+	alias string // by which the request names it, or ""
 }
 
 // Forms says how a key may be named in a request.
@@ -80,6 +82,7 @@ func (ev *Evaluation) Resolve(given string, f Forms, action string) (*Target, er
 		if t.Key == nil {
 			return nil, absent(AliasNotFound(ev, account, name)) // the key was deleted with its aliases
 		}
+		t.alias = name
 		return t, nil
 	}
 	noKey := func() error {

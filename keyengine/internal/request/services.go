@@ -10,6 +10,7 @@ import (
 	"github.com/conclavekms/conclave/keyengine/internal/keystore"
 	"github.com/conclavekms/conclave/keyengine/internal/record"
 	"github.com/conclavekms/conclave/keyengine/internal/vault"
+	"github.com/conclavekms/conclave/keyengine/internal/webidentity"
 )
 
 // Services are the parts of a node that evaluations use. All are safe for concurrent use.
@@ -25,6 +26,7 @@ type Services struct {
 	Keys          *Counter // see NewKeyCount
 	Users         *Counter // see NewUserCount
 	Stores        *keystore.Backends
+	Issuers       *webidentity.Issuers
 	// AttestationRoots are the root certificates for attestation documents. If nil,
 	// requests with a Recipient are refused.
 	AttestationRoots *x509.CertPool

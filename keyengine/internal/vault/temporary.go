@@ -20,8 +20,12 @@ import (
 
 const (
 	temporaryFormat = 2 // tokens of format 1 are those of SignSession
-	// MaxToken is the length of the longest session token.
-	MaxToken = 8192
+	bearerFormat    = 3
+	// MaxToken is the length of the longest session token of temporary credentials, and
+	// MaxBearer that of the longest one that is made for such: the contents are the same, with
+	// an id and another time.
+	MaxToken  = 8192
+	MaxBearer = MaxToken + 64
 
 	temporarySecret = "session secret v1"
 )
@@ -30,14 +34,30 @@ func temporaryBinding(accessKey string) keymat.Binding {
 	return keymat.Binding{Object: []byte(accessKey), Spec: "SESSION_TOKEN"}
 }
 
+// bearerBinding keeps the tokens of the two kinds apart: a session token of temporary
+// credentials, which callers send in the clear and may log, must never do for one that stands
+// for the caller.
+var bearerBinding = keymat.Binding{Spec: "BEARER_TOKEN"}
+
 // SealTemporary returns the session token with the given contents for an access key.
 func (o *Opened) SealTemporary(accessKey string, contents []byte) (token string, err error) {
-	generation, blob, err := o.ring.WrapFor(keymat.PurposeToken, temporaryBinding(accessKey), contents)
+	return o.sealToken(temporaryFormat, temporaryBinding(accessKey), contents)
+}
+
+// SealBearer returns a token with the given contents that stands for a caller, without any
+// further proof. It has the form of the session tokens of temporary credentials, and the
+// format 3.
+func (o *Opened) SealBearer(contents []byte) (token string, err error) {
+	return o.sealToken(bearerFormat, bearerBinding, contents)
+}
+
+func (o *Opened) sealToken(format byte, binding keymat.Binding, contents []byte) (token string, err error) {
+	generation, blob, err := o.ring.WrapFor(keymat.PurposeToken, binding, contents)
 	if err != nil {
 		return "", Gone(err)
 	}
 	b := make([]byte, 0, 5+len(blob))
-	b = append(b, temporaryFormat)
+	b = append(b, format)
 	b = binary.BigEndian.AppendUint32(b, generation)
 	return base64.RawURLEncoding.EncodeToString(append(b, blob...)), nil
 }
@@ -45,14 +65,24 @@ func (o *Opened) SealTemporary(accessKey string, contents []byte) (token string,
 // OpenTemporary returns the contents of the session token of an access key. It returns
 // ErrToken for anything but an unchanged token of this cluster for that access key.
 func (o *Opened) OpenTemporary(accessKey, token string) (contents []byte, err error) {
-	if len(token) > MaxToken || strings.ContainsAny(token, "\r\n") { // ignored by the decoder
+	return o.openToken(temporaryFormat, MaxToken, temporaryBinding(accessKey), token)
+}
+
+// OpenBearer returns the contents of a token of SealBearer. It returns ErrToken for anything
+// but an unchanged one of this cluster.
+func (o *Opened) OpenBearer(token string) (contents []byte, err error) {
+	return o.openToken(bearerFormat, MaxBearer, bearerBinding, token)
+}
+
+func (o *Opened) openToken(format byte, limit int, binding keymat.Binding, token string) (contents []byte, err error) {
+	if len(token) > limit || strings.ContainsAny(token, "\r\n") { // ignored by the decoder
 		return nil, ErrToken
 	}
 	b, err := base64.RawURLEncoding.Strict().DecodeString(token)
-	if err != nil || len(b) < 5 || b[0] != temporaryFormat {
+	if err != nil || len(b) < 5 || b[0] != format {
 		return nil, ErrToken
 	}
-	s, err := o.ring.Unwrap(binary.BigEndian.Uint32(b[1:]), keymat.PurposeToken, temporaryBinding(accessKey), b[5:])
+	s, err := o.ring.Unwrap(binary.BigEndian.Uint32(b[1:]), keymat.PurposeToken, binding, b[5:])
 	if err != nil {
 		if gone := Gone(err); errors.Is(gone, ErrSealed) {
 			return nil, gone

@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -90,8 +91,7 @@ func (r *RemoteFlags) revoked(cfg *client.Config) error {
 // environment, of the profile that AWS_PROFILE names or, if there is no certificate
 // either, of the default profile.
 func (r *RemoteFlags) credentials(cfg *client.Config) error {
-	id := First("", "CONCLAVE_ACCESS_KEY_ID", "AWS_ACCESS_KEY_ID")
-	secret := First("", "CONCLAVE_SECRET_ACCESS_KEY", "AWS_SECRET_ACCESS_KEY")
+	id, secret, token := environmentKey(os.Getenv)
 	name := r.profile
 	if name == "" && id == "" && secret == "" {
 		name = os.Getenv("AWS_PROFILE")
@@ -107,16 +107,29 @@ func (r *RemoteFlags) credentials(cfg *client.Config) error {
 		if err != nil {
 			return err
 		}
-		id, secret = p.accessKeyID, p.secretAccessKey
+		id, secret, token = p.accessKeyID, p.secretAccessKey, p.sessionToken
 		if cfg.Region == "" && id != "" {
 			cfg.Region = p.region
 		}
 	}
-	cfg.AccessKeyID = id
+	cfg.AccessKeyID, cfg.SessionToken = id, token
 	if secret != "" {
 		cfg.SecretAccessKey = client.Secret(secret)
 	}
 	return nil
+}
+
+// environmentKey returns the access key of the environment, with the session token if it is one
+// of temporary credentials. The token is that of the variables that have the access key: that
+// of another one would only make the server refuse both.
+func environmentKey(getenv func(string) string) (id, secret, token string) {
+	own := getenv("CONCLAVE_ACCESS_KEY_ID")
+	id, secret = cmp.Or(own, getenv("AWS_ACCESS_KEY_ID")), cmp.Or(getenv("CONCLAVE_SECRET_ACCESS_KEY"), getenv("AWS_SECRET_ACCESS_KEY"))
+	token = getenv("CONCLAVE_SESSION_TOKEN")
+	if own == "" {
+		token = cmp.Or(token, getenv("AWS_SESSION_TOKEN"))
+	}
+	return id, secret, token
 }
 
 // sessionCacheDir returns the directory in which sessions are kept between

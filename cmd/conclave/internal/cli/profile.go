@@ -16,6 +16,7 @@ import (
 // profile is a profile in the files of AWS's tools.
 type profile struct {
 	accessKeyID, secretAccessKey string
+	sessionToken                 string // of temporary credentials, or ""
 	region                       string
 }
 
@@ -24,9 +25,9 @@ const maxProfileFile = 1 << 20
 
 // readProfile reads a profile of ~/.aws/credentials and ~/.aws/config, or of the
 // files that AWS_SHARED_CREDENTIALS_FILE and AWS_CONFIG_FILE name. It returns
-// fs.ErrNotExist if neither has the profile. Only access keys are used: credentials
-// that AWS's tools get by a role, a process or single sign-on come from services
-// that Conclave does not have.
+// fs.ErrNotExist if neither has the profile. Only access keys and temporary
+// credentials in the files are used: how AWS's tools get credentials by a role, a process or
+// single sign-on is theirs to know.
 func readProfile(name string, getenv func(string) string) (*profile, error) {
 	settings := make(map[string]string)
 	found := false
@@ -66,11 +67,8 @@ func readProfile(name string, getenv func(string) string) (*profile, error) {
 	if !found {
 		return nil, fmt.Errorf("profile %s is neither in ~/.aws/credentials nor in ~/.aws/config: %w", name, fs.ErrNotExist)
 	}
-	p := &profile{accessKeyID: settings["aws_access_key_id"], secretAccessKey: settings["aws_secret_access_key"], region: settings["region"]}
+	p := &profile{accessKeyID: settings["aws_access_key_id"], secretAccessKey: settings["aws_secret_access_key"], sessionToken: settings["aws_session_token"], region: settings["region"]}
 	if p.accessKeyID != "" && p.secretAccessKey != "" {
-		if settings["aws_session_token"] != "" {
-			return nil, fmt.Errorf("profile %s has temporary AWS credentials, which Conclave servers do not accept", name)
-		}
 		return p, nil
 	}
 	for _, how := range []string{"role_arn", "credential_process", "sso_session", "sso_start_url", "web_identity_token_file", "credential_source"} {

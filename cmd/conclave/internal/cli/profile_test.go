@@ -55,10 +55,10 @@ no equals sign
 		want profile
 		err  string
 	}{
-		{"default", profile{"AKIADEFAULT", "secret/with+signs=", "eu-west-1"}, ""},
-		{"work", profile{"AKIAWORK", "worksecret", "us-east-2"}, ""},
-		{"region-only", profile{"", "", "sa-east-1"}, ""},
-		{"temporary", profile{}, "temporary AWS credentials"},
+		{"default", profile{"AKIADEFAULT", "secret/with+signs=", "", "eu-west-1"}, ""},
+		{"work", profile{"AKIAWORK", "worksecret", "", "us-east-2"}, ""},
+		{"region-only", profile{"", "", "", "sa-east-1"}, ""},
+		{"temporary", profile{"ASIA", "x", "y", ""}, ""},
 		{"half", profile{}, "only one of"},
 		{"role", profile{}, "by role_arn, which is not supported"},
 		{"broken", profile{}, "line 14 is not NAME = VALUE"},

@@ -14,6 +14,7 @@ import (
 	"google.golang.org/protobuf/reflect/protoregistry"
 
 	"github.com/conclavekms/conclave/keyengine/kmsapi"
+	"github.com/conclavekms/conclave/transport/iampb"
 	"github.com/conclavekms/conclave/transport/kmspb"
 )
 
@@ -73,22 +74,29 @@ func (m *method) encode(out any) (any, error) {
 // wipeRequest overwrites the blobs of a request, once it is answered or refused.
 func (m *method) wipeRequest(msg proto.Message) { m.in.wipe(reflect.ValueOf(msg).Elem(), true) }
 
-// kmsService returns the service KMS with a handler for each operation of the
-// engine. It fails unless the API and the engine have the same operations.
-func kmsService(s *Server, ops []*keyengine.Operation) (*grpc.ServiceDesc, error) {
-	service := kmspb.File_transport_kmspb_kms_proto.Services().ByName("KMS")
-	desc := &grpc.ServiceDesc{
-		ServiceName: kmspb.KMS_ServiceDesc.ServiceName,
-		HandlerType: (*any)(nil),
-		Metadata:    kmspb.KMS_ServiceDesc.Metadata,
-	}
-	s.answers = make(answers)
+// awsServices are the services with AWS's operations.
+var awsServices = []awsService{
+	{"kms", &kmspb.KMS_ServiceDesc, kmspb.File_transport_kmspb_kms_proto.Services().ByName("KMS")},
+	{"iam", &iampb.IAM_ServiceDesc, iampb.File_transport_iampb_iam_proto.Services().ByName("IAM")},
+	{"sts", &iampb.STS_ServiceDesc, iampb.File_transport_iampb_sts_proto.Services().ByName("STS")},
+}
+
+type awsService struct {
+	name  string // as operations have it
+	desc  *grpc.ServiceDesc
+	proto protoreflect.ServiceDescriptor
+}
+
+// service returns an AWS service with a handler for each operation of the engine. It fails
+// if the API lacks one of them, or has other members.
+func (s *Server) service(of awsService, ops []*keyengine.Operation) (*grpc.ServiceDesc, error) {
+	desc := &grpc.ServiceDesc{ServiceName: of.desc.ServiceName, HandlerType: (*any)(nil), Metadata: of.desc.Metadata}
 	var faults []error
-	known := make(map[protoreflect.Name]bool)
 	for _, op := range ops {
-		name := protoreflect.Name(op.Name)
-		known[name] = true
-		md := service.Methods().ByName(name)
+		if string(op.Service) != of.name {
+			continue
+		}
+		md := of.proto.Methods().ByName(protoreflect.Name(op.Name))
 		if md == nil {
 			faults = append(faults, fmt.Errorf("the API has no %s", op.Name))
 			continue
@@ -99,12 +107,7 @@ func kmsService(s *Server, ops []*keyengine.Operation) (*grpc.ServiceDesc, error
 			continue
 		}
 		s.answers[m.response] = m.out
-		desc.Methods = append(desc.Methods, grpc.MethodDesc{MethodName: op.Name, Handler: s.kmsHandler(m)})
-	}
-	for i := range service.Methods().Len() {
-		if name := service.Methods().Get(i).Name(); !known[name] {
-			faults = append(faults, fmt.Errorf("the engine has no %s", name))
-		}
+		desc.Methods = append(desc.Methods, grpc.MethodDesc{MethodName: op.Name, Handler: s.operationHandler(m)})
 	}
 	if err := errors.Join(faults...); err != nil {
 		return nil, fmt.Errorf("the operations of the gRPC API and of the engine differ: %w", err)
@@ -112,11 +115,16 @@ func kmsService(s *Server, ops []*keyengine.Operation) (*grpc.ServiceDesc, error
 	return desc, nil
 }
 
-// kmsHandler returns the handler of an operation on keys.
-func (s *Server) kmsHandler(m *method) grpc.MethodHandler {
+// operationHandler returns the handler of an operation.
+func (s *Server) operationHandler(m *method) grpc.MethodHandler {
+	authenticate := s.caller
+	if m.op.Unsigned {
+		authenticate = s.callerOrStranger
+	}
 	return func(_ any, ctx context.Context, dec func(any) error, _ grpc.UnaryServerInterceptor) (any, error) {
-		// Before the request is decoded, as nothing is decoded for strangers.
-		caller, err := s.caller(ctx)
+		// Before the request is decoded, as nothing is decoded for strangers, but of
+		// operations whose input proves who calls.
+		caller, err := authenticate(ctx)
 		if err != nil {
 			return nil, err
 		}
