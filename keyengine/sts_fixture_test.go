@@ -4,8 +4,6 @@ import (
 	"context"
 	"crypto/hmac"
 	"crypto/sha256"
-	"fmt"
-	"strings"
 
 	"google.golang.org/protobuf/proto"
 
