@@ -56,10 +56,6 @@ func (c *testCluster) refused(e *Engine, id iam.Identity, when string) {
 	}
 }
 
-func allow(action, resource string) string {
-	return `{"Effect":"Allow","Action":"` + action + `","Resource":"` + resource + `"}`
-}
-
 // newPolicy creates a managed policy and returns its ARN.
 func (c *testCluster) newPolicy(name string, statements ...string) string {
 	c.t.Helper()
