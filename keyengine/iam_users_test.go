@@ -376,6 +376,45 @@ func TestRootAccessKeys(t *testing.T) {
 	}
 }
 
+// A request that another one overtakes between its decision and its commit does not exceed the
+// quota of access keys, of users or of the root user, and cannot take the root user's last
+// credential.
+func TestOvertakenRequestsOnAccessKeys(t *testing.T) {
+	t.Parallel()
+	c := newTestCluster(t, withNodes(2))
+	// overtaken makes a request on n1 that one on n2 overtakes.
+	overtaken := func(name string, in any, by string, other any) error {
+		t.Helper()
+		r := c.Replica("n1")
+		r.BeforeCommit = func(*fsmpb.Record) {
+			r.BeforeCommit = nil
+			if _, err := c.engines["n2"].Do(t.Context(), c.caller(c.root), operationNamed(by), other); err != nil {
+				t.Errorf("%s: %v", by, err)
+			}
+		}
+		_, err := c.engine.Do(t.Context(), c.caller(c.root), operationNamed(name), in)
+		return err
+	}
+	must[iamapi.CreateUserOutput](c, "CreateUser", &iamapi.CreateUserInput{UserName: new("ann")})
+	c.newAccessKey(new("ann"))
+	for _, name := range []*string{new("ann"), nil} {
+		err := overtaken("CreateAccessKey", &iamapi.CreateAccessKeyInput{UserName: name}, "CreateAccessKey", &iamapi.CreateAccessKeyInput{UserName: name})
+		wantError(t, err, iamapi.ErrLimitExceeded, "Cannot exceed quota for AccessKeysPerUser: 2")
+	}
+	// Without the certificate, the root user has two access keys.
+	keys := must[iamapi.ListAccessKeysOutput](c, "ListAccessKeys", &iamapi.ListAccessKeysInput{}).AccessKeyMetadata
+	if err := c.engine.DeleteCredential(t.Context(), c.caller(c.root), rootURI); err != nil {
+		t.Fatal(err)
+	}
+	c.root = c.signIn(c.engine, c.initResult)
+	first, second := c.initResult.AccessKeyID, *keys[0].AccessKeyId
+	if first == second {
+		second = *keys[1].AccessKeyId
+	}
+	err := overtaken("DeleteAccessKey", &iamapi.DeleteAccessKeyInput{AccessKeyId: &first}, "UpdateAccessKey", &iamapi.UpdateAccessKeyInput{AccessKeyId: &second, Status: new("Inactive")})
+	wantError(t, err, iamapi.ErrDeleteConflict, "…")
+}
+
 // Requests at the same time on two nodes do not exceed the number of access keys, of users or
 // of the root user.
 func TestConcurrentAccessKeys(t *testing.T) {
