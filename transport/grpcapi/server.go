@@ -68,6 +68,8 @@ type Engine interface {
 	Credentials(ctx context.Context, c *iam.Caller) ([]keyengine.CredentialInfo, error)
 	// CreateAccessKey returns the secret encrypted to answerKey.
 	CreateAccessKey(ctx context.Context, c *iam.Caller, answerKey []byte) (id string, sealed []byte, err error)
+	CreateAccount(ctx context.Context, c *iam.Caller, number, name string, answerKey []byte) (id string, sealed []byte, err error)
+	Accounts(ctx context.Context, c *iam.Caller) ([]keyengine.AccountInfo, error)
 	DeleteCredential(ctx context.Context, c *iam.Caller, id string) error
 	RevokeSessions(ctx context.Context, c *iam.Caller) error
 }
@@ -175,6 +177,7 @@ func New(cfg Config) (*Server, error) {
 	s.register(&kmspb.Cluster_ServiceDesc, &clusterService{server: s})
 	s.register(&kmspb.Session_ServiceDesc, &sessionService{server: s})
 	s.register(&kmspb.Credentials_ServiceDesc, &credentialsService{server: s})
+	s.register(&kmspb.Accounts_ServiceDesc, &accountsService{server: s})
 	s.register(&kmspb.Audit_ServiceDesc, s.audit)
 	s.register(&grpc_health_v1.Health_ServiceDesc, &healthService{serving: cfg.Serving, watches: s.gates.watches, life: cfg.WatchTime})
 	reflection.Register(s.grpc)
