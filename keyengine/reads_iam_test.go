@@ -323,7 +323,7 @@ func TestHeldBehind(t *testing.T) {
 			}
 			f.Replica("n2").FallBehind()
 			tt.mutate(f)
-			out, err := f.engines["n2"].Do(t.Context(), f.caller(who), OperationNamed(tt.op), in)
+			out, err := f.engines["n2"].Do(t.Context(), f.caller(who), OperationNamed(KMS, tt.op), in)
 			if got := f.outcome(out, err); got != tt.after {
 				t.Errorf("got outcome %s, want %s", got, tt.after)
 			}
@@ -378,7 +378,7 @@ func TestTimeInReadSet(t *testing.T) {
 				if tt.op == "DisableKey" {
 					in = &kmsapi.DisableKeyInput{KeyId: &f.id}
 				}
-				return f.outcome(f.engine.Do(t.Context(), f.caller(ann), OperationNamed(tt.op), in))
+				return f.outcome(f.engine.Do(t.Context(), f.caller(ann), OperationNamed(KMS, tt.op), in))
 			}
 			if got := run(false, false); got != tt.before {
 				t.Fatalf("before: got outcome %s, want %s", got, tt.before)
@@ -412,7 +412,7 @@ func TestUsesCauseNoConflicts(t *testing.T) {
 			}
 		}
 		was := n1.Proposals.Load()
-		_, err := f.engine.Do(t.Context(), f.caller(ann), OperationNamed("DisableKey"), &kmsapi.DisableKeyInput{KeyId: &f.id})
+		_, err := f.engine.Do(t.Context(), f.caller(ann), OperationNamed(KMS, "DisableKey"), &kmsapi.DisableKeyInput{KeyId: &f.id})
 		wantError(t, err, kmsapi.ErrAccessDenied, "…")
 		if got := n1.Proposals.Load() - was - uses; got != want {
 			t.Errorf("the request was proposed %d times, want %d", got, want)
