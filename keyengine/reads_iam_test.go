@@ -188,7 +188,7 @@ func iamReadCases() []readCase {
 		}
 		in := func(allowed bool) func(*readFixture) any {
 			return func(f *readFixture) any {
-				if l.kind == kindPolicy {
+				if l.kind == kindPolicy || l.kind == kindGroup { // which must exist first
 					l.set(f, allowed)
 					l.who(f)
 				} else {
