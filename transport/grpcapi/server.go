@@ -104,6 +104,9 @@ type Config struct {
 	MaxCalls   int
 	MaxStreams int
 	WatchTime  time.Duration
+	// Proxies are those that are trusted to say, in the metadata x-forwarded-for, where
+	// calls come from.
+	Proxies transport.Proxies
 	// RefusalPeriod is how often calls that could not be authenticated are summed
 	// up in the log; 10 s if 0.
 	RefusalPeriod time.Duration
@@ -150,7 +153,7 @@ func New(cfg Config) (*Server, error) {
 	var err error
 	s.api, err = transport.NewAPI(transport.APIConfig{
 		Name: "grpc", Timeout: cfg.Timeout, MaxCalls: int64(cfg.MaxCalls), MaxStrangers: maxStrangers, MaxStrangersFrom: maxStrangersFrom,
-		Busy: errFull, RefusalPeriod: cfg.RefusalPeriod, Logger: cfg.Logger, Metrics: cfg.Metrics,
+		Busy: errFull, Proxies: cfg.Proxies, RefusalPeriod: cfg.RefusalPeriod, Logger: cfg.Logger, Metrics: cfg.Metrics,
 	})
 	if err != nil {
 		return nil, err
