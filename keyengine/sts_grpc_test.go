@@ -103,7 +103,9 @@ func TestTemporaryProofs(t *testing.T) {
 		"token of a session of gRPC": {func(p *iam.SessionProof) { p.SessionToken = token }, iam.ErrUnrecognized},
 		"long session token":         {func(p *iam.SessionProof) { p.SessionToken = strings.Repeat("A", 1<<20) }, iam.ErrUnrecognized},
 		"MAC":                        {func(p *iam.SessionProof) { p.MAC[7] ^= 1 }, iam.ErrSignature},
-		"MAC of another secret":      {func(p *iam.SessionProof) { *p = c.proofWith(&iamapi.Credentials{AccessKeyId: cr.AccessKeyId, SecretAccessKey: other.SecretAccessKey, SessionToken: cr.SessionToken}) }, iam.ErrSignature},
+		"MAC of another secret": {func(p *iam.SessionProof) {
+			*p = c.proofWith(&iamapi.Credentials{AccessKeyId: cr.AccessKeyId, SecretAccessKey: other.SecretAccessKey, SessionToken: cr.SessionToken})
+		}, iam.ErrSignature},
 	} {
 		p := c.proofWith(cr)
 		tt.edit(&p)
