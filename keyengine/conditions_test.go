@@ -372,7 +372,7 @@ func TestAbsentConditionKeys(t *testing.T) {
 			_, op, in := f.newCase(t, requests[action], action, "")
 			condition, _ := json.Marshal(map[string]any{"Null": absent})
 			f.require(action, data.resourceOf(action), string(condition))
-			if _, err := f.engine.Do(t.Context(), f.caller(f.alice), OperationNamed(op), in); err != nil {
+			if _, err := f.engine.Do(t.Context(), f.caller(f.alice), OperationNamed(KMS, op), in); err != nil {
 				t.Error(err)
 			}
 		})
@@ -443,7 +443,7 @@ func TestConditionDefaults(t *testing.T) {
 			f.t = t
 			in := tt.in()
 			f.require(tt.action, "*", tt.condition)
-			_, err := f.engine.Do(t.Context(), f.caller(f.alice), OperationNamed(tt.op), in)
+			_, err := f.engine.Do(t.Context(), f.caller(f.alice), OperationNamed(KMS, tt.op), in)
 			if tt.want != nil {
 				wantError(t, err, tt.want, "…")
 			} else if err != nil {
@@ -470,7 +470,7 @@ func TestMeasurementsOfInvalidDocument(t *testing.T) {
 		`{}`: kmsapi.ErrValidation,
 	} {
 		f.require("GenerateDataKey", "*", condition)
-		_, err := f.engine.Do(t.Context(), f.caller(f.alice), OperationNamed("GenerateDataKey"), in)
+		_, err := f.engine.Do(t.Context(), f.caller(f.alice), OperationNamed(KMS, "GenerateDataKey"), in)
 		wantError(t, err, want, "…")
 	}
 	in.Recipient = f.recipientInfo()
@@ -482,7 +482,7 @@ func TestMeasurementsOfInvalidDocument(t *testing.T) {
 		`{"Null":{"kms:RecipientAttestation:NitroTPMPCR0":"false"}}`:                                  kmsapi.ErrAccessDenied,
 	} {
 		f.require("GenerateDataKey", "*", condition)
-		_, err := f.engine.Do(t.Context(), f.caller(f.alice), OperationNamed("GenerateDataKey"), in)
+		_, err := f.engine.Do(t.Context(), f.caller(f.alice), OperationNamed(KMS, "GenerateDataKey"), in)
 		if want != nil {
 			wantError(t, err, want, "…")
 		} else if err != nil {
@@ -561,7 +561,7 @@ func (f *conditionFixture) check(t *testing.T, data *kmsConditionKeys, r conditi
 	try := func(operator string, values ...string) error {
 		list, _ := json.Marshal(values)
 		f.require(action, resource, fmt.Sprintf(`{%q:{%q:%s}}`, operator, name, list))
-		_, err := f.engine.Do(t.Context(), f.caller(f.alice), OperationNamed(op), in)
+		_, err := f.engine.Do(t.Context(), f.caller(f.alice), OperationNamed(KMS, op), in)
 		return err
 	}
 	denied := func(operator string, values ...string) {

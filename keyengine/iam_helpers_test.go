@@ -12,7 +12,7 @@ import (
 // A person is a user with an access key.
 type person struct {
 	name, arn, id string
-	key           ceremony.InitResult // AccessKeyID and SecretAccessKey
+	key           *ceremony.InitResult // AccessKeyID and SecretAccessKey
 	identity      iam.Identity
 }
 
@@ -31,16 +31,16 @@ func (c *testCluster) newPerson(name string, statements ...string) *person {
 }
 
 // newAccessKey creates an access key of a user, or of the root user for nil.
-func (c *testCluster) newAccessKey(name *string) ceremony.InitResult {
+func (c *testCluster) newAccessKey(name *string) *ceremony.InitResult {
 	c.t.Helper()
 	k := must[iamapi.CreateAccessKeyOutput](c, "CreateAccessKey", &iamapi.CreateAccessKeyInput{UserName: name}).AccessKey
-	return ceremony.InitResult{AccessKeyID: *k.AccessKeyId, SecretAccessKey: *k.SecretAccessKey}
+	return &ceremony.InitResult{AccessKeyID: *k.AccessKeyId, SecretAccessKey: *k.SecretAccessKey}
 }
 
 // signIn authenticates on a node with a signature.
-func (c *testCluster) signIn(e *Engine, key ceremony.InitResult) iam.Identity {
+func (c *testCluster) signIn(e *Engine, key *ceremony.InitResult) iam.Identity {
 	c.t.Helper()
-	id, err := e.AuthenticateSigV4(c.t.Context(), enginetest.SigV4Proof(&key, testRegion, "text"))
+	id, err := e.AuthenticateSigV4(c.t.Context(), enginetest.SigV4Proof(key, testRegion, "text"))
 	if err != nil {
 		c.t.Fatalf("signing in with %s: %v", key.AccessKeyID, err)
 	}
@@ -54,10 +54,6 @@ func (c *testCluster) refused(e *Engine, id iam.Identity, when string) {
 	if err == nil || err.Error() != iam.ErrUnrecognized.Error() {
 		c.t.Errorf("%s: got error %v, want ErrUnrecognized", when, err)
 	}
-}
-
-func allow(action, resource string) string {
-	return `{"Effect":"Allow","Action":"` + action + `","Resource":"` + resource + `"}`
 }
 
 // newPolicy creates a managed policy and returns its ARN.

@@ -4,8 +4,6 @@ import (
 	"context"
 	"crypto/hmac"
 	"crypto/sha256"
-	"fmt"
-	"strings"
 
 	"google.golang.org/protobuf/proto"
 
@@ -46,16 +44,10 @@ func (c *testCluster) certificate(a fsm.Account, principal string) iam.Identity 
 	return c.identity(uri)
 }
 
-// uniqueID returns a unique id that is made of a name.
-func uniqueID(prefix string, a fsm.Account, name string) string {
-	sum := sha256.Sum256([]byte(a.String() + name))
-	return prefix + strings.ToUpper(fmt.Sprintf("%x", sum[:8]))
-}
-
 // putUser makes a user with an inline policy, "" for none, and authenticates as it.
-func (c *testCluster) putUser(a fsm.Account, name, doc string) iam.Identity {
+func (c *testCluster) storeUser(a fsm.Account, name, doc string) iam.Identity {
 	c.t.Helper()
-	u := &fsmpb.User{Account: uint64(a), Name: name, Path: "/", Id: uniqueID("AIDA", a, name), Created: 1}
+	u := &fsmpb.User{Account: uint64(a), Name: name, Path: "/", Id: uniqueID("AIDA", a.String()+name), Created: 1}
 	if doc != "" {
 		u.Inline = []*fsmpb.InlinePolicy{{Name: "own", Document: doc}}
 	}
@@ -65,12 +57,12 @@ func (c *testCluster) putUser(a fsm.Account, name, doc string) iam.Identity {
 
 // putRole makes a role with a trust policy and an inline policy, "" for none, and returns its
 // ARN.
-func (c *testCluster) putRole(a fsm.Account, name, trust, doc string) string {
+func (c *testCluster) storeRole(a fsm.Account, name, trust, doc string) string {
 	c.t.Helper()
 	if _, err := policy.Parse(policy.TrustPolicy, []byte(trust)); err != nil {
 		c.t.Fatal(err)
 	}
-	r := &fsmpb.Role{Account: uint64(a), Name: name, Path: "/", Id: uniqueID("AROA", a, name), Created: 1, Trust: trust, MaxSession: 7200}
+	r := &fsmpb.Role{Account: uint64(a), Name: name, Path: "/", Id: uniqueID("AROA", a.String()+name), Created: 1, Trust: trust, MaxSession: 7200}
 	if doc != "" {
 		r.Inline = []*fsmpb.InlinePolicy{{Name: "own", Document: doc}}
 	}
@@ -93,7 +85,7 @@ func (c *testCluster) editRole(a fsm.Account, name string, edit func(*fsmpb.Role
 // putPolicy makes a managed policy and returns its ARN.
 func (c *testCluster) putPolicy(a fsm.Account, name, doc string) string {
 	c.t.Helper()
-	p := &fsmpb.Policy{Account: uint64(a), Name: name, Path: "/", Id: uniqueID("ANPA", a, name), Created: 1, DefaultVersion: 1, Versions: []uint32{1}, Newest: 1}
+	p := &fsmpb.Policy{Account: uint64(a), Name: name, Path: "/", Id: uniqueID("ANPA", a.String()+name), Created: 1, DefaultVersion: 1, Versions: []uint32{1}, Newest: 1}
 	c.Change(&fsmpb.Change{Change: &fsmpb.Change_PutPolicy{PutPolicy: p}},
 		&fsmpb.Change{Change: &fsmpb.Change_PutPolicyVersion{PutPolicyVersion: &fsmpb.PolicyVersion{Account: uint64(a), Policy: name, Number: 1, Document: doc, Created: 1}}})
 	return iam.PolicyARN("aws", p)

@@ -34,8 +34,8 @@ func (c *testCluster) sessionToken(as iam.Identity) *iamapi.Credentials {
 func TestTemporaryCredentialsOpenSessions(t *testing.T) {
 	t.Parallel()
 	c := newTestCluster(t, withNodes(2))
-	alice := c.putUser(testAccountNumber, "alice", "")
-	role := c.putRole(testAccountNumber, "app", trusts(aliceARN, ""), "")
+	alice := c.storeUser(testAccountNumber, "alice", "")
+	role := c.storeRole(testAccountNumber, "app", trusts(aliceARN, ""), "")
 	in := assumeInput(role)
 	in.DurationSeconds = new(int32(900))
 	cr := c.assumed(alice, in).Credentials
@@ -87,7 +87,7 @@ func TestTemporaryCredentialsOpenSessions(t *testing.T) {
 func TestTemporaryProofs(t *testing.T) {
 	t.Parallel()
 	c := newTestCluster(t)
-	alice := c.putUser(testAccountNumber, "alice", "")
+	alice := c.storeUser(testAccountNumber, "alice", "")
 	cr, other := c.sessionToken(alice), c.sessionToken(alice)
 	token, _, err := c.engine.OpenSession(t.Context(), c.proofWith(cr))
 	if err != nil {
@@ -147,10 +147,10 @@ func TestTemporarySessionsEndEverywhere(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			c := newTestCluster(t, withNodes(3))
-			alice := c.putUser(testAccountNumber, "alice", "")
+			alice := c.storeUser(testAccountNumber, "alice", "")
 			cr := c.sessionToken(alice)
 			if !tt.user {
-				cr = c.assumed(alice, assumeInput(c.putRole(testAccountNumber, "app", trusts(aliceARN, ""), ""))).Credentials
+				cr = c.assumed(alice, assumeInput(c.storeRole(testAccountNumber, "app", trusts(aliceARN, ""), ""))).Credentials
 			}
 			token, _, err := c.engine.OpenSession(t.Context(), c.proofWith(cr))
 			if err != nil {

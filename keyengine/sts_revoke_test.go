@@ -54,8 +54,8 @@ func TestSessionsEndEverywhere(t *testing.T) {
 			c := newTestCluster(t, withNodes(3))
 			key, _ := c.newKey()
 			c.setPolicy(key, policyDocument(rootStatement))
-			alice := c.putUser(testAccountNumber, "alice", identityPolicy("Allow", "kms:Encrypt", "*"))
-			role := c.putRole(testAccountNumber, "app", trusts(aliceARN, ""), identityPolicy("Allow", "kms:Encrypt", "*"))
+			alice := c.storeUser(testAccountNumber, "alice", identityPolicy("Allow", "kms:Encrypt", "*"))
+			role := c.storeRole(testAccountNumber, "app", trusts(aliceARN, ""), identityPolicy("Allow", "kms:Encrypt", "*"))
 			var cr *iamapi.Credentials
 			if tt.user {
 				out, err := callAs[iamapi.GetSessionTokenOutput](c, c.engine, alice, "GetSessionToken", &iamapi.GetSessionTokenInput{})
@@ -92,7 +92,7 @@ func TestSessionsEndEverywhere(t *testing.T) {
 	}
 }
 
-var aliceCredential = "spiffe://test/" + uniqueID("AIDA", testAccountNumber, "alice")
+var aliceCredential = "spiffe://test/" + uniqueID("AIDA", testAccountNumber.String()+"alice")
 
 // deactivate makes a credential inactive.
 func (c *testCluster) deactivate(id string) {
@@ -107,8 +107,8 @@ func (c *testCluster) deactivate(id string) {
 func TestRevocationAndClocks(t *testing.T) {
 	t.Parallel()
 	c := newTestCluster(t, withNodes(2))
-	alice := c.putUser(testAccountNumber, "alice", "")
-	role := c.putRole(testAccountNumber, "app", trusts(aliceARN, ""), "")
+	alice := c.storeUser(testAccountNumber, "alice", "")
+	role := c.storeRole(testAccountNumber, "app", trusts(aliceARN, ""), "")
 	n2 := c.engines["n2"]
 	setClock(n2, enginetest.NewClock(c.Clock.Now().Add(time.Minute)))
 	who := func(id iam.Identity) error {
@@ -139,10 +139,10 @@ func TestSessionsExpire(t *testing.T) {
 		t.Run(kind, func(t *testing.T) {
 			t.Parallel()
 			c := newTestCluster(t)
-			alice := c.putUser(testAccountNumber, "alice", "")
+			alice := c.storeUser(testAccountNumber, "alice", "")
 			var cr *iamapi.Credentials
 			if kind == "role" {
-				cr = c.assumed(alice, assumeInput(c.putRole(testAccountNumber, "app", trusts(aliceARN, ""), ""))).Credentials
+				cr = c.assumed(alice, assumeInput(c.storeRole(testAccountNumber, "app", trusts(aliceARN, ""), ""))).Credentials
 			} else {
 				out, err := callAs[iamapi.GetSessionTokenOutput](c, c.engine, alice, "GetSessionToken", &iamapi.GetSessionTokenInput{DurationSeconds: new(int32(3600))})
 				if err != nil {
@@ -176,13 +176,13 @@ func TestSessionsExpire(t *testing.T) {
 func TestForgedSessions(t *testing.T) {
 	t.Parallel()
 	c := newTestCluster(t)
-	alice := c.putUser(testAccountNumber, "alice", "")
-	role := c.putRole(testAccountNumber, "app", trusts(aliceARN, ""), "")
+	alice := c.storeUser(testAccountNumber, "alice", "")
+	role := c.storeRole(testAccountNumber, "app", trusts(aliceARN, ""), "")
 	one, two := c.assumed(alice, assumeInput(role)).Credentials, c.assumed(alice, assumeInput(role)).Credentials
 	c.withTemporary(c.engine, one)
 	c.withTemporary(c.engine, two)
 	foreign := newTestCluster(t)
-	theirs := foreign.assumed(foreign.putUser(testAccountNumber, "alice", ""), assumeInput(foreign.putRole(testAccountNumber, "app", trusts(aliceARN, ""), ""))).Credentials
+	theirs := foreign.assumed(foreign.storeUser(testAccountNumber, "alice", ""), assumeInput(foreign.storeRole(testAccountNumber, "app", trusts(aliceARN, ""), ""))).Credentials
 	edited := func(token string, i int) *string {
 		b := []byte(token)
 		if b[i] == 'A' {

@@ -17,20 +17,20 @@ func TestGetCallerIdentity(t *testing.T) {
 	c := newTestCluster(t)
 	c.putAccount(otherAccount)
 	denied := identityPolicy("Deny", "*", "*")
-	alice := c.putUser(testAccountNumber, "alice", denied)
-	role := c.putRole(otherAccount, "app", trusts(aliceARN, ""), denied)
+	alice := c.storeUser(testAccountNumber, "alice", denied)
+	role := c.storeRole(otherAccount, "app", trusts(aliceARN, ""), denied)
 	c.editRole(otherAccount, "app", func(r *fsmpb.Role) {})
-	bob := c.putUser(testAccountNumber, "bob", identityPolicy("Allow", "sts:*", "*"))
+	bob := c.storeUser(testAccountNumber, "bob", identityPolicy("Allow", "sts:*", "*"))
 	c.editRole(otherAccount, "app", func(r *fsmpb.Role) { r.Trust = trusts(bobARN, "") })
 	for name, tt := range map[string]struct {
 		id                   iam.Identity
 		arn, userID, account string
 	}{
 		"root":  {c.root, "arn:aws:iam::111122223333:root", "111122223333", "111122223333"},
-		"user":  {alice, aliceARN, uniqueID("AIDA", testAccountNumber, "alice"), "111122223333"},
+		"user":  {alice, aliceARN, uniqueID("AIDA", testAccountNumber.String()+"alice"), "111122223333"},
 		"other": {c.rootOf(otherAccount), "arn:aws:iam::444455556666:root", "444455556666", "444455556666"},
 		"session": {c.assume(bob, assumeInput(role)), "arn:aws:sts::444455556666:assumed-role/app/test",
-			uniqueID("AROA", otherAccount, "app") + ":test", "444455556666"},
+			uniqueID("AROA", otherAccount.String()+"app") + ":test", "444455556666"},
 	} {
 		out, err := callAs[iamapi.GetCallerIdentityOutput](c, c.engine, tt.id, "GetCallerIdentity", &iamapi.GetCallerIdentityInput{})
 		if err != nil {
@@ -78,12 +78,12 @@ func TestAssumeRoleTrust(t *testing.T) {
 	} {
 		n++
 		name := "user" + string(rune('a'+n))
-		user := c.putUser(testAccountNumber, name, tt.own)
+		user := c.storeUser(testAccountNumber, name, tt.own)
 		in := testAccountNumber
 		if tt.elsewhere {
 			in = otherAccount
 		}
-		role := c.putRole(in, "role"+name, strings.ReplaceAll(tt.trust, "USER", "arn:aws:iam::111122223333:user/"+name), "")
+		role := c.storeRole(in, "role"+name, strings.ReplaceAll(tt.trust, "USER", "arn:aws:iam::111122223333:user/"+name), "")
 		out, err := callAs[iamapi.AssumeRoleOutput](c, c.engine, user, "AssumeRole", assumeInput(role))
 		if tt.allowed {
 			if err != nil {
@@ -106,8 +106,8 @@ func TestAssumeRoleTrust(t *testing.T) {
 func TestAbsentRole(t *testing.T) {
 	t.Parallel()
 	c := newTestCluster(t)
-	alice := c.putUser(testAccountNumber, "alice", identityPolicy("Allow", "*", "*"))
-	c.putRole(testAccountNumber, "closed", trusts(bobARN, ""), "")
+	alice := c.storeUser(testAccountNumber, "alice", identityPolicy("Allow", "*", "*"))
+	c.storeRole(testAccountNumber, "closed", trusts(bobARN, ""), "")
 	for _, role := range []string{
 		"arn:aws:iam::111122223333:role/closed", "arn:aws:iam::111122223333:role/absent", "arn:aws:iam::111122223333:role/path/closed",
 		"arn:aws:iam::999999999999:role/absent", "arn:aws-cn:iam::111122223333:role/closed",
@@ -126,8 +126,8 @@ func TestAbsentRole(t *testing.T) {
 func TestAssumeRoleExternalID(t *testing.T) {
 	t.Parallel()
 	c := newTestCluster(t)
-	alice := c.putUser(testAccountNumber, "alice", "")
-	role := c.putRole(testAccountNumber, "app", trusts(aliceARN, `{"StringEquals":{"sts:ExternalId":"right"}}`), "")
+	alice := c.storeUser(testAccountNumber, "alice", "")
+	role := c.storeRole(testAccountNumber, "app", trusts(aliceARN, `{"StringEquals":{"sts:ExternalId":"right"}}`), "")
 	in := assumeInput(role)
 	in.ExternalId = new("wrong")
 	if _, err := callAs[iamapi.AssumeRoleOutput](c, c.engine, alice, "AssumeRole", in); !errors.Is(err, kmsapi.ErrAccessDenied) {
@@ -142,9 +142,9 @@ func TestAssumeRoleExternalID(t *testing.T) {
 func TestSessionDurations(t *testing.T) {
 	t.Parallel()
 	c := newTestCluster(t)
-	alice := c.putUser(testAccountNumber, "alice", "")
-	role := c.putRole(testAccountNumber, "app", trusts(aliceARN, ""), "")
-	next := c.putRole(testAccountNumber, "next", trusts("arn:aws:iam::111122223333:role/app", ""), "")
+	alice := c.storeUser(testAccountNumber, "alice", "")
+	role := c.storeRole(testAccountNumber, "app", trusts(aliceARN, ""), "")
+	next := c.storeRole(testAccountNumber, "next", trusts("arn:aws:iam::111122223333:role/app", ""), "")
 	session := c.assume(alice, assumeInput(role))
 	for _, tt := range []struct {
 		id     iam.Identity
@@ -187,8 +187,8 @@ func TestSessionPolicies(t *testing.T) {
 	c.allowManyRefusals()
 	key, arn := c.newKey()
 	c.setPolicy(key, policyDocument(rootStatement))
-	alice := c.putUser(testAccountNumber, "alice", "")
-	role := c.putRole(testAccountNumber, "app", trusts(aliceARN, ""),
+	alice := c.storeUser(testAccountNumber, "alice", "")
+	role := c.storeRole(testAccountNumber, "app", trusts(aliceARN, ""),
 		`{"Version":"2012-10-17","Statement":[{"Effect":"Allow","Action":["kms:Encrypt","kms:DescribeKey"],"Resource":"`+arn+`"}]}`)
 	describe := c.putPolicy(testAccountNumber, "describe", identityPolicy("Allow", "kms:Describe*", "*"))
 	random := c.putPolicy(testAccountNumber, "random", identityPolicy("Allow", "kms:GenerateRandom", "*"))
@@ -232,8 +232,8 @@ func TestRefusedSessions(t *testing.T) {
 	t.Parallel()
 	c := newTestCluster(t)
 	c.putAccount(otherAccount)
-	alice := c.putUser(testAccountNumber, "alice", "")
-	role := c.putRole(testAccountNumber, "app", trusts(aliceARN, ""), "")
+	alice := c.storeUser(testAccountNumber, "alice", "")
+	role := c.storeRole(testAccountNumber, "app", trusts(aliceARN, ""), "")
 	elsewhere := c.putPolicy(otherAccount, "elsewhere", identityPolicy("Allow", "*", "*"))
 	many := make([]iamapi.PolicyDescriptorType, 11)
 	for i := range many {
@@ -291,11 +291,11 @@ func TestSessionTags(t *testing.T) {
 	c.allowManyRefusals()
 	key, _ := c.newKey()
 	c.setPolicy(key, policyDocument(rootStatement))
-	alice := c.putUser(testAccountNumber, "alice", "")
+	alice := c.storeUser(testAccountNumber, "alice", "")
 	byTeam := `{"Version":"2012-10-17","Statement":[{"Effect":"Allow","Action":"kms:Encrypt","Resource":"*","Condition":{"StringEquals":{"aws:PrincipalTag/team":"blue"}}}]}`
-	role := c.putRole(testAccountNumber, "app", trusts(aliceARN, `{"StringEqualsIfExists":{"aws:RequestTag/team":["blue","red"]}}`), byTeam)
-	next := c.putRole(testAccountNumber, "next", trusts("arn:aws:iam::111122223333:role/app", ""), byTeam)
-	untagged := c.putRole(testAccountNumber, "untagged", strings.ReplaceAll(trusts("arn:aws:iam::111122223333:role/app", ""), `"sts:TagSession",`, ""), byTeam)
+	role := c.storeRole(testAccountNumber, "app", trusts(aliceARN, `{"StringEqualsIfExists":{"aws:RequestTag/team":["blue","red"]}}`), byTeam)
+	next := c.storeRole(testAccountNumber, "next", trusts("arn:aws:iam::111122223333:role/app", ""), byTeam)
+	untagged := c.storeRole(testAccountNumber, "untagged", strings.ReplaceAll(trusts("arn:aws:iam::111122223333:role/app", ""), `"sts:TagSession",`, ""), byTeam)
 
 	encrypt := func(s iam.Identity) bool {
 		_, err := callAs[kmsapi.EncryptOutput](c, c.engine, s, "Encrypt", &kmsapi.EncryptInput{KeyId: &key, Plaintext: []byte("x")})
@@ -322,7 +322,7 @@ func TestSessionTags(t *testing.T) {
 	if encrypt(c.assume(keeping, assumeInput(next))) {
 		t.Error("a tag is inherited that is not transitive")
 	}
-	third := c.putRole(testAccountNumber, "third", trusts("arn:aws:iam::111122223333:role/next", ""), byTeam)
+	third := c.storeRole(testAccountNumber, "third", trusts("arn:aws:iam::111122223333:role/next", ""), byTeam)
 	if !encrypt(c.assume(c.assume(passing, assumeInput(next)), assumeInput(third))) {
 		t.Error("a transitive tag is not inherited twice")
 	}
@@ -342,9 +342,9 @@ func TestSessionTags(t *testing.T) {
 func TestSourceIdentity(t *testing.T) {
 	t.Parallel()
 	c := newTestCluster(t)
-	alice := c.putUser(testAccountNumber, "alice", "")
-	role := c.putRole(testAccountNumber, "app", trusts(aliceARN, `{"StringEqualsIfExists":{"sts:SourceIdentity":"ann"}}`), "")
-	next := c.putRole(testAccountNumber, "next", trusts("arn:aws:iam::111122223333:role/app", `{"StringEquals":{"aws:SourceIdentity":"ann"}}`), "")
+	alice := c.storeUser(testAccountNumber, "alice", "")
+	role := c.storeRole(testAccountNumber, "app", trusts(aliceARN, `{"StringEqualsIfExists":{"sts:SourceIdentity":"ann"}}`), "")
+	next := c.storeRole(testAccountNumber, "next", trusts("arn:aws:iam::111122223333:role/app", `{"StringEquals":{"aws:SourceIdentity":"ann"}}`), "")
 	in := assumeInput(role)
 	in.SourceIdentity = new("bob")
 	_, err := callAs[iamapi.AssumeRoleOutput](c, c.engine, alice, "AssumeRole", in)
@@ -369,8 +369,8 @@ func TestGetSessionToken(t *testing.T) {
 	c := newTestCluster(t)
 	key, _ := c.newKey()
 	c.setPolicy(key, policyDocument(rootStatement))
-	alice := c.putUser(testAccountNumber, "alice", identityPolicy("Allow", "kms:Encrypt", "*"))
-	role := c.putRole(testAccountNumber, "app", trusts(aliceARN, ""), "")
+	alice := c.storeUser(testAccountNumber, "alice", identityPolicy("Allow", "kms:Encrypt", "*"))
+	role := c.storeRole(testAccountNumber, "app", trusts(aliceARN, ""), "")
 	for _, tt := range []struct {
 		id   iam.Identity
 		ask  int32
@@ -425,7 +425,7 @@ func TestGetAccessKeyInfo(t *testing.T) {
 	}
 	_, err = callAs[iamapi.GetAccessKeyInfoOutput](c, c.engine, root, "GetAccessKeyInfo", &iamapi.GetAccessKeyInfoInput{AccessKeyId: new("AKIA0000000000000000")})
 	wantError(t, err, kmsapi.ErrValidation, "…")
-	alice := c.putUser(testAccountNumber, "alice", "")
+	alice := c.storeUser(testAccountNumber, "alice", "")
 	_, err = callAs[iamapi.GetAccessKeyInfoOutput](c, c.engine, alice, "GetAccessKeyInfo", &iamapi.GetAccessKeyInfoInput{AccessKeyId: &id})
 	wantError(t, err, kmsapi.ErrAccessDenied, "…")
 }
@@ -434,8 +434,8 @@ func TestGetAccessKeyInfo(t *testing.T) {
 func TestSessionRecords(t *testing.T) {
 	t.Parallel()
 	c := newTestCluster(t)
-	alice := c.putUser(testAccountNumber, "alice", "")
-	role := c.putRole(testAccountNumber, "app", trusts(aliceARN, ""), "")
+	alice := c.storeUser(testAccountNumber, "alice", "")
+	role := c.storeRole(testAccountNumber, "app", trusts(aliceARN, ""), "")
 	out := c.assumed(alice, assumeInput(role))
 	rec := c.lastRecord()
 	text := rec.String()

@@ -5,7 +5,6 @@ import (
 	"testing"
 
 	"github.com/conclavekms/conclave/fsm/fsmpb"
-	"github.com/conclavekms/conclave/keyengine/internal/request"
 )
 
 // No operation accepts a state that is unknown.
@@ -16,15 +15,6 @@ func TestUnknownState(t *testing.T) {
 			if err := op.States.Check("arn", s); err == nil {
 				t.Errorf("%s accepts state %v", op.Name, s)
 			}
-		}
-	}
-}
-
-func TestGrowingOperationsExist(t *testing.T) {
-	t.Parallel()
-	for name := range request.Growing {
-		if op := Table[name]; op == nil || op.ReadOnly {
-			t.Errorf("Growing has %s, which is not an operation that changes the state", name)
 		}
 	}
 }
