@@ -307,6 +307,38 @@ func updateAccessKey(ev *request.Evaluation, in *iamapi.UpdateAccessKeyInput) er
 	return nil
 }
 
+// getAccessKeyLastUsed says when an access key was last used, also if the request was refused,
+// and for which service. The answer may be newer than the decision.
+func getAccessKeyLastUsed(ev *request.Evaluation, in *iamapi.GetAccessKeyLastUsedInput) (*iamapi.GetAccessKeyLastUsedOutput, error) {
+	a, id := request.AccountOf(ev), *in.AccessKeyId
+	c := ev.Credential(a, id)
+	if c == nil || !isKey(c) {
+		if err := ev.AuthoriseAccount(ev.Op.Action(), "*"); err != nil {
+			return nil, err
+		}
+		return nil, noSuch("The Access Key with id %s cannot be found.", id)
+	}
+	var out iamapi.GetAccessKeyLastUsedOutput
+	if u := fsm.UserByID(ev.State, a, c.Principal); u != nil {
+		ev.Note(fsmpb.Kind_KIND_USER, fsm.EntityID(a, u.Name), u.Version)
+		if err := users.authorise(ev, users.arn(ev, u), users.parts(u), nil); err != nil {
+			return nil, err
+		}
+		out.UserName = &u.Name
+	} else if err := ev.AuthoriseAccount(ev.Op.Action(), c.Principal); err != nil {
+		return nil, err
+	}
+	ev.Later = func(s *fsm.State) (any, error) {
+		out.AccessKeyLastUsed = &iamapi.AccessKeyLastUsed{ServiceName: new("N/A"), Region: new("N/A")}
+		if use := fsm.CredentialUse(s, a, id); use != nil {
+			service, region := request.ServiceUsed(ev.Cluster(), use.Operation)
+			out.AccessKeyLastUsed = &iamapi.AccessKeyLastUsed{LastUsedDate: timeOf(use.Time), ServiceName: new(string(service)), Region: &region}
+		}
+		return &out, nil
+	}
+	return nil, nil
+}
+
 func deleteAccessKey(ev *request.Evaluation, in *iamapi.DeleteAccessKeyInput) error {
 	o, err := ownerNamed(ev, in.UserName)
 	if err != nil {

@@ -35,9 +35,9 @@ type Attempt struct {
 // longer.
 type readSet struct {
 	reads    [4]*fsmpb.Read
-	uses     [1]*fsmpb.Use
+	uses     [2]*fsmpb.Use
 	eachRead [4]fsmpb.Read
-	eachUse  [1]fsmpb.Use
+	eachUse  [2]fsmpb.Use
 }
 
 func newAttempt(ctx context.Context, svc *Services, s *fsm.State, c *iam.Caller, op *Operation, in any) *Attempt {

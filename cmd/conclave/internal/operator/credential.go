@@ -59,10 +59,15 @@ type accessKey struct {
 	SecretAccessKey string `json:"secret_access_key,omitempty"`
 }
 
-// makeAccessKey creates an access key, and writes it to a file or shows it. When it
+// rootKey creates another access key of the root user, for makeAccessKey.
+func rootKey(ctx context.Context, c *cli.Connection) (id string, secret client.Secret, err error) {
+	return client.CreateAccessKey(ctx, c.Credentials())
+}
+
+// makeAccessKey has an access key created, and writes it to a file or shows it. When it
 // returns without an error, the key was stored or shown. The caller has to wipe the
 // secret.
-func makeAccessKey(ctx context.Context, a *cli.App, file string) (id string, secret client.Secret, err error) {
+func makeAccessKey(ctx context.Context, a *cli.App, file string, create func(context.Context, *cli.Connection) (string, client.Secret, error)) (id string, secret client.Secret, err error) {
 	var out *os.File
 	if file != "" {
 		// Before the key is created, as it is too late to fail afterwards.
@@ -71,7 +76,7 @@ func makeAccessKey(ctx context.Context, a *cli.App, file string) (id string, sec
 		}
 	}
 	err = a.With(ctx, "creating an access key", func(ctx context.Context, c *cli.Connection) (err error) {
-		id, secret, err = client.CreateAccessKey(ctx, c.Credentials())
+		id, secret, err = create(ctx, c)
 		return err
 	})
 	if err != nil {
@@ -112,7 +117,7 @@ shown only once, or, with --file, written to a new file of mode 0600 for a shell
 read.`,
 		Example: `  conclave credential create --file spare.env`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			_, secret, err := makeAccessKey(cmd.Context(), a, file)
+			_, secret, err := makeAccessKey(cmd.Context(), a, file, rootKey)
 			clear(secret)
 			return err
 		},
@@ -145,7 +150,7 @@ If it fails in between, the old access key is still valid; use "credential list"
 			if old == "" {
 				return cli.Usagef("there is no access key to rotate: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY")
 			}
-			id, secret, err := makeAccessKey(ctx, a, file)
+			id, secret, err := makeAccessKey(ctx, a, file, rootKey)
 			if err != nil {
 				return err
 			}
