@@ -10,6 +10,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/conclavekms/conclave/cmd/conclave/internal/cli"
+	"github.com/conclavekms/conclave/cmd/conclave/internal/permissions"
 	"github.com/conclavekms/conclave/policy"
 	"github.com/conclavekms/conclave/transport/iampb"
 	"github.com/conclavekms/conclave/transport/kmspb"
@@ -60,24 +61,20 @@ limited with, are not known to it, and the state of the key does not matter.`,
 				return cli.Usagef("--key is required: a KEY")
 			}
 			return a.WithEach(cmd.Context(), "listing who may use key "+key, func(ctx context.Context, c *cli.Connection) error {
-				k, err := factsOf(ctx, a, c, key)
+				k, err := keyOf(ctx, a, c, key)
 				if err != nil {
 					return err
 				}
 				if len(only) > 0 {
-					k.actions = only
+					k.Actions = only
 				}
 				details, err := everything[*iampb.GetAccountAuthorizationDetailsResponse](ctx, a, c, "GetAccountAuthorizationDetails", &iampb.GetAccountAuthorizationDetailsRequest{})
 				if err != nil {
 					return err
 				}
-				f, err := newFacts(*k, details)
+				out, err := permissions.Who(k, details)
 				if err != nil {
 					return err
-				}
-				out := f.list()
-				if out == nil {
-					out = []*access{}
 				}
 				return a.Print(out, func(w io.Writer) {
 					cli.Line(w, "PRINCIPAL", "MAY", "BY", "IF")
@@ -97,9 +94,9 @@ limited with, are not known to it, and the state of the key does not matter.`,
 	return cmd
 }
 
-// factsOf gets the policy and the grants of a key.
-func factsOf(ctx context.Context, a *cli.App, c *cli.Connection, key string) (*keyFacts, error) {
-	k := new(keyFacts)
+// keyOf gets the policy and the grants of a key.
+func keyOf(ctx context.Context, a *cli.App, c *cli.Connection, key string) (*permissions.Key, error) {
+	k := new(permissions.Key)
 	err := a.Timed(ctx, func(ctx context.Context) error {
 		m, err := describeKey(ctx, c, key)
 		if err != nil {
@@ -109,21 +106,21 @@ func factsOf(ctx context.Context, a *cli.App, c *cli.Connection, key string) (*k
 		if err != nil {
 			return err
 		}
-		if k.arn, err = policy.ParseARN(m.GetArn()); err != nil {
+		if k.ARN, err = policy.ParseARN(m.GetArn()); err != nil {
 			return err
 		}
-		if who.Account != k.arn.Account {
-			return fmt.Errorf("the key is of account %s, and the caller of account %s, who does not see the policies there", k.arn.Account, who.Account)
+		if who.Account != k.ARN.Account {
+			return fmt.Errorf("the key is of account %s, and the caller of account %s, who does not see the policies there", k.ARN.Account, who.Account)
 		}
-		k.actions = slices.Concat(uses[m.GetKeyUsage()], control)
+		k.Actions = slices.Concat(uses[m.GetKeyUsage()], control)
 		res, err := c.KMS().GetKeyPolicy(ctx, &kmspb.GetKeyPolicyRequest{KeyId: m.Arn})
-		k.policy = res.GetPolicy()
+		k.Policy = res.GetPolicy()
 		return err
 	})
 	if err != nil {
 		return nil, err
 	}
-	id := k.arn.String()
+	id := k.ARN.String()
 	for marker := (*string)(nil); ; {
 		var res *kmspb.ListGrantsResponse
 		err := a.Timed(ctx, func(ctx context.Context) (err error) {
@@ -133,7 +130,7 @@ func factsOf(ctx context.Context, a *cli.App, c *cli.Connection, key string) (*k
 		if err != nil {
 			return nil, err
 		}
-		k.grants = append(k.grants, res.GetGrants()...)
+		k.Grants = append(k.Grants, res.GetGrants()...)
 		if !res.GetTruncated() || res.GetNextMarker() == "" {
 			return k, nil
 		}

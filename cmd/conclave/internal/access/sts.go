@@ -82,8 +82,10 @@ account's, for temporary credentials of a role. It needs no access key.`,
 		row{
 			use: "session-token", short: "Get temporary credentials of the caller", op: "GetSessionToken", doing: "getting temporary credentials",
 			example: `  eval "$(conclave sts session-token --duration 8h)"`,
-			binds:   func(b *binder) { b.seconds("duration_seconds", "duration", "how long the credentials are valid (default 12h)") },
-			run:     getCredentials,
+			binds: func(b *binder) {
+				b.seconds("duration_seconds", "duration", "how long the credentials are valid (default 12h)")
+			},
+			run: getCredentials,
 		},
 		row{
 			use: "key-account ID", short: "Print the account that an access key belongs to", op: "GetAccessKeyInfo", doing: "looking up access key",

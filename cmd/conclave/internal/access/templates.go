@@ -2,7 +2,6 @@ package access
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 	"io"
 	"slices"
@@ -11,6 +10,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/conclavekms/conclave/cmd/conclave/internal/cli"
+	"github.com/conclavekms/conclave/cmd/conclave/internal/permissions"
 	"github.com/conclavekms/conclave/policy"
 )
 
@@ -72,29 +72,13 @@ func templateNamed(name string) (*template, error) {
 	return templates[i], nil
 }
 
-type statement struct {
-	Sid      string   `json:"Sid,omitempty"`
-	Effect   string   `json:"Effect"`
-	Action   []string `json:"Action"`
-	Resource []string `json:"Resource"`
-}
-
-// documentOf returns a policy with statements that allow.
-func documentOf(statements ...statement) (string, error) {
-	raw, err := json.MarshalIndent(struct {
-		Version   string
-		Statement []statement
-	}{"2012-10-17", statements}, "", "    ")
-	return string(raw), err
-}
-
 // document returns the policy for a key, given by its ARN; "" if the template is for none.
 func (t *template) document(keyARN string) (string, error) {
 	resource := "*"
 	if t.key {
 		resource = keyARN
 	}
-	statements := []statement{{Effect: "Allow", Action: t.actions, Resource: []string{resource}}}
+	statements := []permissions.Statement{{Effect: "Allow", Action: t.actions, Resource: []string{resource}}}
 	if len(t.aliases) > 0 {
 		// These need the permission on the key and on the alias, so a statement for all aliases
 		// gives away no key but this one.
@@ -102,9 +86,9 @@ func (t *template) document(keyARN string) (string, error) {
 		if !ok {
 			return "", fmt.Errorf("%s is not the ARN of a key", keyARN)
 		}
-		statements = append(statements, statement{Effect: "Allow", Action: t.aliases, Resource: []string{keyARN, prefix + ":alias/*"}})
+		statements = append(statements, permissions.Statement{Effect: "Allow", Action: t.aliases, Resource: []string{keyARN, prefix + ":alias/*"}})
 	}
-	return documentOf(statements...)
+	return permissions.Document(statements...)
 }
 
 // templateFlags are the flags --policy and --key of commands that create.

@@ -13,6 +13,7 @@ import (
 	"strings"
 
 	"github.com/conclavekms/conclave/cmd/conclave/internal/cli"
+	"github.com/conclavekms/conclave/cmd/conclave/internal/permissions"
 	"github.com/conclavekms/conclave/transport/kmspb"
 )
 
@@ -90,12 +91,12 @@ var errFound = errors.New("found")
 // whyRequest looks a request up in the audit log, and explains its denial.
 func whyRequest(ctx context.Context, a *cli.App, id string) error {
 	return a.WithEach(ctx, "reading the audit log", func(ctx context.Context, c *cli.Connection) error {
-		var found *record
+		var found *permissions.Record
 		err := c.ReadAudit(ctx, 0, false, func(r *kmspb.ReadAuditResponse) error {
 			if !strings.Contains(r.GetJson(), id) {
 				return nil
 			}
-			var rec record
+			var rec permissions.Record
 			if json.Unmarshal([]byte(r.GetJson()), &rec) != nil || rec.RequestID != id {
 				return nil
 			}

@@ -1,4 +1,4 @@
-package access
+package permissions
 
 import (
 	"encoding/json"

@@ -1,4 +1,4 @@
-package access
+package permissions
 
 import (
 	"cmp"
@@ -13,8 +13,8 @@ import (
 	"github.com/conclavekms/conclave/transport/kmspb"
 )
 
-// access is what a principal may do with a key, by one statement or grant.
-type access struct {
+// Access is what a principal may do with a key, by one statement or grant.
+type Access struct {
 	Principal string   `json:"principal"`
 	Actions   []string `json:"actions"`
 	By        string   `json:"by"`
@@ -22,12 +22,22 @@ type access struct {
 	If string `json:"if,omitempty"`
 }
 
-// keyFacts is what is known about a key.
-type keyFacts struct {
-	arn     policy.ARN
-	policy  string
-	grants  []*kmspb.GrantListEntry
-	actions []string // those that are looked at
+// Key is a key that principals may have access to.
+type Key struct {
+	ARN     policy.ARN
+	Policy  string
+	Grants  []*kmspb.GrantListEntry
+	Actions []string // those that are looked at, such as kms:Encrypt
+}
+
+// Who returns who may do what with a key, and by what, given all policies of its account. It
+// reports an error for a document that package policy does not accept.
+func Who(key *Key, account *iampb.GetAccountAuthorizationDetailsResponse) ([]*Access, error) {
+	f, err := newFacts(key, account)
+	if err != nil {
+		return nil, err
+	}
+	return f.list(), nil
 }
 
 // principalFacts is a principal with its policies.
@@ -64,20 +74,20 @@ func nobody(string) bool { return false }
 
 // facts collects what policies say about a key.
 type facts struct {
-	key       keyFacts
+	key       *Key
 	principal []*principalFacts
 	// Of the key's policy: for principals of its account, and for those of others.
 	own, others *document
 }
 
 // newFacts returns the facts of a key whose account is d's.
-func newFacts(key keyFacts, d *iampb.GetAccountAuthorizationDetailsResponse) (*facts, error) {
+func newFacts(key *Key, d *iampb.GetAccountAuthorizationDetailsResponse) (*facts, error) {
 	f := &facts{key: key}
 	var err error
-	if f.own, err = readDocument("key policy", policy.KeyPolicy, key.policy, known); err != nil {
+	if f.own, err = readDocument("key policy", policy.KeyPolicy, key.Policy, known); err != nil {
 		return nil, err
 	}
-	if f.others, err = readDocument("key policy", policy.KeyPolicy, key.policy, nobody); err != nil {
+	if f.others, err = readDocument("key policy", policy.KeyPolicy, key.Policy, nobody); err != nil {
 		return nil, err
 	}
 	if err := f.addAccount(d); err != nil {
@@ -88,7 +98,7 @@ func newFacts(key keyFacts, d *iampb.GetAccountAuthorizationDetailsResponse) (*f
 
 // addAccount adds the root user, the users and the roles of the key's account.
 func (f *facts) addAccount(d *iampb.GetAccountAuthorizationDetailsResponse) error {
-	root := "arn:" + f.key.arn.Partition + ":iam::" + f.key.arn.Account + ":root"
+	root := "arn:" + f.key.ARN.Partition + ":iam::" + f.key.ARN.Account + ":root"
 	if err := f.add(root, root, nil, nil, nil); err != nil {
 		return err
 	}
@@ -192,7 +202,7 @@ func (f *facts) add(arn, shown string, identity []*document, boundary *document,
 		}
 	}
 	values := map[string][]string{
-		"aws:principalarn": {arn}, "aws:principalaccount": {p.Account}, "kms:calleraccount": {p.Account}, "aws:resourceaccount": {f.key.arn.Account},
+		"aws:principalarn": {arn}, "aws:principalaccount": {p.Account}, "kms:calleraccount": {p.Account}, "aws:resourceaccount": {f.key.ARN.Account},
 		"aws:principaltype": {p.Kind.String()},
 	}
 	if p.Kind == policy.KindUser {
@@ -219,12 +229,12 @@ const anybody = "000000000000"
 
 // addOthers adds the principals of other accounts that the key's policy names, and everybody.
 func (f *facts) addOthers() error {
-	doc, err := policy.Parse(policy.KeyPolicy, []byte(f.key.policy))
+	doc, err := policy.Parse(policy.KeyPolicy, []byte(f.key.Policy))
 	if err != nil {
 		return err
 	}
 	for _, p := range doc.Principals() {
-		if p.Account == f.key.arn.Account {
+		if p.Account == f.key.ARN.Account {
 			// Those are in the account's details, but for single sessions of roles.
 			if p.Kind == policy.KindAssumedRole || p.Kind == policy.KindFederatedUser {
 				f.principal = append(f.principal, &principalFacts{caller: p, shown: p.String(), values: map[string][]string{
@@ -239,10 +249,10 @@ func (f *facts) addOthers() error {
 		}
 	}
 	account := anybody
-	if f.key.arn.Account == anybody {
+	if f.key.ARN.Account == anybody {
 		account = "999999999999"
 	}
-	p, err := policy.ParsePrincipal("arn:" + f.key.arn.Partition + ":iam::" + account + ":user/anybody")
+	p, err := policy.ParsePrincipal("arn:" + f.key.ARN.Partition + ":iam::" + account + ":user/anybody")
 	if err != nil {
 		return err
 	}
@@ -253,7 +263,7 @@ func (f *facts) addOthers() error {
 func (f *facts) addElsewhere(p policy.Principal, shown string) error {
 	var err error
 	if p.ARN == "" { // a bare account id
-		if p, err = policy.ParsePrincipal("arn:" + f.key.arn.Partition + ":iam::" + p.Account + ":root"); err != nil {
+		if p, err = policy.ParsePrincipal("arn:" + f.key.ARN.Partition + ":iam::" + p.Account + ":root"); err != nil {
 			return err
 		}
 		shown = p.ARN
@@ -295,7 +305,7 @@ func (f *facts) decide(p *principalFacts, action string, grantee *policy.Princip
 	if p.boundary != nil {
 		ps.Boundary = reading(p.boundary)
 	}
-	return policy.Trace(policy.Request{Principal: p.caller, Action: action, Resource: f.key.arn.String(), Context: p}, ps)
+	return policy.Trace(policy.Request{Principal: p.caller, Action: action, Resource: f.key.ARN.String(), Context: p}, ps)
 }
 
 // resource returns the key's policy as it is read for a principal.
@@ -307,10 +317,10 @@ func (f *facts) resource(p *principalFacts) *document {
 }
 
 // list returns who may do what, and by what.
-func (f *facts) list() []*access {
-	var all accesses
+func (f *facts) list() []*Access {
+	all := accesses{list: []*Access{}} // an empty list, and not null, in JSON
 	for _, p := range f.principal {
-		for _, action := range f.key.actions {
+		for _, action := range f.key.Actions {
 			if d, steps := f.decide(p, action, nil, true); d.Allowed() {
 				all.add(p.shown, action, f.by(p, d, steps), "")
 			} else if d, steps := f.decide(p, action, nil, false); d.Allowed() {
@@ -318,7 +328,7 @@ func (f *facts) list() []*access {
 			}
 		}
 	}
-	for _, g := range f.key.grants {
+	for _, g := range f.key.Grants {
 		f.addGrant(&all, g)
 	}
 	return all.list
@@ -334,7 +344,7 @@ func (f *facts) addGrant(all *accesses, g *kmspb.GrantListEntry) {
 	constraints := constraintsText(g.GetConstraints())
 	var grantee *principalFacts
 	if p, err := policy.ParseCaller(shown); err == nil {
-		grantee = &principalFacts{caller: p, elsewhere: p.Account != f.key.arn.Account}
+		grantee = &principalFacts{caller: p, elsewhere: p.Account != f.key.ARN.Account}
 		for _, x := range f.principal {
 			if x.shown == shown {
 				grantee = x
@@ -348,7 +358,7 @@ func (f *facts) addGrant(all *accesses, g *kmspb.GrantListEntry) {
 	}
 	for _, op := range g.GetOperations() {
 		action := "kms:" + op
-		if !slices.Contains(f.key.actions, action) {
+		if !slices.Contains(f.key.Actions, action) {
 			continue
 		}
 		if grantee != nil {
@@ -449,7 +459,7 @@ func (f *facts) conditions(p *principalFacts, action string, d policy.Decision, 
 }
 
 // accesses joins actions of the same principal by the same statement or grant.
-type accesses struct{ list []*access }
+type accesses struct{ list []*Access }
 
 func (a *accesses) add(principal, action, by, condition string) {
 	for _, x := range a.list {
@@ -458,5 +468,5 @@ func (a *accesses) add(principal, action, by, condition string) {
 			return
 		}
 	}
-	a.list = append(a.list, &access{Principal: principal, Actions: []string{action}, By: by, If: condition})
+	a.list = append(a.list, &Access{Principal: principal, Actions: []string{action}, By: by, If: condition})
 }
