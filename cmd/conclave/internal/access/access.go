@@ -2,14 +2,18 @@ package access
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/spf13/cobra"
 
 	"github.com/conclavekms/conclave/cmd/conclave/internal/cli"
+	"github.com/conclavekms/conclave/cmd/conclave/internal/keys"
 	"github.com/conclavekms/conclave/cmd/conclave/internal/permissions"
 	"github.com/conclavekms/conclave/policy"
 	"github.com/conclavekms/conclave/transport/iampb"
@@ -79,11 +83,7 @@ limited with, are not known to it, and the state of the key does not matter.`,
 				return a.Print(out, func(w io.Writer) {
 					cli.Line(w, "PRINCIPAL", "MAY", "BY", "IF")
 					for _, x := range out {
-						may := make([]string, len(x.Actions))
-						for i, action := range x.Actions {
-							may[i] = strings.TrimPrefix(action, "kms:")
-						}
-						cli.Line(w, x.Principal, strings.Join(may, ","), x.By, cli.OrDash(x.If))
+						cli.Line(w, x.Principal, brief(x.Actions), x.By, cli.OrDash(x.If))
 					}
 				})
 			})
@@ -92,6 +92,21 @@ limited with, are not known to it, and the state of the key does not matter.`,
 	cmd.Flags().StringVar(&key, "key", "", "the KEY")
 	cmd.Flags().StringArrayVar(&only, "action", nil, "only this action, such as kms:Decrypt; may be repeated")
 	return cmd
+}
+
+// brief writes actions of KMS for a table, with those that have a long name in common as one.
+func brief(actions []string) string {
+	text := strings.ReplaceAll(strings.Join(actions, ","), "kms:", "")
+	for _, name := range []string{"ReEncrypt", "GenerateDataKey"} {
+		var all []string
+		for _, action := range uses["ENCRYPT_DECRYPT"] {
+			if strings.HasPrefix(action, "kms:"+name) {
+				all = append(all, strings.TrimPrefix(action, "kms:"))
+			}
+		}
+		text = strings.Replace(text, strings.Join(all, ","), name+"*", 1)
+	}
+	return text
 }
 
 // keyOf gets the policy and the grants of a key.
@@ -113,6 +128,10 @@ func keyOf(ctx context.Context, a *cli.App, c *cli.Connection, key string) (*per
 			return fmt.Errorf("the key is of account %s, and the caller of account %s, who does not see the policies there", k.ARN.Account, who.Account)
 		}
 		k.Actions = slices.Concat(uses[m.GetKeyUsage()], control)
+		k.Values = map[string][]string{
+			"kms:keyspec": {m.GetKeySpec()}, "kms:keyusage": {m.GetKeyUsage()}, "kms:keyorigin": {m.GetOrigin()},
+			"kms:multiregion": {strconv.FormatBool(m.GetMultiRegion())},
+		}
 		res, err := c.KMS().GetKeyPolicy(ctx, &kmspb.GetKeyPolicyRequest{KeyId: m.Arn})
 		k.Policy = res.GetPolicy()
 		return err
@@ -121,19 +140,72 @@ func keyOf(ctx context.Context, a *cli.App, c *cli.Connection, key string) (*per
 		return nil, err
 	}
 	id := k.ARN.String()
+	if err := addNames(ctx, a, c, k); err != nil {
+		return nil, err
+	}
+	return k, eachPage(ctx, a, func(ctx context.Context, marker *string) (*kmspb.ListGrantsResponse, error) {
+		return c.KMS().ListGrants(ctx, &kmspb.ListGrantsRequest{KeyId: &id, Marker: marker})
+	}, func(res *kmspb.ListGrantsResponse) { k.Grants = append(k.Grants, res.GetGrants()...) })
+}
+
+// eachPage calls use with all pages of a list of KMS. Each may take the time of one answer.
+func eachPage[R interface {
+	GetTruncated() bool
+	GetNextMarker() string
+}](ctx context.Context, a *cli.App, get func(ctx context.Context, marker *string) (R, error), use func(R)) error {
 	for marker := (*string)(nil); ; {
-		var res *kmspb.ListGrantsResponse
+		var res R
 		err := a.Timed(ctx, func(ctx context.Context) (err error) {
-			res, err = c.KMS().ListGrants(ctx, &kmspb.ListGrantsRequest{KeyId: &id, Marker: marker})
+			res, err = get(ctx, marker)
 			return err
 		})
 		if err != nil {
-			return nil, err
+			return err
 		}
-		k.Grants = append(k.Grants, res.GetGrants()...)
-		if !res.GetTruncated() || res.GetNextMarker() == "" {
-			return k, nil
+		use(res)
+		next := res.GetNextMarker()
+		switch {
+		case !res.GetTruncated():
+			return nil
+		case next == "":
+			return errors.New("the server cut the list short without saying where it continues")
 		}
-		marker = res.NextMarker
+		marker = &next
 	}
+}
+
+// addNames adds the aliases and the tags of a key, which policies may ask for, unless the caller
+// may not see them.
+func addNames(ctx context.Context, a *cli.App, c *cli.Connection, k *permissions.Key) error {
+	id := k.ARN.String()
+	aliases := []string{}
+	err := eachPage(ctx, a, func(ctx context.Context, marker *string) (*kmspb.ListAliasesResponse, error) {
+		return c.KMS().ListAliases(ctx, &kmspb.ListAliasesRequest{KeyId: &id, Marker: marker})
+	}, func(res *kmspb.ListAliasesResponse) {
+		for _, x := range res.GetAliases() {
+			aliases = append(aliases, x.GetAliasName())
+		}
+	})
+	switch {
+	case err == nil:
+		k.Values["kms:resourcealiases"] = aliases
+	case !keys.Denied(err):
+		return err
+	}
+	tags := make(map[string][]string)
+	err = eachPage(ctx, a, func(ctx context.Context, marker *string) (*kmspb.ListResourceTagsResponse, error) {
+		return c.KMS().ListResourceTags(ctx, &kmspb.ListResourceTagsRequest{KeyId: &id, Marker: marker})
+	}, func(res *kmspb.ListResourceTagsResponse) {
+		for _, t := range res.GetTags() {
+			tags["aws:resourcetag/"+strings.ToLower(t.GetTagKey())] = []string{t.GetTagValue()}
+		}
+	})
+	switch {
+	case err == nil:
+		maps.Copy(k.Values, tags)
+		k.Tagged = true
+	case !keys.Denied(err):
+		return err
+	}
+	return nil
 }

@@ -92,9 +92,7 @@ func roleTable(w io.Writer, r *iampb.Role) {
 		cli.Line(w, "last used", cli.When(used.GetLastUsedDate())+" in "+used.GetRegion())
 	}
 	tagLines(w, r.GetTags())
-	for line := range strings.Lines(strings.TrimSuffix(r.GetAssumeRolePolicyDocument(), "\n")) {
-		cli.Line(w, "trust", strings.TrimSuffix(line, "\n"))
-	}
+	fmt.Fprintf(w, "\n%s\n", cli.Visible(r.GetAssumeRolePolicyDocument()))
 }
 
 // bindTrust makes the flags that say who may assume a role that is created.
@@ -165,6 +163,9 @@ func trustPolicy(names []string, external string) (string, error) {
 	if external != "" {
 		st.Condition = map[string]map[string]string{"StringEquals": {"sts:ExternalId": external}}
 	}
-	raw, err := json.MarshalIndent(map[string]any{"Version": "2012-10-17", "Statement": []any{st}}, "", "    ")
+	raw, err := json.MarshalIndent(struct {
+		Version   string
+		Statement []any
+	}{"2012-10-17", []any{st}}, "", "    ")
 	return string(raw), err
 }

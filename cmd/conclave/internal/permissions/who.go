@@ -28,6 +28,16 @@ type Key struct {
 	Policy  string
 	Grants  []*kmspb.GrantListEntry
 	Actions []string // those that are looked at, such as kms:Encrypt
+	// Values are the values of condition keys about the key, in lower case, such as
+	// kms:keyspec. All tags are known if Tagged is set.
+	Values map[string][]string
+	Tagged bool
+}
+
+// known reports whether the value of a condition key about the key is known.
+func (k *Key) known(key string) bool {
+	_, ok := k.Values[key]
+	return ok || k.Tagged && strings.HasPrefix(key, "aws:resourcetag/")
 }
 
 // Who returns who may do what with a key, and by what, given all policies of its account. It
@@ -46,13 +56,19 @@ type principalFacts struct {
 	shown  string // in the answer
 	// elsewhere is set for a principal of another account, whose own policies are not known.
 	elsewhere bool
-	values    map[string][]string // condition keys
+	values    map[string][]string // condition keys about the principal
+	key       *Key
 	identity  []*document
 	boundary  *document
 }
 
 // Values implements policy.Context.
-func (p *principalFacts) Values(key string) []string { return p.values[key] }
+func (p *principalFacts) Values(key string) []string {
+	if v := p.values[key]; v != nil {
+		return v
+	}
+	return p.key.Values[key]
+}
 
 // Now implements policy.Context. Conditions on the time are never known, so it is not used.
 func (p *principalFacts) Now() time.Time { return time.Time{} }
@@ -60,17 +76,20 @@ func (p *principalFacts) Now() time.Time { return time.Time{} }
 // Holds implements policy.Context.
 func (p *principalFacts) Holds(from, to time.Time) {}
 
-// known reports whether the value of a condition key is known of all principals of an account.
-func known(key string) bool {
+// known reports whether the value of a condition key is known of all requests by principals of
+// the key's account.
+func (f *facts) known(key string) bool {
+	return aboutPrincipal(key) || f.key.known(key)
+}
+
+// aboutPrincipal reports whether a condition key is about the principal, of which it is known.
+func aboutPrincipal(key string) bool {
 	switch key {
 	case "aws:principalarn", "aws:principalaccount", "aws:principaltype", "aws:username", "kms:calleraccount", "aws:resourceaccount":
 		return true
 	}
 	return strings.HasPrefix(key, "aws:principaltag/")
 }
-
-// nobody: no condition key is known of principals elsewhere.
-func nobody(string) bool { return false }
 
 // facts collects what policies say about a key.
 type facts struct {
@@ -84,10 +103,10 @@ type facts struct {
 func newFacts(key *Key, d *iampb.GetAccountAuthorizationDetailsResponse) (*facts, error) {
 	f := &facts{key: key}
 	var err error
-	if f.own, err = readDocument("key policy", policy.KeyPolicy, key.Policy, known); err != nil {
+	if f.own, err = readDocument("key policy", policy.KeyPolicy, key.Policy, f.known); err != nil {
 		return nil, err
 	}
-	if f.others, err = readDocument("key policy", policy.KeyPolicy, key.Policy, nobody); err != nil {
+	if f.others, err = readDocument("key policy", policy.KeyPolicy, key.Policy, key.known); err != nil {
 		return nil, err
 	}
 	if err := f.addAccount(d); err != nil {
@@ -106,7 +125,7 @@ func (f *facts) addAccount(d *iampb.GetAccountAuthorizationDetailsResponse) erro
 	for _, p := range d.GetPolicies() {
 		for _, v := range p.GetPolicyVersionList() {
 			if v.GetIsDefaultVersion() {
-				doc, err := readDocument("policy "+p.GetArn(), policy.IdentityPolicy, v.GetDocument(), known)
+				doc, err := readDocument("policy "+p.GetArn(), policy.IdentityPolicy, v.GetDocument(), f.known)
 				if err != nil {
 					return err
 				}
@@ -122,13 +141,13 @@ func (f *facts) addAccount(d *iampb.GetAccountAuthorizationDetailsResponse) erro
 		if !ok {
 			return nil, fmt.Errorf("the server did not tell the document of %s", arn)
 		}
-		doc, err := readDocument("policy "+arn, policy.IdentityPolicy, text, known)
+		doc, err := readDocument("policy "+arn, policy.IdentityPolicy, text, f.known)
 		managed[arn] = doc
 		return doc, err
 	}
 	collect := func(of string, inline []*iampb.PolicyDetail, attached []*iampb.AttachedPolicy) (docs []*document, err error) {
 		for _, p := range inline {
-			doc, err := readDocument("policy "+p.GetPolicyName()+" of "+of, policy.IdentityPolicy, p.GetPolicyDocument(), known)
+			doc, err := readDocument("policy "+p.GetPolicyName()+" of "+of, policy.IdentityPolicy, p.GetPolicyDocument(), f.known)
 			if err != nil {
 				return nil, err
 			}
@@ -211,7 +230,7 @@ func (f *facts) add(arn, shown string, identity []*document, boundary *document,
 	for _, t := range tags {
 		values["aws:principaltag/"+strings.ToLower(t.GetKey())] = []string{t.GetValue()}
 	}
-	f.principal = append(f.principal, &principalFacts{caller: p, shown: shown, values: values, identity: identity, boundary: boundary})
+	f.principal = append(f.principal, &principalFacts{key: f.key, caller: p, shown: shown, values: values, identity: identity, boundary: boundary})
 	return nil
 }
 
@@ -237,7 +256,7 @@ func (f *facts) addOthers() error {
 		if p.Account == f.key.ARN.Account {
 			// Those are in the account's details, but for single sessions of roles.
 			if p.Kind == policy.KindAssumedRole || p.Kind == policy.KindFederatedUser {
-				f.principal = append(f.principal, &principalFacts{caller: p, shown: p.String(), values: map[string][]string{
+				f.principal = append(f.principal, &principalFacts{key: f.key, caller: p, shown: p.String(), values: map[string][]string{
 					"aws:principalarn": {cmp.Or(p.Role, p.ARN)}, "aws:principalaccount": {p.Account}, "kms:calleraccount": {p.Account}, "aws:resourceaccount": {p.Account},
 					"aws:principaltype": {p.Kind.String()},
 				}})
@@ -273,14 +292,14 @@ func (f *facts) addElsewhere(p policy.Principal, shown string) error {
 			return err
 		}
 	}
-	f.principal = append(f.principal, &principalFacts{caller: p, shown: shown, elsewhere: true})
+	f.principal = append(f.principal, &principalFacts{key: f.key, caller: p, shown: shown, elsewhere: true})
 	return nil
 }
 
 // allowAll allows everything, in place of the policies of another account.
 var allowAll = func() *document {
 	const doc = `{"Version":"2012-10-17","Statement":[{"Effect":"Allow","Action":"*","Resource":"*"}]}`
-	d, err := readDocument("", policy.IdentityPolicy, doc, nobody)
+	d, err := readDocument("", policy.IdentityPolicy, doc, func(string) bool { return false })
 	if err != nil {
 		panic(err) // cannot happen
 	}
@@ -344,7 +363,7 @@ func (f *facts) addGrant(all *accesses, g *kmspb.GrantListEntry) {
 	constraints := constraintsText(g.GetConstraints())
 	var grantee *principalFacts
 	if p, err := policy.ParseCaller(shown); err == nil {
-		grantee = &principalFacts{caller: p, elsewhere: p.Account != f.key.ARN.Account}
+		grantee = &principalFacts{key: f.key, caller: p, elsewhere: p.Account != f.key.ARN.Account}
 		for _, x := range f.principal {
 			if x.shown == shown {
 				grantee = x
@@ -386,24 +405,70 @@ func constraintsText(c *kmspb.GrantConstraints) string {
 	return string(raw)
 }
 
-// by names the statement that decided, and the one of the key's policy that let it.
-func (f *facts) by(p *principalFacts, d policy.Decision, steps []policy.Step) string {
-	name := f.resource(p).name + statementName(d.Statement, d.Sid)
-	if p.elsewhere {
-		for _, s := range steps {
-			if s.Reason == policy.ReasonKeyPolicy && s.Effect == policy.Allow && s.Matched {
-				name = f.resource(p).name + statementName(s.Statement, s.Sid)
-				break
+// used is a statement that a request is allowed by.
+type used struct {
+	doc *document
+	policy.Step
+}
+
+// documentOf returns the document that a step is about; nil for that of another account.
+func (f *facts) documentOf(p *principalFacts, s *policy.Step) *document {
+	switch {
+	case s.Reason == policy.ReasonKeyPolicy:
+		return f.resource(p)
+	case s.Reason == policy.ReasonIdentityPolicy && !p.elsewhere && s.Policy < len(p.identity):
+		return p.identity[s.Policy]
+	case s.Reason == policy.ReasonBoundary:
+		return p.boundary
+	}
+	return nil
+}
+
+// deciding returns the statements that a request is allowed by: that of the key's policy, and
+// where it leaves the decision to the account, one of the principal's own policies too; and one
+// of the boundary. Of several, one without a condition is enough.
+func (f *facts) deciding(p *principalFacts, d policy.Decision, steps []policy.Step) []used {
+	first := func(match func(*policy.Step) bool) (found []used) {
+		for i := range steps {
+			s := &steps[i]
+			if !s.Matched || s.Effect != policy.Allow || !match(s) {
+				continue
+			}
+			doc := f.documentOf(p, s)
+			switch {
+			case doc == nil:
+			case doc.conditions[s.Statement] == "":
+				return []used{{doc, *s}}
+			case found == nil:
+				found = []used{{doc, *s}}
 			}
 		}
-		return name + ", with policies of the other account"
+		return found
 	}
-	switch d.Reason {
-	case policy.ReasonIdentityPolicy:
-		if d.Statement == policy.NoStatement || d.Policy >= len(p.identity) {
-			return "key policy, for the account's root user"
-		}
-		return p.identity[d.Policy].name + statementName(d.Statement, d.Sid)
+	boundary := first(func(s *policy.Step) bool { return s.Reason == policy.ReasonBoundary })
+	// An Allow for the principal itself does not need the account's policies.
+	itself := first(func(s *policy.Step) bool { return s.Reason == policy.ReasonKeyPolicy && !s.Delegates })
+	delegated := first(func(s *policy.Step) bool { return s.Delegates })
+	own := first(func(s *policy.Step) bool { return s.Reason == policy.ReasonIdentityPolicy })
+	if p.caller.Kind == policy.KindRoot || p.elsewhere {
+		own = nil
+	} else if len(itself) > 0 && (itself[0].doc.conditions[itself[0].Statement] == "" || len(delegated) == 0 || len(own) == 0) {
+		delegated, own = nil, nil
+	} else if len(delegated) > 0 && len(own) > 0 {
+		itself = nil
+	}
+	return slices.Concat(own, itself, delegated, boundary)
+}
+
+// by names the statement that allows a request: the principal's own if there is one.
+func (f *facts) by(p *principalFacts, d policy.Decision, steps []policy.Step) string {
+	list := f.deciding(p, d, steps)
+	if len(list) == 0 {
+		return d.Reason.String()
+	}
+	name := list[0].doc.name + statementName(list[0].Statement, list[0].Sid)
+	if p.elsewhere {
+		name += ", with policies of the other account"
 	}
 	return name
 }
@@ -427,31 +492,13 @@ func (f *facts) conditions(p *principalFacts, action string, d policy.Decision, 
 			parts = append(parts, text)
 		}
 	}
-	of := func(s policy.Step) *document {
-		switch {
-		case s.Reason == policy.ReasonKeyPolicy:
-			return f.resource(p)
-		case s.Reason == policy.ReasonIdentityPolicy && !p.elsewhere && s.Policy < len(p.identity):
-			return p.identity[s.Policy]
-		case s.Reason == policy.ReasonBoundary:
-			return p.boundary
-		}
-		return nil
+	for _, u := range f.deciding(p, d, steps) {
+		note(u.doc.conditions[u.Statement])
 	}
-	for _, s := range steps {
-		doc := of(s)
-		if doc == nil || !s.Matched || s.Effect != policy.Allow {
-			continue
-		}
-		// Of the policies that allow it by themselves, only the statement that decided counts.
-		decided := s.Reason == d.Reason && s.Statement == d.Statement && s.Policy == d.Policy
-		if decided || s.Delegates || s.Reason == policy.ReasonBoundary || p.elsewhere {
-			note(doc.conditions[s.Statement])
-		}
-	}
-	_, strict := f.decide(p, action, nil, true)
-	for _, s := range strict {
-		if doc := of(s); doc != nil && s.Matched && s.Effect == policy.ExplicitDeny && doc.denies[s.Statement] != "" {
+	_, certain := f.decide(p, action, nil, true)
+	for i := range certain {
+		s := &certain[i]
+		if doc := f.documentOf(p, s); doc != nil && s.Matched && s.Effect == policy.ExplicitDeny && doc.denies[s.Statement] != "" {
 			note("not " + doc.denies[s.Statement])
 		}
 	}
