@@ -39,6 +39,11 @@ var imports = []struct {
 	{"cmd/conclave/internal/keys", []string{
 		"cmd/conclave/internal/files", "cmd/conclave/internal/cli", "keyengine", "transport/client", "transport/kmspb",
 	}},
+	// It decides by package policy who may use a key, as the engine does.
+	{"cmd/conclave/internal/permissions", []string{"policy", "transport/iampb", "transport/kmspb"}},
+	{"cmd/conclave/internal/access", []string{
+		"cmd/conclave/internal/files", "cmd/conclave/internal/cli", "cmd/conclave/internal/keys", "cmd/conclave/internal/permissions", "policy", "policy/lint", "transport/client", "transport/iampb", "transport/kmspb",
+	}},
 	{"cmd/conclave/internal/operator", []string{
 		"cmd/conclave/internal/files", "cmd/conclave/internal/certs", "cmd/conclave/internal/cli", "transport/client", "transport/kmspb",
 	}},

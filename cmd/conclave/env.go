@@ -180,6 +180,6 @@ func (i *devInfo) shell() string {
 	}
 	// These variables of other credentials would be used together with or
 	// instead of ours.
-	b.WriteString("unset AWS_SESSION_TOKEN CONCLAVE_ACCESS_KEY_ID CONCLAVE_SECRET_ACCESS_KEY\n")
+	b.WriteString("unset AWS_SESSION_TOKEN CONCLAVE_ACCESS_KEY_ID CONCLAVE_SECRET_ACCESS_KEY CONCLAVE_SESSION_TOKEN\n")
 	return b.String()
 }
