@@ -285,7 +285,7 @@ func retireGrant(ev *request.Evaluation, in *kmsapi.RetireGrantInput) (*request.
 	if err != nil {
 		return nil, err
 	}
-	if err := ev.MayRetire(t, g); err != nil {
+	if err := request.MayRetire(ev, t, g); err != nil {
 		return nil, err
 	}
 	if err := ev.Op.States.Check(t.ARN, t.Key.State); err != nil {

@@ -67,7 +67,7 @@ type behindError struct{ error }
 func MayBeBehind(err error) error { return &behindError{err} }
 
 // prove admits the caller of an operation whose input says who it is.
-func (ev *Evaluation) prove() (err error) {
+func prove(ev *Evaluation) (err error) {
 	ev.who, err = ev.Op.Prove(ev, ev.Input)
 	return err
 }
