@@ -60,7 +60,7 @@ func evaluateGrant(ev *Evaluation, req policy.Request, doc *policy.Document, gra
 	if err != nil {
 		return policy.Decision{Statement: policy.NoStatement}, nil
 	}
-	return ev.decide(req, doc, &p)
+	return decide(ev, req, doc, &p)
 }
 
 // fromSource reports whether the request is made for the resource that the grant is limited
