@@ -32,7 +32,7 @@ type Evaluation struct {
 	Proved any
 
 	who      iam.Entity // the caller in State; see Admit
-	ownRules *ownRules  // cached by rules
+	ownRules *ownRules  // cached by ownRulesOf
 
 	clusterRecord *fsmpb.Cluster // cached by Cluster
 	lastKey       keyBytes       // cache of bytesOf

@@ -49,7 +49,7 @@ func (o *origin) name(ev *Evaluation) string {
 // nothing is a policy that allows nothing. It stands for a policy that does not exist.
 var nothing = &policy.Document{}
 
-// rules returns the policies of the caller. They, and everything that says which they are,
+// ownRulesOf returns the policies of the caller. They, and everything that says which they are,
 // are added to the read set: a decision depends on all of them, as any could deny.
 func ownRulesOf(ev *Evaluation) (*ownRules, error) {
 	if ev.ownRules != nil {
