@@ -26,7 +26,7 @@ func (ev *Evaluation) Authorise(t *Target, action string, context map[string]str
 
 // AuthoriseNewGrant is Authorise for CreateGrant. A grant covers the request if it covers the
 // grant that is to be created.
-func (ev *Evaluation) AuthoriseNewGrant(t *Target, g *fsmpb.Grant) error {
+func AuthoriseNewGrant(ev *Evaluation, t *Target, g *fsmpb.Grant) error {
 	return authoriseKey(ev, ofGrant(t, g), ActionCreateGrant, func(parent *fsmpb.Grant) bool { return Covers(parent, g) })
 }
 
@@ -179,7 +179,7 @@ func CheckPolicy(ev *Evaluation, text string, t *Target, isNew, bypass bool) err
 	if bypass {
 		return nil
 	}
-	r, err := callerRules(ev)
+	r, err := ownRulesOf(ev)
 	if err != nil {
 		return err
 	}

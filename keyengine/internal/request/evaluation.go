@@ -32,7 +32,7 @@ type Evaluation struct {
 	Proved any
 
 	who      iam.Entity // the caller in State; see Admit
-	ownRules *ownRules  // cached by callerRules
+	ownRules *ownRules  // cached by ownRulesOf
 
 	clusterRecord *fsmpb.Cluster // cached by Cluster
 	lastKey       keyBytes       // cache of bytesOf
@@ -47,7 +47,7 @@ type Evaluation struct {
 	decisions     []decision
 	materials     []*fsmpb.Material // materials that the answer was made with
 	Source        *Target           // key of the given ciphertext, once known
-	attestation   attestation       // see Attested
+	attestation   attestation       // see the function Attested
 	Recipient     *auditpb.Field    // for the record: the enclave that the answer is encrypted to
 	GrantID       string            // for the record: the grant that the request is about
 	secrets       [][]byte
