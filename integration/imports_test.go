@@ -78,7 +78,7 @@ var imports = []struct {
 	}},
 	{"keyengine/internal/keystore", []string{"keyengine/kmsapi", "keyengine/internal/hsm", "keyengine/internal/keymat", "keyengine/internal/xks", "fsm/fsmpb", "transport/sigv4"}},
 	{"keyengine/internal/request", []string{
-		"keyengine/iam", "keyengine/iamapi", "keyengine/kmsapi", "keyengine/internal/attest", "keyengine/internal/auditfield", "keyengine/internal/keystore", "keyengine/internal/record", "keyengine/internal/vault",
+		"keyengine/accesskey", "keyengine/iam", "keyengine/iamapi", "keyengine/kmsapi", "keyengine/internal/attest", "keyengine/internal/auditfield", "keyengine/internal/keystore", "keyengine/internal/record", "keyengine/internal/vault",
 		"fsm", "fsm/fsmpb", "auditlog", "auditlog/auditpb", "policy",
 	}},
 	{"keyengine/internal/cryptops", []string{

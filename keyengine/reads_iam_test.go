@@ -1,6 +1,7 @@
 package keyengine
 
 import (
+	"bytes"
 	"strings"
 	"testing"
 	"time"
@@ -328,6 +329,44 @@ func TestHeldBehind(t *testing.T) {
 				t.Errorf("got outcome %s, want %s", got, tt.after)
 			}
 		})
+	}
+}
+
+// A ciphertext that names a key which is in no account is found to be none, however many
+// accounts there are. A node that has not heard of an account yet finds its keys.
+func TestCiphertextAmongAccounts(t *testing.T) {
+	t.Parallel()
+	f := newReadFixture(t, withNodes(2))
+	at := bytes.Index(f.blob, f.keyBytes(f.id)[len(f.keyBytes(f.id))-16:])
+	if at < 0 {
+		t.Fatal("the ciphertext does not have the id of its key")
+	}
+	unknown := bytes.Clone(f.blob)
+	unknown[at] ^= 1
+	n2 := f.Replica("n2")
+	decrypt := func(blob []byte) string {
+		return f.outcome(f.engines["n2"].Do(t.Context(), f.caller(f.alice), OperationNamed(KMS, "Decrypt"), &kmsapi.DecryptInput{CiphertextBlob: blob}))
+	}
+	n2.FallBehind()
+	for i := range 150 {
+		f.Change(&fsmpb.Change{Change: &fsmpb.Change_PutAccount{PutAccount: &fsmpb.Account{Account: uint64(900000000000 + i), Name: "a", Created: 1}}})
+	}
+	other := fsm.Account(900000000149)
+	k := proto.CloneOf(f.storedKey(f.id))
+	k.Account, k.Id = uint64(other), bytes.Clone(unknown[at:at+16])
+	k.Materials = nil
+	f.Change(putKeyChange(k), &fsmpb.Change{Change: &fsmpb.Change_PutKeyPolicy{PutKeyPolicy: &fsmpb.KeyPolicy{
+		Account: uint64(other), Key: k.Id, Region: k.Region, Document: policyDocument(statement("Deny", "*", "kms:*")),
+	}}})
+	if got := decrypt(unknown); got != "AccessDeniedException" {
+		t.Errorf("of a key of a new account: got outcome %s, want AccessDeniedException", got)
+	}
+	unknown[at] ^= 3
+	if got := decrypt(unknown); got != "InvalidCiphertextException" {
+		t.Errorf("of no key: got outcome %s, want InvalidCiphertextException", got)
+	}
+	if f.BrokenRule != "" {
+		t.Errorf("a record broke the rule %q", f.BrokenRule)
 	}
 }
 

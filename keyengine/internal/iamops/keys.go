@@ -205,7 +205,7 @@ func (o *Owner) Delete(ev *request.Evaluation, id string) error {
 
 // lastCredential is the message of an attempt to lock the root user out. Nothing else could
 // let anybody in if the account's policies allow nobody to change them.
-const lastCredential = "This is the last active credential of the account's root user. Create an access key first, and delete this one with that."
+const lastCredential = "This is the last credential with which the account's root user can make requests. Create an access key first, and delete this one with that."
 
 // isLast reports whether c is the only active credential of the root user.
 func (o *Owner) isLast(c *fsmpb.Credential, list []*fsmpb.Credential) bool {

@@ -45,7 +45,9 @@ func (ev *Evaluation) authoriseKey(c *Conditions, action string, good func(*fsmp
 	if p == nil {
 		return fmt.Errorf("key %s has no policy", t.ID)
 	}
-	doc, err := ev.Policies.parsed(policy.KeyPolicy, p.Document, "policy of key "+t.ID.String()+", version "+strconv.FormatUint(v, 10))
+	doc, err := ev.Policies.parsed(policy.KeyPolicy, p.Document, func() string {
+		return "policy of key " + t.ID.String() + ", version " + strconv.FormatUint(v, 10)
+	})
 	if err != nil {
 		return err
 	}
@@ -109,7 +111,7 @@ func (ev *Evaluation) AuthoriseResource(action, resource string, c *Conditions) 
 // Decided notes a decision for the record, with the grant that allowed it, if any, and
 // returns the caller's error if it is a denial.
 func (ev *Evaluation) Decided(req policy.Request, d policy.Decision, g *fsmpb.Grant) error {
-	ev.decisions = append(ev.decisions, decision{req.Action, g, ev.ownRules.name(d), d})
+	ev.decisions = append(ev.decisions, decision{req.Action, g, ev.ownRules.name(ev, d), d})
 	if d.Allowed() {
 		return nil
 	}
