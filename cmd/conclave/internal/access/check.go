@@ -81,10 +81,26 @@ func onlySTS(raw json.RawMessage) bool {
 
 // actions are all actions that policies can be about.
 func actions() []string {
-	all := []string{"kms:ReEncryptFrom", "kms:ReEncryptTo", "conclave:ReadAudit", "sts:TagSession", "sts:SetSourceIdentity"}
+	all := []string{"kms:ReEncryptFrom", "kms:ReEncryptTo", "conclave:ReadAudit", "conclave:CreateAccount", "conclave:ListAccounts", "sts:TagSession", "sts:SetSourceIdentity"}
 	for _, s := range append(slices.Clone(services), kmspb.File_transport_kmspb_kms_proto.Services().ByName("KMS")) {
 		for i := range s.Methods().Len() {
 			all = append(all, strings.ToLower(string(s.Name()))+":"+string(s.Methods().Get(i).Name()))
+		}
+	}
+	return all
+}
+
+// conditionKeys are the condition keys that there are in a document: those of the identity
+// providers that it names have keys of their own.
+func conditionKeys(kind policy.Kind, doc []byte) []lint.Key {
+	all := lint.ConditionKeys()
+	d, err := policy.Parse(kind, doc)
+	if err != nil {
+		return all // Lint finds the same
+	}
+	for _, p := range d.Providers() {
+		if _, issuer, ok := strings.Cut(p.ARN, ":oidc-provider/"); ok {
+			all = append(all, lint.Key{Name: issuer + ":", Type: lint.TypeString})
 		}
 	}
 	return all
@@ -128,7 +144,7 @@ also if there is a warning.`,
 			case !ok:
 				return cli.Usagef("--kind %q is not one of %s", kind, strings.Join(sortedKeys(kinds), ", "))
 			}
-			found := lint.Lint(k, doc, lint.Known{Account: account, Actions: actions()})
+			found := lint.Lint(k, doc, lint.Known{Account: account, Actions: actions(), Keys: conditionKeys(k, doc)})
 			bad := 0
 			out := make([]finding, len(found))
 			for i, f := range found {

@@ -149,11 +149,11 @@ role; a user that is trusted needs no policy of its own in the same account.`
 		if err != nil {
 			return err
 		}
-		out, err := kf.open()
+		out, err := cli.NewSecretFile(kf.file)
 		if err != nil {
 			return err
 		}
-		defer out.discard()
+		defer out.Discard()
 		name := b.get(h.member())
 		arn := ""
 		if t != nil && t.key {
