@@ -162,10 +162,11 @@ also if there is a warning.`,
 				}
 			})
 			if err == nil && bad > 0 {
-				err = fmt.Errorf("%d of %d findings in the %s are errors", bad, len(found), k)
+				what := "errors"
 				if strict {
-					err = fmt.Errorf("%d of %d findings in the %s are errors or warnings", bad, len(found), k)
+					what = "errors and warnings"
 				}
+				err = fmt.Errorf("%s in the %s: %d", what, k, bad)
 			}
 			return err
 		},
