@@ -81,7 +81,7 @@ func createKeyCommand(a *cli.App) *cobra.Command {
 		use: "create", short: "Create an access key", op: "CreateAccessKey", doing: "creating an access key",
 		long: `Create creates an access key. Its secret is shown only once, or, with --secret-file,
 written to a new file of mode 0600 for a shell to read.`,
-		example: `  conclave iam key create --user alice --secret-file spare.env`,
+		example: `  conclave iam key create --user alice --secret-file alice-2.env`,
 		binds:   func(b *binder) { b.text("user_name", "user", "the user (default the caller)") },
 		run: func(ctx context.Context, c *cli.Connection, b *binder) error {
 			out, err := cli.NewSecretFile(kf.file)

@@ -27,7 +27,7 @@ func policyCommand(a *cli.App) *cobra.Command {
 		Long: `Policy checks, explains and writes policies. "lint" and "fmt" need no server. The policies
 themselves are managed by "conclave iam policy" and "conclave key policy".`,
 		Example: `  conclave policy lint policy.json
-  conclave policy can-i kms:Encrypt payments`,
+  conclave policy fmt policy.json`,
 	}
 	cmd.AddCommand(lintCommand(a), fmtCommand(a), simulateCommand(a), canICommand(a), whyCommand(a), generateCommand(a))
 	return cmd
