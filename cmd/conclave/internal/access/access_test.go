@@ -34,6 +34,7 @@ func TestEveryOperationHasACommand(t *testing.T) {
 		"GetContextKeysForCustomPolicy":    "policy lint reads documents itself",
 		"GetContextKeysForPrincipalPolicy": "policy simulate says which keys were missing",
 	}
+	without["UpdateRoleDescription"] = "role update sets the description by UpdateRole"
 	const empty = "Conclave has none of these; the operation is there for tools that list them"
 	for _, op := range []string{
 		"ListSSHPublicKeys", "ListVirtualMFADevices", "ListMFADevices", "ListSigningCertificates", "ListServiceSpecificCredentials", "ListInstanceProfilesForRole",
