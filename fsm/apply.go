@@ -263,7 +263,7 @@ func (a *applier) record(r *wire.Record) Verdict {
 	leaf := e.LeafHash()
 	a.entries, a.leaves = append(a.entries, e), append(a.leaves, leaf)
 	a.hash.Bytes(a.leaves[len(a.leaves)-1][:])
-	a.f.uses.note(r, use{time: a.state.time, requestID: e.RequestID, eventID: auditlog.EventID(leaf)})
+	a.f.uses.note(a.db, r, use{time: a.state.time, requestID: e.RequestID, eventID: auditlog.EventID(leaf)})
 	a.state.frontier.Append(leaf)
 	if (e.Index+1)%auditlog.SegmentSize == 0 {
 		// Older states share the backing array, which must not be appended to.

@@ -42,7 +42,7 @@ func BenchmarkApplyEntry(b *testing.B) {
 				reads(r, fsmpb.Kind_KIND_CREDENTIAL, CredentialID(account, "AKIA"), v)
 				reads(r, fsmpb.Kind_KIND_KEY, id.Bytes(), v)
 				reads(r, fsmpb.Kind_KIND_KEY_POLICY, id.Bytes(), v)
-				rs[i] = used(r, 2, 1)
+				rs[i] = used(used(r, 2, 1), 1, 1)
 			}
 			bt := m.batch(rs...)
 			bt.SettledBelow = m.seq

@@ -2,7 +2,6 @@ package fsm
 
 import (
 	"encoding/hex"
-	"fmt"
 
 	"github.com/conclavekms/conclave/fsm/fsmpb"
 	"github.com/conclavekms/conclave/fsm/regionid"
@@ -45,7 +44,15 @@ func ParseAccount(s string) (Account, bool) {
 	return a, true
 }
 
-func (a Account) String() string { return fmt.Sprintf("%0*d", accountDigits, uint64(a)) }
+func (a Account) String() string {
+	var b [20]byte // of the largest number
+	i := len(b)
+	for n := uint64(a); n > 0 || i > len(b)-accountDigits; n /= 10 {
+		i--
+		b[i] = byte('0' + n%10)
+	}
+	return string(b[i:])
+}
 
 // Valid reports whether the account has at most 12 digits.
 func (a Account) Valid() bool { return a < accounts }

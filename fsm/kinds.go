@@ -127,7 +127,8 @@ func kinds() []*row {
 			put:       (*fsmpb.Change).GetPutCredential,
 			rule:      (*applier).checkCredential,
 			delete: &deletion[*fsmpb.Credential]{
-				of: byID((*fsmpb.Change).GetDeleteCredential, func(d *fsmpb.CredentialID) ([]byte, bool) { return ofAccount(CredentialID, d) }),
+				of:   byID((*fsmpb.Change).GetDeleteCredential, func(d *fsmpb.CredentialID) ([]byte, bool) { return ofAccount(CredentialID, d) }),
+				gone: func(a *applier, id []byte, _ *fsmpb.Credential) { a.f.uses.forgetCredential(id) },
 			},
 			atInit: true,
 		}),

@@ -496,3 +496,51 @@ func TestDeleteCredential(t *testing.T) {
 		t.Errorf("a snapshot brought %v back", c)
 	}
 }
+
+// TestCredentialUses: the newest use of each credential is kept, of accepted records only,
+// until the credential is deleted, and is in snapshots.
+func TestCredentialUses(t *testing.T) {
+	m := newMachine(t)
+	wantVerdicts(t, m.propose(record(theCluster(), credential("AKIA1"), credential("AKIA2"))), Accepted)
+	v := m.index
+	read := func(id string, v Version) *fsmpb.Record {
+		return reads(record(), fsmpb.Kind_KIND_CREDENTIAL, CredentialID(account, id), v)
+	}
+	m.wall += second
+	late := used(read("AKIA1", v), 0, 5)
+	late.NotAfter = 1
+	wantVerdicts(t, m.propose(used(read("AKIA1", v), 0, 3), used(read("AKIA1", v), 0, 2), late, used(read("AKIA1", v-1), 0, 5), used(read("AKIA3", 0), 0, 5)),
+		Accepted, Accepted, Late, Conflict, Accepted)
+	want := &fsmpb.CredentialUse{Account: uint64(account), Id: "AKIA1", Operation: 2, Time: m.wall}
+	check := func(s *State, when string) {
+		t.Helper()
+		if got := CredentialUse(s, account, "AKIA1"); !proto.Equal(got, want) {
+			t.Errorf("%s: the use is %v, want %v", when, got, want)
+		}
+		for _, id := range []string{"AKIA2", "AKIA3"} {
+			if got := CredentialUse(s, account, id); got != nil {
+				t.Errorf("%s: %s has use %v", when, id, got)
+			}
+		}
+	}
+	check(m.fsm.Current(), "at first")
+	snap := m.snapshot()
+	other := blank(t)
+	if err := other.restore(snap); err != nil {
+		t.Fatal(err)
+	}
+	check(other.fsm.Current(), "after a snapshot was restored")
+	if !bytes.Equal(snap, other.snapshot()) {
+		t.Error("the snapshot of the restored state differs")
+	}
+	// The record that deletes a credential may be the last that was made with it.
+	gone := used(read("AKIA1", v), 0, 2)
+	gone.Changes = append(gone.Changes, deleteCredential("AKIA1"))
+	wantVerdicts(t, m.propose(gone), Accepted)
+	if got := CredentialUse(m.fsm.Current(), account, "AKIA1"); got != nil {
+		t.Errorf("a deleted credential has use %v", got)
+	}
+	if err := newRestored().add(&fsmpb.SnapshotItem{Item: &fsmpb.SnapshotItem_CredentialUse{CredentialUse: &fsmpb.CredentialUse{Account: 1 << 50, Id: "AKIA1"}}}); err == nil {
+		t.Error("a use in an account that cannot exist is restored")
+	}
+}

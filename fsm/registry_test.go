@@ -76,7 +76,7 @@ func TestEveryKindHasARow(t *testing.T) {
 		}
 	}
 
-	others := []string{"header", "session", "end", "key_use", "attestation", "state_checks", "observation"}
+	others := []string{"header", "session", "end", "key_use", "credential_use", "attestation", "state_checks", "observation"}
 	fieldsOf(&fsmpb.SnapshotItem{}, func(name string, item *fsmpb.SnapshotItem) {
 		r, m := rowOfItem(item)
 		if (r == nil) != slices.Contains(others, name) {

@@ -31,7 +31,7 @@ func (f *FSM) Snapshot() (raft.FSMSnapshot, error) {
 	if f.fault != nil {
 		return nil, fmt.Errorf("%w: %w", ErrStopped, f.fault)
 	}
-	s := &snapshot{state: f.Current(), audit: f.cfg.Audit, sessions: f.sessions.Proto(), checks: f.checks.Proto(), uses: f.uses.all()}
+	s := &snapshot{state: f.Current(), audit: f.cfg.Audit, sessions: f.sessions.Proto(), checks: f.checks.Proto(), uses: f.uses.all(), credentials: f.uses.allOfCredentials()}
 	if c, _ := s.state.Cluster(); c != nil {
 		s.attest = f.attest(s.state)
 	}
@@ -39,12 +39,13 @@ func (f *FSM) Snapshot() (raft.FSMSnapshot, error) {
 }
 
 type snapshot struct {
-	state    *State
-	sessions []*fsmpb.Session
-	checks   *fsmpb.StateChecks
-	uses     []keyUse
-	audit    AuditLog
-	attest   func(digest [32]byte) (*fsmpb.Attestation, error) // nil before init
+	state       *State
+	sessions    []*fsmpb.Session
+	checks      *fsmpb.StateChecks
+	uses        []keyUse
+	credentials []*fsmpb.CredentialUse
+	audit       AuditLog
+	attest      func(digest [32]byte) (*fsmpb.Attestation, error) // nil before init
 }
 
 // Index is the Raft index of the newest command that the snapshot covers.
@@ -80,6 +81,10 @@ func (s *snapshot) write(to io.Writer) error {
 	slices.SortFunc(s.uses, keyUse.compare)
 	for _, u := range s.uses {
 		out.Item(u.proto(u.key))
+	}
+	slices.SortFunc(s.credentials, compareCredentialUses)
+	for _, c := range s.credentials {
+		out.Item(c)
 	}
 	out.Item(s.checks)
 	if o := s.state.evidence.Observation(); o != nil {
@@ -143,7 +148,7 @@ func (f *FSM) Restore(r io.ReadCloser) error {
 	f.restored = true
 	f.db, f.texts, f.sessions, f.checks = n.db, n.texts, n.sessions, n.checks
 	n.state.db = n.db.clone()
-	f.uses.replace(n.uses)
+	f.uses.replace(n.uses, n.credentials)
 	n.state.uses = f.uses
 	f.recent.clear()
 	f.recent.add([]*State{&n.state})
@@ -155,16 +160,17 @@ func (f *FSM) Restore(r io.ReadCloser) error {
 }
 
 type restored struct {
-	state    State
-	db       *table
-	texts    *intern.Texts
-	sessions session.Sessions
-	checks   statehash.Checks
-	uses     []*fsmpb.KeyUse
-	account  []byte           // encoded as at the beginning of ids; nil until the cluster's record was read
-	others   map[Account]bool // other accounts that objects belong to
-	digest   [32]byte         // that attested is to sign
-	attested *fsmpb.Attestation
+	state       State
+	db          *table
+	texts       *intern.Texts
+	sessions    session.Sessions
+	checks      statehash.Checks
+	uses        []*fsmpb.KeyUse
+	credentials []*fsmpb.CredentialUse
+	account     []byte           // encoded as at the beginning of ids; nil until the cluster's record was read
+	others      map[Account]bool // other accounts that objects belong to
+	digest      [32]byte         // that attested is to sign
+	attested    *fsmpb.Attestation
 }
 
 func newRestored() *restored {
@@ -212,6 +218,12 @@ func (n *restored) add(item *fsmpb.SnapshotItem) error {
 			return fmt.Errorf("%w: use of a key with a wrong id", ErrUnreadable)
 		}
 		n.uses = append(n.uses, m.KeyUse)
+		return nil
+	case *fsmpb.SnapshotItem_CredentialUse:
+		if id, ok := ofAccount(CredentialID, m.CredentialUse); !ok || !n.ours(id) {
+			return fmt.Errorf("%w: use of a credential with a wrong id", ErrUnreadable)
+		}
+		n.credentials = append(n.credentials, m.CredentialUse)
 		return nil
 	case *fsmpb.SnapshotItem_StateChecks:
 		return n.checks.Add(m.StateChecks)

@@ -288,6 +288,12 @@ func (s *State) KeyUse(id KeyID) *fsmpb.KeyUse { return s.uses.get(id) }
 // sets; 0 if the key was never used. It may be newer than the state.
 func LastUse(s *State, id KeyID) int64 { return int64(s.uses.version(id.Bytes())) }
 
+// CredentialUse returns the newest use of a credential; nil if there was none. It may be newer
+// than the state.
+func CredentialUse(s *State, a Account, id string) *fsmpb.CredentialUse {
+	return s.uses.ofCredential(CredentialID(a, id))
+}
+
 // Node returns the registration of the node with that id.
 func (s *State) Node(id string) (*fsmpb.RegisterNode, Version) {
 	return get[*fsmpb.RegisterNode](s, fsmpb.Kind_KIND_NODE, []byte(id))

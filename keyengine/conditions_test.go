@@ -21,6 +21,8 @@ import (
 	"github.com/conclavekms/conclave/keyengine/internal/ops"
 	"github.com/conclavekms/conclave/keyengine/internal/request"
 	"github.com/conclavekms/conclave/keyengine/kmsapi"
+	"github.com/conclavekms/conclave/policy"
+	"github.com/conclavekms/conclave/policy/lint"
 )
 
 // kmsConditionKeys is what AWS says about its condition keys: their types, and those of each
@@ -376,6 +378,45 @@ func TestAbsentConditionKeys(t *testing.T) {
 				t.Error(err)
 			}
 		})
+	}
+}
+
+// The linter knows each of AWS's keys, with its type.
+func TestLinterKnowsConditionKeys(t *testing.T) {
+	t.Parallel()
+	types := map[string]lint.KeyType{
+		"String": lint.TypeString, "ArrayOfString": lint.TypeString, "Bool": lint.TypeBool, "Numeric": lint.TypeNumeric, "ARN": lint.TypeARN,
+		"Date": lint.TypeUnknown, // kms:ValidTo, which AWS compares with numbers too
+	}
+	known := make(map[string]lint.Key)
+	for _, k := range lint.ConditionKeys() {
+		if _, twice := known[k.Name]; twice {
+			t.Errorf("%s is listed twice", k.Name)
+		}
+		known[k.Name] = k
+	}
+	for key, kind := range readKMSConditionKeys(t).Keys {
+		name, _, _ := strings.Cut(key, "${")
+		k, ok := known[name]
+		if !ok || k.Type != types[kind] || k.Multivalued != (kind == "ArrayOfString") {
+			t.Errorf("%s of type %s is known %v, as %+v", key, kind, ok, k)
+		}
+		delete(known, name)
+	}
+	for name := range known {
+		if strings.HasPrefix(name, "kms:") {
+			t.Errorf("AWS does not have %s", name)
+		}
+	}
+	doc := policyDocument(`{"Effect":"Allow","Action":"kms:*","Resource":"*","Condition":{"StringEquals":{"kms:KeySpecs":"a","kms:keyspec":"b"}}}`)
+	var unknown []string
+	for _, f := range lint.Lint(policy.IdentityPolicy, []byte(doc), lint.Known{Keys: lint.ConditionKeys()}) {
+		if f.Code == "unknown-key" {
+			unknown = append(unknown, f.Message)
+		}
+	}
+	if len(unknown) != 1 || !strings.Contains(unknown[0], "kms:KeySpecs") {
+		t.Errorf("got %q, want a warning of kms:KeySpecs", unknown)
 	}
 }
 

@@ -4,6 +4,7 @@ import (
 	"sync/atomic"
 	"testing"
 
+	"github.com/conclavekms/conclave/keyengine/iamapi"
 	"github.com/conclavekms/conclave/keyengine/internal/request"
 	"github.com/conclavekms/conclave/keyengine/kmsapi"
 )
@@ -25,6 +26,8 @@ func TestLittleRoom(t *testing.T) {
 	if rec := c.lastRecord(); rec.EventName != "CreateKey" || rec.ErrorCode != string(kmsapi.ErrLimitExceeded.Code) {
 		t.Errorf("got record of %s with error %s, want CreateKey with LimitExceededException", rec.EventName, rec.ErrorCode)
 	}
+	_, err = call[iamapi.CreateUserOutput](c, "CreateUser", &iamapi.CreateUserInput{UserName: new("ann")})
+	wantError(t, err, iamapi.ErrLimitExceeded, "…")
 	must[request.None](c, "DisableKey", &kmsapi.DisableKeyInput{KeyId: &key})
 	full.Store(true)
 	_, err = call[request.None](c, "EnableKey", &kmsapi.EnableKeyInput{KeyId: &key})

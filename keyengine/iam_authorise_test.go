@@ -35,6 +35,7 @@ func TestIAMResources(t *testing.T) {
 			continue
 		}
 		seen++
+		members["AccessKeyId"] = ann.key.AccessKeyID
 		in := op.NewInput()
 		fillRequired(t, op, in, members)
 		resource := resourceOf(op.Name)

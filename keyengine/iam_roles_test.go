@@ -1,6 +1,7 @@
 package keyengine
 
 import (
+	"maps"
 	"strings"
 	"testing"
 	"time"
@@ -108,6 +109,49 @@ func TestRevokeRoleSessions(t *testing.T) {
 	if got := revoked(); got != at {
 		t.Errorf("sessions that were revoked are valid again: before %d, was %d", got, at)
 	}
+}
+
+// A role that was made with requests is assumed by a user that was made with requests. The
+// records of its session name the role, as CloudTrail's do.
+func TestRoleInUse(t *testing.T) {
+	t.Parallel()
+	c := newTestCluster(t, withNodes(2))
+	ann := c.newPerson("ann", allow("sts:AssumeRole", "*"))
+	role := must[iamapi.CreateRoleOutput](c, "CreateRole", &iamapi.CreateRoleInput{RoleName: new("app"), Path: new("/svc/"), AssumeRolePolicyDocument: new(trust(`{"AWS":"` + ann.arn + `"}`))}).Role
+	key, _ := c.newKey()
+	session := c.assume(ann.identity, &iamapi.AssumeRoleInput{RoleArn: role.Arn, RoleSessionName: new("job-1")})
+	n2 := c.engines["n2"]
+	describe := func() error {
+		_, err := callAs[kmsapi.DescribeKeyOutput](c, n2, session, "DescribeKey", &kmsapi.DescribeKeyInput{KeyId: &key})
+		return err
+	}
+	wantError(t, describe(), kmsapi.ErrAccessDenied, "…")
+	c.Replica("n2").FallBehind()
+	must[request.None](c, "PutRolePolicy", &iamapi.PutRolePolicyInput{RoleName: new("app"), PolicyName: new("p"), PolicyDocument: new(policyDocument(allow("kms:*", "*")))})
+	if err := describe(); err != nil {
+		t.Errorf("with a policy: %v", err)
+	}
+	id := c.lastRecord().Identity
+	if id.Type != "AssumedRole" || id.PrincipalId != *role.RoleId+":job-1" || id.Arn != "arn:aws:sts::"+testAccount+":assumed-role/app/job-1" ||
+		!strings.HasPrefix(id.AccessKeyId, "ASIA") || id.UserName != "" || id.Certificate != "" {
+		t.Errorf("the record's identity is %v", id)
+	}
+	context := make(map[string]map[string]string)
+	for _, f := range id.SessionContext {
+		context[f.Name] = make(map[string]string)
+		for _, p := range f.GetMap().GetPairs() {
+			context[f.Name][p.Key] = p.Value
+		}
+	}
+	want := map[string]string{"type": "Role", "principalId": *role.RoleId, "arn": *role.Arn, "accountId": testAccount, "userName": "app"}
+	if got := context["sessionIssuer"]; !maps.Equal(got, want) || context["attributes"]["mfaAuthenticated"] != "false" || context["attributes"]["creationDate"] == "" {
+		t.Errorf("the record's session context is %v", context)
+	}
+	_, err := callAs[iamapi.GetUserOutput](c, n2, session, "GetUser", &iamapi.GetUserInput{})
+	wantError(t, err, kmsapi.ErrValidation, "Must specify userName when calling with non-User credentials")
+	c.Replica("n2").FallBehind()
+	must[request.None](c, "RevokeRoleSessions", &iamapi.RevokeRoleSessionsInput{RoleName: new("app")})
+	wantError(t, describe(), kmsapi.ErrExpiredToken, "…")
 }
 
 // What there is none of is empty, for tools that ask before they delete something.

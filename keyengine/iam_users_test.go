@@ -6,6 +6,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/conclavekms/conclave/fsm"
 	"github.com/conclavekms/conclave/fsm/fsmpb"
@@ -277,6 +278,64 @@ func TestAccessKeys(t *testing.T) {
 	}
 }
 
+// The last use of an access key is known, with its service and Region, also of a request that
+// was refused, and not of one that another key made.
+func TestAccessKeyLastUsed(t *testing.T) {
+	t.Parallel()
+	c := newTestCluster(t, withNodes(2), withRegions(testRegion, "us-east-1"))
+	ann := c.newPerson("ann", allow("kms:*", "*"))
+	key, _ := c.newKey()
+	last := func(id string) string {
+		t.Helper()
+		out := must[iamapi.GetAccessKeyLastUsedOutput](c, "GetAccessKeyLastUsed", &iamapi.GetAccessKeyLastUsedInput{AccessKeyId: &id})
+		if out.UserName == nil || *out.UserName != "ann" {
+			t.Errorf("GetAccessKeyLastUsed: got user %v", out.UserName)
+		}
+		u, at := out.AccessKeyLastUsed, "never"
+		if u.LastUsedDate != nil {
+			at = u.LastUsedDate.Format("15:04:05")
+		}
+		return *u.ServiceName + " " + *u.Region + " " + at
+	}
+	if got := last(ann.key.AccessKeyID); got != "N/A N/A never" {
+		t.Errorf("an unused key: got %q", got)
+	}
+	do := func(region, name string, in any) {
+		t.Helper()
+		c.Clock.Advance(time.Second)
+		caller := c.caller(ann.identity)
+		caller.Region = region
+		_, _ = c.engines["n2"].Do(t.Context(), caller, operationNamed(name), in)
+	}
+	now := func() string { return c.Clock.Now().UTC().Format("15:04:05") }
+	do(testRegion, "DescribeKey", &kmsapi.DescribeKeyInput{KeyId: &key})
+	if got, want := last(ann.key.AccessKeyID), "kms "+testRegion+" "+now(); got != want {
+		t.Errorf("after DescribeKey: got %q, want %q", got, want)
+	}
+	do("us-east-1", "ListKeys", &kmsapi.ListKeysInput{})
+	if got, want := last(ann.key.AccessKeyID), "kms us-east-1 "+now(); got != want {
+		t.Errorf("after ListKeys in another Region: got %q, want %q", got, want)
+	}
+	do(testRegion, "ListUsers", &iamapi.ListUsersInput{}) // refused
+	want := "iam " + testRegion + " " + now()
+	if got := last(ann.key.AccessKeyID); got != want {
+		t.Errorf("after a refused ListUsers: got %q, want %q", got, want)
+	}
+	second := c.newAccessKey(new("ann"))
+	if got := last(second.AccessKeyID); got != "N/A N/A never" {
+		t.Errorf("a new key: got %q", got)
+	}
+	if got := last(ann.key.AccessKeyID); got != want {
+		t.Errorf("the key after requests of others: got %q, want %q", got, want)
+	}
+	c.fails("GetAccessKeyLastUsed", &iamapi.GetAccessKeyLastUsedInput{AccessKeyId: new("AKIAAAAAAAAAAAAAAAAA")}, iamapi.ErrNoSuchEntity, "The Access Key with id AKIAAAAAAAAAAAAAAAAA cannot be found.")
+	// Uses of keys are counted as before beside it.
+	do(testRegion, "Encrypt", &kmsapi.EncryptInput{KeyId: &key, Plaintext: []byte("x")})
+	if u := must[kmsapi.GetKeyLastUsageOutput](c, "GetKeyLastUsage", &kmsapi.GetKeyLastUsageInput{KeyId: &key}).KeyLastUsage; u.Operation == nil || *u.Operation != "Encrypt" {
+		t.Errorf("GetKeyLastUsage: got %+v", u)
+	}
+}
+
 // The root user has access keys too, is asked about when it names nobody, and keeps its last
 // credential.
 func TestRootAccessKeys(t *testing.T) {
@@ -315,6 +374,45 @@ func TestRootAccessKeys(t *testing.T) {
 	if _, err = do("DeleteAccessKey", &iamapi.DeleteAccessKeyInput{AccessKeyId: &second}); err != nil {
 		t.Error(err)
 	}
+}
+
+// A request that another one overtakes between its decision and its commit does not exceed the
+// quota of access keys, of users or of the root user, and cannot take the root user's last
+// credential.
+func TestOvertakenRequestsOnAccessKeys(t *testing.T) {
+	t.Parallel()
+	c := newTestCluster(t, withNodes(2))
+	// overtaken makes a request on n1 that one on n2 overtakes.
+	overtaken := func(name string, in any, by string, other any) error {
+		t.Helper()
+		r := c.Replica("n1")
+		r.BeforeCommit = func(*fsmpb.Record) {
+			r.BeforeCommit = nil
+			if _, err := c.engines["n2"].Do(t.Context(), c.caller(c.root), operationNamed(by), other); err != nil {
+				t.Errorf("%s: %v", by, err)
+			}
+		}
+		_, err := c.engine.Do(t.Context(), c.caller(c.root), operationNamed(name), in)
+		return err
+	}
+	must[iamapi.CreateUserOutput](c, "CreateUser", &iamapi.CreateUserInput{UserName: new("ann")})
+	c.newAccessKey(new("ann"))
+	for _, name := range []*string{new("ann"), nil} {
+		err := overtaken("CreateAccessKey", &iamapi.CreateAccessKeyInput{UserName: name}, "CreateAccessKey", &iamapi.CreateAccessKeyInput{UserName: name})
+		wantError(t, err, iamapi.ErrLimitExceeded, "Cannot exceed quota for AccessKeysPerUser: 2")
+	}
+	// Without the certificate, the root user has two access keys.
+	keys := must[iamapi.ListAccessKeysOutput](c, "ListAccessKeys", &iamapi.ListAccessKeysInput{}).AccessKeyMetadata
+	if err := c.engine.DeleteCredential(t.Context(), c.caller(c.root), rootURI); err != nil {
+		t.Fatal(err)
+	}
+	c.root = c.signIn(c.engine, c.initResult)
+	first, second := c.initResult.AccessKeyID, *keys[0].AccessKeyId
+	if first == second {
+		second = *keys[1].AccessKeyId
+	}
+	err := overtaken("DeleteAccessKey", &iamapi.DeleteAccessKeyInput{AccessKeyId: &first}, "UpdateAccessKey", &iamapi.UpdateAccessKeyInput{AccessKeyId: &second, Status: new("Inactive")})
+	wantError(t, err, iamapi.ErrDeleteConflict, "…")
 }
 
 // Requests at the same time on two nodes do not exceed the number of access keys, of users or

@@ -14,6 +14,7 @@ import (
 	"github.com/conclavekms/conclave/keyengine/iam"
 	"github.com/conclavekms/conclave/keyengine/iamapi"
 	"github.com/conclavekms/conclave/keyengine/internal/enginetest"
+	"github.com/conclavekms/conclave/keyengine/internal/request"
 	"github.com/conclavekms/conclave/keyengine/kmsapi"
 )
 
@@ -21,10 +22,10 @@ func deleteUser(a fsm.Account, name string) *fsmpb.Change {
 	return &fsmpb.Change{Change: &fsmpb.Change_DeleteUser{DeleteUser: &fsmpb.EntityID{Account: uint64(a), Name: name}}}
 }
 
-// revokeRole ends the sessions of a role as IAM's operation does: those from before a time
-// that cluster time has not reached.
+// revokeRole ends the sessions of a role.
 func (c *testCluster) revokeRole(name string) {
-	c.editRole(testAccountNumber, name, func(r *fsmpb.Role) { r.RevokedBefore = c.Clock.Now().Add(time.Second).UnixNano() })
+	c.t.Helper()
+	must[request.None](c, "RevokeRoleSessions", &iamapi.RevokeRoleSessionsInput{RoleName: &name})
 }
 
 // What ends a session, or takes its permissions, does so on all nodes at once, also on one

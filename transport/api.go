@@ -33,6 +33,9 @@ type APIConfig struct {
 	// Busy is the answer to a request for which there is no room. The default makes
 	// clients repeat the request.
 	Busy *kmsapi.Error
+	// Proxies are those that are trusted to say where requests come from. Limits apply to
+	// connections, and so to proxies, nevertheless.
+	Proxies Proxies
 	// RefusalPeriod is how often requests that could not be authenticated are summed up
 	// in the log; 10 s.
 	RefusalPeriod time.Duration

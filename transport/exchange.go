@@ -155,7 +155,7 @@ func (r *reading) end() {
 func (f *HTTPFace) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	h := f.handled.Get().(*handling)
 	defer f.done(h)
-	in := Arrival{Remote: r.RemoteAddr, Conn: admission.FromContext(r.Context())}
+	in := Arrival{Remote: r.RemoteAddr, Forwarded: r.Header[HeaderForwardedFor], Conn: admission.FromContext(r.Context())}
 	h.bodies = f.KnownBodies
 	if in.Conn == nil || in.Conn.Class() == admission.Stranger {
 		in.Pool, h.bodies, h.stranger = f.api.Strangers, f.StrangersBodies, true

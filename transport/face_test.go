@@ -185,6 +185,23 @@ func TestFace(t *testing.T) {
 			t.Errorf("caller %+v", c)
 		}
 	})
+	t.Run("behind a proxy", func(t *testing.T) {
+		proxies, err := transport.ParseProxies([]string{"192.0.2.0/24"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, tt := range []struct{ peer, want string }{{"192.0.2.1:1", "203.0.113.9"}, {"192.0.3.1:1", "192.0.3.1"}} {
+			f := newFaceFixture(t, transport.APIConfig{Proxies: proxies})
+			f.send(t, "Action=ListKeys", func(r *http.Request) {
+				r.RemoteAddr = tt.peer
+				r.Header.Add("X-Forwarded-For", "198.51.100.1")
+				r.Header.Add("x-forwarded-for", "203.0.113.9, 192.0.2.3")
+			})
+			if got := f.engine.caller.SourceIP; got != tt.want {
+				t.Errorf("from %s: got source %s, want %s", tt.peer, got, tt.want)
+			}
+		}
+	})
 	t.Run("refusals", func(t *testing.T) {
 		f := newFaceFixture(t, transport.APIConfig{RefusalPeriod: time.Millisecond})
 		wantRefusal(t, f.send(t, "Action=ListKeys", func(r *http.Request) { r.Header.Del("Authorization") }), 400, "MissingAuthenticationTokenException")

@@ -2,7 +2,6 @@ package transport
 
 import (
 	"crypto/tls"
-	"net"
 	"strings"
 
 	"github.com/conclavekms/conclave/keyengine/iam"
@@ -44,18 +43,6 @@ func init() {
 	for _, v := range []uint16{tls.VersionTLS12, tls.VersionTLS13} {
 		versionNames[v] = versionName(v)
 	}
-}
-
-// SourceIP returns the address of a connection's "host:port". Only the
-// connection says where a request comes from. Headers that claim another origin
-// are not trusted, because policies depend on this address.
-func SourceIP(remote string) string {
-	host, _, err := net.SplitHostPort(remote)
-	if err != nil {
-		return remote
-	}
-	host, _, _ = strings.Cut(host, "%")
-	return host
 }
 
 // UserAgent returns a caller's User-Agent for a record: as valid UTF-8, and no

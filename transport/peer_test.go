@@ -9,20 +9,6 @@ import (
 	"github.com/conclavekms/conclave/keyengine/iam"
 )
 
-func TestSourceIP(t *testing.T) {
-	for in, want := range map[string]string{
-		"10.1.2.3:4567":           "10.1.2.3",
-		"[2001:db8::1]:443":       "2001:db8::1",
-		"[fe80::1%eth0]:443":      "fe80::1",
-		"@":                       "@",
-		"[::ffff:10.0.0.1]:12345": "::ffff:10.0.0.1",
-	} {
-		if got := SourceIP(in); got != want {
-			t.Errorf("SourceIP(%q): got %q, want %q", in, got, want)
-		}
-	}
-}
-
 func TestTLSInfo(t *testing.T) {
 	if got := TLSInfo(nil); got != (iam.TLS{}) {
 		t.Errorf("without TLS: got %+v", got)

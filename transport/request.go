@@ -15,6 +15,9 @@ import (
 type Arrival struct {
 	// Remote is the address of the other end of the connection, with the port.
 	Remote string
+	// Forwarded are the values of the header X-Forwarded-For, which count only if the
+	// connection is that of a trusted proxy.
+	Forwarded []string
 	// Conn is the connection's place in the node's budget; nil if the listener has
 	// no budget.
 	Conn *admission.Conn
@@ -36,7 +39,7 @@ type Arrival struct {
 // pool.
 type Request struct {
 	ID iam.RequestID
-	// SourceIP is the address that it comes from; see the function SourceIP.
+	// SourceIP is the address that it comes from; see Proxies.SourceIP.
 	SourceIP string
 	// Method is the requested method, for the log; "" if it is unknown.
 	Method string
@@ -62,7 +65,7 @@ type Request struct {
 // in time. If there is no room, Arrive returns an error and a request that can only be
 // answered. Request.End must be called in either case.
 func (a *API) Arrive(ctx context.Context, in Arrival) (*Request, context.Context, error) {
-	r := &Request{ID: NewRequestID(), SourceIP: SourceIP(in.Remote), api: a, conn: in.Conn, onEvict: in.Evict}
+	r := &Request{ID: NewRequestID(), SourceIP: a.cfg.Proxies.SourceIP(in.Remote, in.Forwarded), api: a, conn: in.Conn, onEvict: in.Evict}
 	if in.Conn != nil {
 		r.source = in.Conn.Source()
 	} else {

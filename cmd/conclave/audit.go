@@ -12,13 +12,11 @@ import (
 	"strings"
 
 	"github.com/spf13/cobra"
-	"google.golang.org/grpc/codes"
 
 	"github.com/conclavekms/conclave/auditlog/verify"
 	"github.com/conclavekms/conclave/cmd/conclave/internal/cli"
 	"github.com/conclavekms/conclave/cmd/conclave/internal/files"
 	"github.com/conclavekms/conclave/cmd/conclave/node"
-	"github.com/conclavekms/conclave/transport/client"
 	"github.com/conclavekms/conclave/transport/kmspb"
 )
 
@@ -110,7 +108,7 @@ func tryRecords(ctx context.Context, a *cli.App, rep *verify.Report) error {
 	a.Remote.Timeout = 0 // as long as it takes
 	return a.With(ctx, "reading the records", func(ctx context.Context, c *cli.Connection) error {
 		n := 0
-		return readAudit(ctx, c, 0, false, func(r *kmspb.ReadAuditResponse) error {
+		return c.ReadAudit(ctx, 0, false, func(r *kmspb.ReadAuditResponse) error {
 			if !r.GetUnopenable() || r.GetIndex() >= rep.Size {
 				return nil
 			}
@@ -217,35 +215,6 @@ func reportTable(w io.Writer, r *verify.Report) {
 	}
 }
 
-// readAudit calls each with the records from an index on, until the log ends or,
-// if follow is set, for ever.
-func readAudit(ctx context.Context, c *cli.Connection, from uint64, follow bool, each func(*kmspb.ReadAuditResponse) error) error {
-	stream, err := c.Audit().Read(ctx, &kmspb.ReadAuditRequest{From: from, Follow: follow})
-	if err != nil {
-		return err
-	}
-	r, err := stream.Recv()
-	if f, ok := client.FromError(err); ok && f.Code == codes.Unauthenticated {
-		// The session that an earlier command kept is no longer valid, and was
-		// dropped.
-		if stream, err = c.Audit().Read(ctx, &kmspb.ReadAuditRequest{From: from, Follow: follow}); err != nil {
-			return err
-		}
-		r, err = stream.Recv()
-	}
-	for ; ; r, err = stream.Recv() {
-		if errors.Is(err, io.EOF) {
-			return nil
-		}
-		if err != nil {
-			return err
-		}
-		if err := each(r); err != nil {
-			return err
-		}
-	}
-}
-
 // withoutEnd is With for calls that last until the user ends them.
 func withoutEnd(ctx context.Context, a *cli.App, doing string, use func(context.Context, *cli.Connection) error) error {
 	ctx, stop := signal.NotifyContext(ctx, os.Interrupt)
@@ -277,7 +246,7 @@ resources, outcome, caller and source. With -o json, a line is the whole record.
 				if st, err := c.Operator().Status(ctx, &kmspb.StatusRequest{}); err == nil && st.GetAudit().GetSize() > n {
 					next = st.GetAudit().GetSize() - n // an operator is told the size, so that less has to be read
 				}
-				err := readAudit(ctx, c, next, false, func(r *kmspb.ReadAuditResponse) error {
+				err := c.ReadAudit(ctx, next, false, func(r *kmspb.ReadAuditResponse) error {
 					next = r.GetIndex() + 1
 					if n == 0 {
 						return nil
@@ -301,7 +270,7 @@ resources, outcome, caller and source. With -o json, a line is the whole record.
 				if !follow {
 					return nil
 				}
-				return readAudit(ctx, c, next, true, func(r *kmspb.ReadAuditResponse) error { return printLine(a, r) })
+				return c.ReadAudit(ctx, next, true, func(r *kmspb.ReadAuditResponse) error { return printLine(a, r) })
 			})
 		},
 	}
@@ -359,7 +328,7 @@ and the exit code is 1.`,
 			var bad unopenable
 			errEnough := errors.New("enough")
 			return withoutEnd(cmd.Context(), a, "reading the audit log", func(ctx context.Context, c *cli.Connection) error {
-				err := readAudit(ctx, c, from, false, func(r *kmspb.ReadAuditResponse) error {
+				err := c.ReadAudit(ctx, from, false, func(r *kmspb.ReadAuditResponse) error {
 					if r.GetIndex() >= to {
 						return errEnough
 					}

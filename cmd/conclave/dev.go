@@ -205,6 +205,9 @@ func (d *devServer) run(ctx context.Context) (err error) {
 			return err
 		}
 		info := d.info(n.Addresses())
+		if info.Users, err = d.users(ctx, n.Addresses()); err != nil {
+			return err
+		}
 		if announced, err = announce(info, d.Dir, temporary); err != nil {
 			return err
 		}
@@ -263,6 +266,11 @@ func (d *devServer) greet(info *devInfo, temporary bool) error {
 	}
 	b.WriteString("\n")
 	b.WriteString(info.shell())
+	b.WriteString("\n# Besides root there are, for trying policies:\n")
+	for _, u := range info.Users {
+		fmt.Fprintf(&b, "#   %-15s %s\n#   %-15s AWS_ACCESS_KEY_ID=%s AWS_SECRET_ACCESS_KEY=%s\n", u.Name, u.About, "", u.AccessKeyID, cli.Quote(u.SecretAccessKey))
+	}
+	b.WriteString("# eval \"$(conclave env --user app)\" takes the access key of one of them.\n")
 	b.WriteString(`
 # In another shell, eval "$(conclave env)" does the same. Then, for example:
 #   aws kms create-key --description first

@@ -19,18 +19,19 @@ const (
 
 // devInfo is what clients need to use a running development server.
 type devInfo struct {
-	PID             int    `json:"pid"`
-	Data            string `json:"data"`
-	TLS             bool   `json:"tls"`
-	AWS             string `json:"aws"`
-	GRPC            string `json:"grpc"`
-	Ops             string `json:"ops"`
-	Region          string `json:"region"`
-	AccessKeyID     string `json:"access_key_id"`
-	SecretAccessKey string `json:"secret_access_key"`
-	CA              string `json:"ca,omitempty"`
-	Cert            string `json:"cert,omitempty"`
-	Key             string `json:"key,omitempty"`
+	PID             int       `json:"pid"`
+	Data            string    `json:"data"`
+	TLS             bool      `json:"tls"`
+	AWS             string    `json:"aws"`
+	GRPC            string    `json:"grpc"`
+	Ops             string    `json:"ops"`
+	Region          string    `json:"region"`
+	AccessKeyID     string    `json:"access_key_id"`
+	SecretAccessKey string    `json:"secret_access_key"`
+	CA              string    `json:"ca,omitempty"`
+	Cert            string    `json:"cert,omitempty"`
+	Key             string    `json:"key,omitempty"`
+	Users           []devUser `json:"users,omitempty"` // besides root
 }
 
 // devInfoDir returns the directory in which this user's development servers are

@@ -20,7 +20,7 @@ import (
 )
 
 func envCommand(a *cli.App) *cobra.Command {
-	var dir string
+	var dir, user string
 	var pid int
 	var wait time.Duration
 	cmd := &cobra.Command{
@@ -28,19 +28,28 @@ func envCommand(a *cli.App) *cobra.Command {
 		Short: "Print shell lines that point AWS tools to the development server",
 		Long: `Env prints shell lines for eval: the endpoint, region and credentials of the running
 development server, for AWS tools and for this one. It prints on standard error
-which server that is. If several are running, choose one with --data or --pid.`,
+which server that is. If several are running, choose one with --data or --pid.
+
+The server has three users besides root: admin, app, who may use the key with the
+alias alias/app, and auditor, who may read the audit log. With second-account, the
+access key is that of the root user of a second account.`,
 		Example: `  eval "$(conclave env)"
-  eval "$(conclave env --wait 10s)"     # right after starting one`,
+  eval "$(conclave env --wait 10s)"     # right after starting one
+  eval "$(conclave env --user app)"     # as a user with a policy on one key`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			info, err := findDev(cmd.Context(), dir, pid, wait)
 			if err != nil {
 				return err
 			}
 			a.Note("conclave: the development server is %s", info)
+			if info, err = info.as(user); err != nil {
+				return err
+			}
 			_, err = a.Stdout.Write([]byte(info.shell()))
 			return err
 		},
 	}
+	cmd.Flags().StringVar(&user, "user", "root", "whose access key to print: root, admin, app, auditor or second-account")
 	cmd.Flags().StringVar(&dir, "data", "", "the server's --data directory, if there are several servers")
 	cmd.Flags().IntVar(&pid, "pid", 0, "the server's process id, if there are several servers")
 	cmd.MarkFlagsMutuallyExclusive("data", "pid")
@@ -171,6 +180,6 @@ func (i *devInfo) shell() string {
 	}
 	// These variables of other credentials would be used together with or
 	// instead of ours.
-	b.WriteString("unset AWS_SESSION_TOKEN CONCLAVE_ACCESS_KEY_ID CONCLAVE_SECRET_ACCESS_KEY\n")
+	b.WriteString("unset AWS_SESSION_TOKEN CONCLAVE_ACCESS_KEY_ID CONCLAVE_SECRET_ACCESS_KEY CONCLAVE_SESSION_TOKEN\n")
 	return b.String()
 }

@@ -6,6 +6,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/conclavekms/conclave/cmd/conclave/internal/access"
 	"github.com/conclavekms/conclave/cmd/conclave/internal/cli"
 	"github.com/conclavekms/conclave/cmd/conclave/internal/keys"
 	"github.com/conclavekms/conclave/cmd/conclave/internal/operator"
@@ -24,6 +25,7 @@ const (
 	groupServe   = "serve"
 	groupOperate = "operate"
 	groupKeys    = "keys"
+	groupAccess  = "access"
 	groupCrypto  = "crypto"
 	groupTry     = "try"
 )
@@ -52,6 +54,7 @@ To try it: conclave dev. In another shell: eval "$(conclave env)".`,
 		&cobra.Group{ID: groupOperate, Title: "Operating a cluster:"},
 		&cobra.Group{ID: groupKeys, Title: "Managing keys:"},
 		&cobra.Group{ID: groupCrypto, Title: "Using keys:"},
+		&cobra.Group{ID: groupAccess, Title: "Who may do what:"},
 	)
 	add := func(group string, cmds ...*cobra.Command) {
 		for _, c := range cmds {
@@ -65,6 +68,7 @@ To try it: conclave dev. In another shell: eval "$(conclave env)".`,
 	add(groupOperate, auditCommand(a))
 	add(groupKeys, keys.Manage(a)...)
 	add(groupCrypto, keys.Use(a)...)
+	add(groupAccess, access.Commands(a)...)
 	root.AddCommand(benchEchoCommand())
 	strict(root)
 	return root

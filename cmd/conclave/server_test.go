@@ -89,6 +89,9 @@ func TestServerConfig(t *testing.T) {
 			c.Peers = map[string]string{"n1": "n1:7602", "n2": "n2:7602", "n3": "n3:7602"}
 			c.BootstrapExpect, c.GossipListen = 3, "[::1]:7603"
 		}},
+		{"proxies", map[string]string{"CONCLAVE_TRUSTED_PROXIES": "10.0.0.0/24,2001:db8::1"}, nil, func(c *node.Config) {
+			c.TrustedProxies = []string{"10.0.0.0/24", "2001:db8::1"}
+		}},
 		{"peers without gossip", map[string]string{"CONCLAVE_PEERS": "n1=n1:7602,n2=n2:7602", "CONCLAVE_BOOTSTRAP_EXPECT": "2", "CONCLAVE_GOSSIP_LISTEN": "none"}, nil, func(c *node.Config) {
 			c.Peers = map[string]string{"n1": "n1:7602", "n2": "n2:7602"}
 			c.BootstrapExpect = 2

@@ -76,6 +76,10 @@ var serverSettings = []setting{
 		c.CORSOrigins = strings.Split(v, ",")
 		return nil
 	}},
+	{flag: "trusted-proxies", usage: "addresses of proxies whose X-Forwarded-For says where requests come from: IP or CIDR,… (default none)", set: func(c *node.Config, v string) error {
+		c.TrustedProxies = strings.Split(v, ",")
+		return nil
+	}},
 	{flag: "attestation-roots", usage: "PEM file of the root certificates of enclaves, for requests with a Recipient (default: these are refused)", set: text(func(c *node.Config) *string { return &c.AttestationRoots })},
 	{flag: "xks-allow-private-endpoints", isBool: true, usage: "allow external key stores at private addresses and at other ports than 443; the same on all nodes", set: truth(func(c *node.Config) *bool { return &c.XKSAllowPrivateEndpoints })},
 	{flag: "xks-ca", usage: "PEM file of the CAs of external key stores (default the system's)", set: text(func(c *node.Config) *string { return &c.XKSCA })},

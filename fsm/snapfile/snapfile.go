@@ -29,7 +29,7 @@ const (
 // Attested reports whether an attestation covers an item: whether the nodes agree on it.
 func Attested(item *fsmpb.SnapshotItem) bool {
 	switch item.Item.(type) {
-	case *fsmpb.SnapshotItem_Session, *fsmpb.SnapshotItem_KeyUse, *fsmpb.SnapshotItem_StateChecks,
+	case *fsmpb.SnapshotItem_Session, *fsmpb.SnapshotItem_KeyUse, *fsmpb.SnapshotItem_CredentialUse, *fsmpb.SnapshotItem_StateChecks,
 		*fsmpb.SnapshotItem_Observation, *fsmpb.SnapshotItem_Attestation, *fsmpb.SnapshotItem_End:
 		return false
 	}

@@ -264,7 +264,7 @@ func (t *Batch) decode(b []byte) error {
 	// Sized for what a batch of this size usually has. The reads of all records
 	// share one slice, as do the uses.
 	t.Records = make([]Record, 0, len(b)/512)
-	reads, uses := make([]Read, 0, len(b)/128), make([]Use, 0, len(b)/512)
+	reads, uses := make([]Read, 0, len(b)/128), make([]Use, 0, len(b)/256)
 	err := fields(b, func(tag uint64, v []byte, n uint64) error {
 		switch tag {
 		case 1<<3 | length:

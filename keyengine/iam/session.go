@@ -127,7 +127,8 @@ func (a *Authenticator) OpenSession(ctx context.Context, p SessionProof) (token 
 // provedSession is the caller of a proof.
 type provedSession struct {
 	Identity
-	sessions [32]byte      // of the access key
+	recorded auditpb.Identity
+	sessions [32]byte      // of the access key, or of the one that the temporary credentials are of
 	reads    []*fsmpb.Read // what the identity depends on
 	notAfter int64         // of the record, in Unix nanoseconds; 0 means no limit
 }
@@ -196,11 +197,7 @@ func (a *Authenticator) proven(ctx context.Context, o *vault.Opened, p *SessionP
 	if err := o.WithSecret(c, func(secret []byte) error { return checkSessionProof(secret, p) }); err != nil {
 		return nil, proofError(c.Id, err)
 	}
-	known, err := a.Identify(o, c)
-	if err != nil {
-		return nil, err
-	}
-	return &provedSession{Identity: id, sessions: known.Sessions, reads: []*fsmpb.Read{readCredential(c)}}, nil
+	return a.provedOnFresh(ctx, o, id)
 }
 
 // provenTemporary is proven for temporary credentials.
@@ -218,25 +215,34 @@ func (a *Authenticator) provenTemporary(ctx context.Context, o *vault.Opened, ac
 	if record.Now(a.cfg.Replica.State(), a.cfg.Clock).UnixNano() >= t.Expires {
 		return nil, ErrSessionEnded
 	}
+	return a.provedOnFresh(ctx, o, Identity{account: account, credential: p.AccessKeyID, temporary: t})
+}
+
+// provedOnFresh returns the caller with an identity whose proof was valid, and what it depends
+// on.
+func (a *Authenticator) provedOnFresh(ctx context.Context, o *vault.Opened, id Identity) (*provedSession, error) {
 	proved, _, err := onFresh(ctx, a, func(s *fsm.State) (*provedSession, Identity, error) {
-		id, e, c, err := a.admitted(o, s, Identity{account: account, credential: p.AccessKeyID, temporary: t})
+		id, e, c, err := a.admitted(o, s, id)
 		if err != nil {
 			return nil, Identity{}, err
 		}
-		proved := &provedSession{Identity: id, notAfter: t.Expires}
-		if c != nil {
-			proved.reads = append(proved.reads, readCredential(c))
-		}
-		e.Reads(func(kind fsmpb.Kind, id []byte, v fsm.Version) {
+		proved := &provedSession{Identity: id, notAfter: id.temporary.GetExpires()}
+		e.Record(&proved.recorded, id.credential)
+		note := func(kind fsmpb.Kind, id []byte, v fsm.Version) {
 			proved.reads = append(proved.reads, &fsmpb.Read{Kind: kind, Id: id, Version: v})
-		})
+		}
+		if c != nil {
+			note(fsmpb.Kind_KIND_CREDENTIAL, fsm.CredentialID(fsm.Account(c.Account), c.Id), c.Version)
+			known, err := a.Identify(o, c)
+			if err != nil {
+				return nil, Identity{}, err
+			}
+			proved.sessions = known.Sessions
+		}
+		e.Reads(note)
 		return proved, id, nil
 	})
 	return proved, err
-}
-
-func readCredential(c *fsmpb.Credential) *fsmpb.Read {
-	return &fsmpb.Read{Kind: fsmpb.Kind_KIND_CREDENTIAL, Id: fsm.CredentialID(fsm.Account(c.Account), c.Id), Version: c.Version}
 }
 
 // proofError returns the error of a check of a proof.
@@ -264,7 +270,7 @@ func checkSessionProof(secret []byte, p *SessionProof) error {
 func (s *provedSession) event(p *SessionProof, id [16]byte, expires time.Time) record.Event {
 	return record.Event{
 		Name: "CreateSession", Kind: record.KindConclave, RequestID: p.RequestID,
-		Identity: record.IdentityOf(s.principal, s.credential), SourceIP: p.SourceIP, UserAgent: p.UserAgent, Transport: "grpc", TLS: p.TLS.Recorded(),
+		Identity: &s.recorded, SourceIP: p.SourceIP, UserAgent: p.UserAgent, Transport: "grpc", TLS: p.TLS.Recorded(),
 		Response: []*auditpb.Field{
 			auditfield.Text("sessionId", hex.EncodeToString(id[:])),
 			auditfield.Text("expiration", expires.UTC().Format(time.RFC3339)),

@@ -50,8 +50,9 @@ type Config struct {
 	// MaxBody and MaxBodies are as in transport.HTTPFaceConfig.
 	MaxBody   int
 	MaxBodies int64
-	// MaxInFlight, Timeout and RefusalPeriod are MaxCalls, Timeout and RefusalPeriod of
-	// transport.APIConfig.
+	// Proxies, MaxInFlight, Timeout and RefusalPeriod are Proxies, MaxCalls, Timeout and
+	// RefusalPeriod of transport.APIConfig.
+	Proxies       transport.Proxies
 	MaxInFlight   int64
 	Timeout       time.Duration
 	RefusalPeriod time.Duration
@@ -111,7 +112,7 @@ func New(cfg Config) (*Handler, error) {
 	}
 	var err error
 	h.api, err = transport.NewAPI(transport.APIConfig{
-		Name: "aws", Timeout: cfg.Timeout, MaxCalls: cfg.MaxInFlight, RefusalPeriod: cfg.RefusalPeriod, Logger: cfg.Logger, Metrics: cfg.Metrics,
+		Name: "aws", Timeout: cfg.Timeout, MaxCalls: cfg.MaxInFlight, Proxies: cfg.Proxies, RefusalPeriod: cfg.RefusalPeriod, Logger: cfg.Logger, Metrics: cfg.Metrics,
 	})
 	if err != nil {
 		return nil, err

@@ -71,18 +71,27 @@ func TestAnswers(t *testing.T) {
 }
 
 func TestCallerComesFromTheConnection(t *testing.T) {
-	f := newFixture(t, nil)
-	f.engine.does(answer(nil, nil))
-	r := newRequest("EnableKey", []byte("{}"))
-	r.Header.Set("User-Agent", "agent/1\xff")
-	r.Header.Set("X-Forwarded-For", "10.9.9.9")
-	r.Header.Set("Forwarded", "for=10.9.9.9")
-	r.RemoteAddr = "[2001:db8::7]:999"
-	sign(t, r, []byte("{}"), testTime)
-	f.ServeHTTP(httptest.NewRecorder(), r)
-	c := f.engine.caller(t)
-	if c.SourceIP != "2001:db8::7" || c.UserAgent != "agent/1\uFFFD" {
-		t.Errorf("got source %q, agent %q", c.SourceIP, c.UserAgent)
+	proxies, err := transport.ParseProxies([]string{"2001:db8::/32"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, tt := range []struct {
+		trusted transport.Proxies
+		source  string
+	}{{nil, "2001:db8::7"}, {proxies, "10.9.9.9"}} {
+		f := newFixture(t, func(c *Config) { c.Proxies = tt.trusted })
+		f.engine.does(answer(nil, nil))
+		r := newRequest("EnableKey", []byte("{}"))
+		r.Header.Set("User-Agent", "agent/1\xff")
+		r.Header.Set("X-Forwarded-For", "10.9.9.9")
+		r.Header.Set("Forwarded", "for=10.9.9.8")
+		r.RemoteAddr = "[2001:db8::7]:999"
+		sign(t, r, []byte("{}"), testTime)
+		f.ServeHTTP(httptest.NewRecorder(), r)
+		c := f.engine.caller(t)
+		if c.SourceIP != tt.source || c.UserAgent != "agent/1\uFFFD" {
+			t.Errorf("got source %q, agent %q, want source %q", c.SourceIP, c.UserAgent, tt.source)
+		}
 	}
 }
 

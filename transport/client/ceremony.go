@@ -56,11 +56,32 @@ func Init(ctx context.Context, op kmspb.OperatorClient, req *kmspb.InitRequest) 
 // CreateAccessKey creates another access key for the account's root user. The caller
 // has to wipe the secret.
 func CreateAccessKey(ctx context.Context, c kmspb.CredentialsClient) (id string, secret Secret, err error) {
+	return newAccessKey(func(answerKey []byte) (sealedAccessKey, error) {
+		return c.CreateAccessKey(ctx, &kmspb.CreateAccessKeyRequest{AnswerKey: answerKey})
+	})
+}
+
+// CreateAccount creates an account and returns an access key of its root user. The caller
+// has to wipe the secret.
+func CreateAccount(ctx context.Context, c kmspb.AccountsClient, account, name string) (id string, secret Secret, err error) {
+	return newAccessKey(func(answerKey []byte) (sealedAccessKey, error) {
+		return c.Create(ctx, &kmspb.CreateAccountRequest{Account: account, Name: name, AnswerKey: answerKey})
+	})
+}
+
+// sealedAccessKey is an access key whose secret is encrypted to an answer key.
+type sealedAccessKey interface {
+	GetAccessKeyId() string
+	GetSealedSecret() []byte
+}
+
+// newAccessKey has an access key created, and decrypts its secret.
+func newAccessKey(create func(answerKey []byte) (sealedAccessKey, error)) (id string, secret Secret, err error) {
 	key, err := ecdh.P256().GenerateKey(rand.Reader)
 	if err != nil {
 		return "", nil, err
 	}
-	res, err := c.CreateAccessKey(ctx, &kmspb.CreateAccessKeyRequest{AnswerKey: key.PublicKey().Bytes()})
+	res, err := create(key.PublicKey().Bytes())
 	if err != nil {
 		return "", nil, err
 	}

@@ -198,6 +198,11 @@ func (c *Client) Calls() grpc.ClientConnInterface { return c.authenticated() }
 // Audit returns a client that reads the audit log.
 func (c *Client) Audit() kmspb.AuditClient { return kmspb.NewAuditClient(c.authenticated()) }
 
+// Accounts returns a client for the accounts of the cluster.
+func (c *Client) Accounts() kmspb.AccountsClient {
+	return kmspb.NewAccountsClient(c.authenticated())
+}
+
 // Credentials returns a client for the credentials of the account's root user.
 func (c *Client) Credentials() kmspb.CredentialsClient {
 	return kmspb.NewCredentialsClient(c.authenticated())

@@ -392,6 +392,25 @@ func TestOldTLSIsRefused(t *testing.T) {
 	}
 }
 
+// Metadata says where a call comes from only if a trusted proxy sends it.
+func TestForwardedCalls(t *testing.T) {
+	for _, tt := range []struct{ trusted, want string }{{"127.0.0.0/8", "203.0.113.9"}, {"192.0.2.0/24", "127.0.0.1"}} {
+		w := start(t, true, func(c *Config) {
+			var err error
+			if c.Proxies, err = transport.ParseProxies([]string{tt.trusted}); err != nil {
+				t.Fatal(err)
+			}
+		})
+		ctx := metadata.AppendToOutgoingContext(withToken(timed(t), "good"), "x-forwarded-for", "198.51.100.1", "x-forwarded-for", "203.0.113.9, 127.0.0.7")
+		if _, err := kmspb.NewKMSClient(w.dial(nil)).EnableKey(ctx, &kmspb.EnableKeyRequest{}); err != nil {
+			t.Fatal(err)
+		}
+		if got := w.engine.caller.SourceIP; got != tt.want {
+			t.Errorf("with %s trusted: got source %s, want %s", tt.trusted, got, tt.want)
+		}
+	}
+}
+
 func TestWhatTheEngineIsTold(t *testing.T) {
 	w := start(t, true, nil)
 	ctx := metadata.AppendToOutgoingContext(withToken(timed(t), "good"), "x-conclave-region", "eu-west-1")

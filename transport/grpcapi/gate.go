@@ -69,7 +69,7 @@ var errFull = &kmsapi.Error{Code: kmsapi.ErrThrottling.Code, Message: "This node
 // it returns also governs reading the request, so a client that sends headers
 // and then nothing is dropped in time.
 func (g *gates) enter(ctx context.Context, info *tap.Info) (context.Context, error) {
-	in := transport.Arrival{Pool: g.api.Strangers, Lasts: true}
+	in := transport.Arrival{Pool: g.api.Strangers, Lasts: true, Forwarded: info.Header.Get(transport.HeaderForwardedFor)}
 	if p, ok := peer.FromContext(ctx); ok {
 		auth, _ := p.AuthInfo.(authInfo)
 		in.Conn = auth.conn

@@ -104,6 +104,14 @@ func (f *fakeEngine) Credentials(_ context.Context, c *iam.Caller) ([]keyengine.
 	return []keyengine.CredentialInfo{{ID: "AKIA"}, {ID: "conclave://operator/root", Certificate: true}}, f.managed(c, "list")
 }
 
+func (f *fakeEngine) CreateAccount(_ context.Context, c *iam.Caller, _, _ string, answerKey []byte) (string, []byte, error) {
+	return f.CreateAccessKey(context.Background(), c, answerKey)
+}
+
+func (f *fakeEngine) Accounts(context.Context, *iam.Caller) ([]keyengine.AccountInfo, error) {
+	return []keyengine.AccountInfo{{Number: "111122223333", Name: "first"}}, nil
+}
+
 func (f *fakeEngine) CreateAccessKey(_ context.Context, c *iam.Caller, answerKey []byte) (string, []byte, error) {
 	return "AKIA", append([]byte("for "), answerKey...), f.managed(c, "create")
 }

@@ -68,6 +68,8 @@ type Engine interface {
 	Credentials(ctx context.Context, c *iam.Caller) ([]keyengine.CredentialInfo, error)
 	// CreateAccessKey returns the secret encrypted to answerKey.
 	CreateAccessKey(ctx context.Context, c *iam.Caller, answerKey []byte) (id string, sealed []byte, err error)
+	CreateAccount(ctx context.Context, c *iam.Caller, number, name string, answerKey []byte) (id string, sealed []byte, err error)
+	Accounts(ctx context.Context, c *iam.Caller) ([]keyengine.AccountInfo, error)
 	DeleteCredential(ctx context.Context, c *iam.Caller, id string) error
 	RevokeSessions(ctx context.Context, c *iam.Caller) error
 }
@@ -102,6 +104,9 @@ type Config struct {
 	MaxCalls   int
 	MaxStreams int
 	WatchTime  time.Duration
+	// Proxies are those that are trusted to say, in the metadata x-forwarded-for, where
+	// calls come from.
+	Proxies transport.Proxies
 	// RefusalPeriod is how often calls that could not be authenticated are summed
 	// up in the log; 10 s if 0.
 	RefusalPeriod time.Duration
@@ -148,7 +153,7 @@ func New(cfg Config) (*Server, error) {
 	var err error
 	s.api, err = transport.NewAPI(transport.APIConfig{
 		Name: "grpc", Timeout: cfg.Timeout, MaxCalls: int64(cfg.MaxCalls), MaxStrangers: maxStrangers, MaxStrangersFrom: maxStrangersFrom,
-		Busy: errFull, RefusalPeriod: cfg.RefusalPeriod, Logger: cfg.Logger, Metrics: cfg.Metrics,
+		Busy: errFull, Proxies: cfg.Proxies, RefusalPeriod: cfg.RefusalPeriod, Logger: cfg.Logger, Metrics: cfg.Metrics,
 	})
 	if err != nil {
 		return nil, err
@@ -175,6 +180,7 @@ func New(cfg Config) (*Server, error) {
 	s.register(&kmspb.Cluster_ServiceDesc, &clusterService{server: s})
 	s.register(&kmspb.Session_ServiceDesc, &sessionService{server: s})
 	s.register(&kmspb.Credentials_ServiceDesc, &credentialsService{server: s})
+	s.register(&kmspb.Accounts_ServiceDesc, &accountsService{server: s})
 	s.register(&kmspb.Audit_ServiceDesc, s.audit)
 	s.register(&grpc_health_v1.Health_ServiceDesc, &healthService{serving: cfg.Serving, watches: s.gates.watches, life: cfg.WatchTime})
 	reflection.Register(s.grpc)

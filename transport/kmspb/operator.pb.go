@@ -2306,6 +2306,268 @@ func (x *CreateAccessKeyResponse) GetSealedSecret() []byte {
 	return nil
 }
 
+type CreateAccountRequest struct {
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	Account string                 `protobuf:"bytes,1,opt,name=account,proto3" json:"account,omitempty"` // 12 digits
+	Name    string                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	// The key that the secret is encrypted to; see InitRequest.
+	AnswerKey     []byte `protobuf:"bytes,3,opt,name=answer_key,json=answerKey,proto3" json:"answer_key,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CreateAccountRequest) Reset() {
+	*x = CreateAccountRequest{}
+	mi := &file_transport_kmspb_operator_proto_msgTypes[37]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CreateAccountRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CreateAccountRequest) ProtoMessage() {}
+
+func (x *CreateAccountRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_transport_kmspb_operator_proto_msgTypes[37]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CreateAccountRequest.ProtoReflect.Descriptor instead.
+func (*CreateAccountRequest) Descriptor() ([]byte, []int) {
+	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{37}
+}
+
+func (x *CreateAccountRequest) GetAccount() string {
+	if x != nil {
+		return x.Account
+	}
+	return ""
+}
+
+func (x *CreateAccountRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *CreateAccountRequest) GetAnswerKey() []byte {
+	if x != nil {
+		return x.AnswerKey
+	}
+	return nil
+}
+
+type CreateAccountResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The root user's access key, as in CreateAccessKeyResponse.
+	AccessKeyId   string `protobuf:"bytes,1,opt,name=access_key_id,json=accessKeyId,proto3" json:"access_key_id,omitempty"`
+	SealedSecret  []byte `protobuf:"bytes,2,opt,name=sealed_secret,json=sealedSecret,proto3" json:"sealed_secret,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CreateAccountResponse) Reset() {
+	*x = CreateAccountResponse{}
+	mi := &file_transport_kmspb_operator_proto_msgTypes[38]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CreateAccountResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CreateAccountResponse) ProtoMessage() {}
+
+func (x *CreateAccountResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_transport_kmspb_operator_proto_msgTypes[38]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CreateAccountResponse.ProtoReflect.Descriptor instead.
+func (*CreateAccountResponse) Descriptor() ([]byte, []int) {
+	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{38}
+}
+
+func (x *CreateAccountResponse) GetAccessKeyId() string {
+	if x != nil {
+		return x.AccessKeyId
+	}
+	return ""
+}
+
+func (x *CreateAccountResponse) GetSealedSecret() []byte {
+	if x != nil {
+		return x.SealedSecret
+	}
+	return nil
+}
+
+type ListAccountsRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListAccountsRequest) Reset() {
+	*x = ListAccountsRequest{}
+	mi := &file_transport_kmspb_operator_proto_msgTypes[39]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListAccountsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListAccountsRequest) ProtoMessage() {}
+
+func (x *ListAccountsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_transport_kmspb_operator_proto_msgTypes[39]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListAccountsRequest.ProtoReflect.Descriptor instead.
+func (*ListAccountsRequest) Descriptor() ([]byte, []int) {
+	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{39}
+}
+
+type ListAccountsResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Accounts      []*AccountInfo         `protobuf:"bytes,1,rep,name=accounts,proto3" json:"accounts,omitempty"` // the one that the cluster was initialised with first
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListAccountsResponse) Reset() {
+	*x = ListAccountsResponse{}
+	mi := &file_transport_kmspb_operator_proto_msgTypes[40]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListAccountsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListAccountsResponse) ProtoMessage() {}
+
+func (x *ListAccountsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_transport_kmspb_operator_proto_msgTypes[40]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListAccountsResponse.ProtoReflect.Descriptor instead.
+func (*ListAccountsResponse) Descriptor() ([]byte, []int) {
+	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{40}
+}
+
+func (x *ListAccountsResponse) GetAccounts() []*AccountInfo {
+	if x != nil {
+		return x.Accounts
+	}
+	return nil
+}
+
+type AccountInfo struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Account       string                 `protobuf:"bytes,1,opt,name=account,proto3" json:"account,omitempty"`
+	Name          string                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	Alias         string                 `protobuf:"bytes,3,opt,name=alias,proto3" json:"alias,omitempty"`
+	Created       *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=created,proto3" json:"created,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AccountInfo) Reset() {
+	*x = AccountInfo{}
+	mi := &file_transport_kmspb_operator_proto_msgTypes[41]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AccountInfo) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AccountInfo) ProtoMessage() {}
+
+func (x *AccountInfo) ProtoReflect() protoreflect.Message {
+	mi := &file_transport_kmspb_operator_proto_msgTypes[41]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AccountInfo.ProtoReflect.Descriptor instead.
+func (*AccountInfo) Descriptor() ([]byte, []int) {
+	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{41}
+}
+
+func (x *AccountInfo) GetAccount() string {
+	if x != nil {
+		return x.Account
+	}
+	return ""
+}
+
+func (x *AccountInfo) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *AccountInfo) GetAlias() string {
+	if x != nil {
+		return x.Alias
+	}
+	return ""
+}
+
+func (x *AccountInfo) GetCreated() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Created
+	}
+	return nil
+}
+
 type DeleteCredentialRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
@@ -2315,7 +2577,7 @@ type DeleteCredentialRequest struct {
 
 func (x *DeleteCredentialRequest) Reset() {
 	*x = DeleteCredentialRequest{}
-	mi := &file_transport_kmspb_operator_proto_msgTypes[37]
+	mi := &file_transport_kmspb_operator_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2327,7 +2589,7 @@ func (x *DeleteCredentialRequest) String() string {
 func (*DeleteCredentialRequest) ProtoMessage() {}
 
 func (x *DeleteCredentialRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_transport_kmspb_operator_proto_msgTypes[37]
+	mi := &file_transport_kmspb_operator_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2340,7 +2602,7 @@ func (x *DeleteCredentialRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteCredentialRequest.ProtoReflect.Descriptor instead.
 func (*DeleteCredentialRequest) Descriptor() ([]byte, []int) {
-	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{37}
+	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *DeleteCredentialRequest) GetId() string {
@@ -2358,7 +2620,7 @@ type DeleteCredentialResponse struct {
 
 func (x *DeleteCredentialResponse) Reset() {
 	*x = DeleteCredentialResponse{}
-	mi := &file_transport_kmspb_operator_proto_msgTypes[38]
+	mi := &file_transport_kmspb_operator_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2370,7 +2632,7 @@ func (x *DeleteCredentialResponse) String() string {
 func (*DeleteCredentialResponse) ProtoMessage() {}
 
 func (x *DeleteCredentialResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_transport_kmspb_operator_proto_msgTypes[38]
+	mi := &file_transport_kmspb_operator_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2383,7 +2645,7 @@ func (x *DeleteCredentialResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteCredentialResponse.ProtoReflect.Descriptor instead.
 func (*DeleteCredentialResponse) Descriptor() ([]byte, []int) {
-	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{38}
+	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{43}
 }
 
 type RevokeSessionsRequest struct {
@@ -2394,7 +2656,7 @@ type RevokeSessionsRequest struct {
 
 func (x *RevokeSessionsRequest) Reset() {
 	*x = RevokeSessionsRequest{}
-	mi := &file_transport_kmspb_operator_proto_msgTypes[39]
+	mi := &file_transport_kmspb_operator_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2406,7 +2668,7 @@ func (x *RevokeSessionsRequest) String() string {
 func (*RevokeSessionsRequest) ProtoMessage() {}
 
 func (x *RevokeSessionsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_transport_kmspb_operator_proto_msgTypes[39]
+	mi := &file_transport_kmspb_operator_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2419,7 +2681,7 @@ func (x *RevokeSessionsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RevokeSessionsRequest.ProtoReflect.Descriptor instead.
 func (*RevokeSessionsRequest) Descriptor() ([]byte, []int) {
-	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{39}
+	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{44}
 }
 
 type RevokeSessionsResponse struct {
@@ -2430,7 +2692,7 @@ type RevokeSessionsResponse struct {
 
 func (x *RevokeSessionsResponse) Reset() {
 	*x = RevokeSessionsResponse{}
-	mi := &file_transport_kmspb_operator_proto_msgTypes[40]
+	mi := &file_transport_kmspb_operator_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2442,7 +2704,7 @@ func (x *RevokeSessionsResponse) String() string {
 func (*RevokeSessionsResponse) ProtoMessage() {}
 
 func (x *RevokeSessionsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_transport_kmspb_operator_proto_msgTypes[40]
+	mi := &file_transport_kmspb_operator_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2455,7 +2717,7 @@ func (x *RevokeSessionsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RevokeSessionsResponse.ProtoReflect.Descriptor instead.
 func (*RevokeSessionsResponse) Descriptor() ([]byte, []int) {
-	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{40}
+	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{45}
 }
 
 var File_transport_kmspb_operator_proto protoreflect.FileDescriptor
@@ -2628,7 +2890,23 @@ const file_transport_kmspb_operator_proto_rawDesc = "" +
 	"answer_key\x18\x01 \x01(\fR\tanswerKey\"b\n" +
 	"\x17CreateAccessKeyResponse\x12\"\n" +
 	"\raccess_key_id\x18\x01 \x01(\tR\vaccessKeyId\x12#\n" +
-	"\rsealed_secret\x18\x02 \x01(\fR\fsealedSecret\")\n" +
+	"\rsealed_secret\x18\x02 \x01(\fR\fsealedSecret\"c\n" +
+	"\x14CreateAccountRequest\x12\x18\n" +
+	"\aaccount\x18\x01 \x01(\tR\aaccount\x12\x12\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name\x12\x1d\n" +
+	"\n" +
+	"answer_key\x18\x03 \x01(\fR\tanswerKey\"`\n" +
+	"\x15CreateAccountResponse\x12\"\n" +
+	"\raccess_key_id\x18\x01 \x01(\tR\vaccessKeyId\x12#\n" +
+	"\rsealed_secret\x18\x02 \x01(\fR\fsealedSecret\"\x15\n" +
+	"\x13ListAccountsRequest\"L\n" +
+	"\x14ListAccountsResponse\x124\n" +
+	"\baccounts\x18\x01 \x03(\v2\x18.conclave.v1.AccountInfoR\baccounts\"\x87\x01\n" +
+	"\vAccountInfo\x12\x18\n" +
+	"\aaccount\x18\x01 \x01(\tR\aaccount\x12\x12\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name\x12\x14\n" +
+	"\x05alias\x18\x03 \x01(\tR\x05alias\x124\n" +
+	"\acreated\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\acreated\")\n" +
 	"\x17DeleteCredentialRequest\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\"\x1a\n" +
 	"\x18DeleteCredentialResponse\"\x17\n" +
@@ -2650,7 +2928,10 @@ const file_transport_kmspb_operator_proto_rawDesc = "" +
 	"\x04List\x12#.conclave.v1.ListCredentialsRequest\x1a$.conclave.v1.ListCredentialsResponse\x12\\\n" +
 	"\x0fCreateAccessKey\x12#.conclave.v1.CreateAccessKeyRequest\x1a$.conclave.v1.CreateAccessKeyResponse\x12U\n" +
 	"\x06Delete\x12$.conclave.v1.DeleteCredentialRequest\x1a%.conclave.v1.DeleteCredentialResponse\x12Y\n" +
-	"\x0eRevokeSessions\x12\".conclave.v1.RevokeSessionsRequest\x1a#.conclave.v1.RevokeSessionsResponse2P\n" +
+	"\x0eRevokeSessions\x12\".conclave.v1.RevokeSessionsRequest\x1a#.conclave.v1.RevokeSessionsResponse2\xa8\x01\n" +
+	"\bAccounts\x12O\n" +
+	"\x06Create\x12!.conclave.v1.CreateAccountRequest\x1a\".conclave.v1.CreateAccountResponse\x12K\n" +
+	"\x04List\x12 .conclave.v1.ListAccountsRequest\x1a!.conclave.v1.ListAccountsResponse2P\n" +
 	"\x05Audit\x12G\n" +
 	"\x04Read\x12\x1d.conclave.v1.ReadAuditRequest\x1a\x1e.conclave.v1.ReadAuditResponse0\x012O\n" +
 	"\aCluster\x12D\n" +
@@ -2668,7 +2949,7 @@ func file_transport_kmspb_operator_proto_rawDescGZIP() []byte {
 	return file_transport_kmspb_operator_proto_rawDescData
 }
 
-var file_transport_kmspb_operator_proto_msgTypes = make([]protoimpl.MessageInfo, 41)
+var file_transport_kmspb_operator_proto_msgTypes = make([]protoimpl.MessageInfo, 46)
 var file_transport_kmspb_operator_proto_goTypes = []any{
 	(*SealState)(nil),                // 0: conclave.v1.SealState
 	(*Ceremony)(nil),                 // 1: conclave.v1.Ceremony
@@ -2707,24 +2988,29 @@ var file_transport_kmspb_operator_proto_goTypes = []any{
 	(*Credential)(nil),               // 34: conclave.v1.Credential
 	(*CreateAccessKeyRequest)(nil),   // 35: conclave.v1.CreateAccessKeyRequest
 	(*CreateAccessKeyResponse)(nil),  // 36: conclave.v1.CreateAccessKeyResponse
-	(*DeleteCredentialRequest)(nil),  // 37: conclave.v1.DeleteCredentialRequest
-	(*DeleteCredentialResponse)(nil), // 38: conclave.v1.DeleteCredentialResponse
-	(*RevokeSessionsRequest)(nil),    // 39: conclave.v1.RevokeSessionsRequest
-	(*RevokeSessionsResponse)(nil),   // 40: conclave.v1.RevokeSessionsResponse
-	(*timestamppb.Timestamp)(nil),    // 41: google.protobuf.Timestamp
-	(*ErrorDetail)(nil),              // 42: conclave.v1.ErrorDetail
+	(*CreateAccountRequest)(nil),     // 37: conclave.v1.CreateAccountRequest
+	(*CreateAccountResponse)(nil),    // 38: conclave.v1.CreateAccountResponse
+	(*ListAccountsRequest)(nil),      // 39: conclave.v1.ListAccountsRequest
+	(*ListAccountsResponse)(nil),     // 40: conclave.v1.ListAccountsResponse
+	(*AccountInfo)(nil),              // 41: conclave.v1.AccountInfo
+	(*DeleteCredentialRequest)(nil),  // 42: conclave.v1.DeleteCredentialRequest
+	(*DeleteCredentialResponse)(nil), // 43: conclave.v1.DeleteCredentialResponse
+	(*RevokeSessionsRequest)(nil),    // 44: conclave.v1.RevokeSessionsRequest
+	(*RevokeSessionsResponse)(nil),   // 45: conclave.v1.RevokeSessionsResponse
+	(*timestamppb.Timestamp)(nil),    // 46: google.protobuf.Timestamp
+	(*ErrorDetail)(nil),              // 47: conclave.v1.ErrorDetail
 }
 var file_transport_kmspb_operator_proto_depIdxs = []int32{
 	1,  // 0: conclave.v1.SealState.ceremony:type_name -> conclave.v1.Ceremony
-	41, // 1: conclave.v1.Ceremony.began:type_name -> google.protobuf.Timestamp
-	41, // 2: conclave.v1.Ceremony.expires:type_name -> google.protobuf.Timestamp
+	46, // 1: conclave.v1.Ceremony.began:type_name -> google.protobuf.Timestamp
+	46, // 2: conclave.v1.Ceremony.expires:type_name -> google.protobuf.Timestamp
 	0,  // 3: conclave.v1.StatusResponse.seal:type_name -> conclave.v1.SealState
 	5,  // 4: conclave.v1.StatusResponse.raft:type_name -> conclave.v1.RaftStatus
-	41, // 5: conclave.v1.StatusResponse.cluster_time:type_name -> google.protobuf.Timestamp
+	46, // 5: conclave.v1.StatusResponse.cluster_time:type_name -> google.protobuf.Timestamp
 	6,  // 6: conclave.v1.StatusResponse.audit:type_name -> conclave.v1.AuditStatus
 	7,  // 7: conclave.v1.StatusResponse.addresses:type_name -> conclave.v1.Addresses
 	4,  // 8: conclave.v1.StatusResponse.crls:type_name -> conclave.v1.CRL
-	42, // 9: conclave.v1.NodeStatus.error:type_name -> conclave.v1.ErrorDetail
+	47, // 9: conclave.v1.NodeStatus.error:type_name -> conclave.v1.ErrorDetail
 	0,  // 10: conclave.v1.NodeStatus.seal:type_name -> conclave.v1.SealState
 	4,  // 11: conclave.v1.NodeStatus.crls:type_name -> conclave.v1.CRL
 	8,  // 12: conclave.v1.SubmitShareResponse.node:type_name -> conclave.v1.NodeStatus
@@ -2732,46 +3018,52 @@ var file_transport_kmspb_operator_proto_depIdxs = []int32{
 	8,  // 14: conclave.v1.SealResponse.node:type_name -> conclave.v1.NodeStatus
 	8,  // 15: conclave.v1.NodeReport.nodes:type_name -> conclave.v1.NodeStatus
 	8,  // 16: conclave.v1.InstallCRLResponse.node:type_name -> conclave.v1.NodeStatus
-	41, // 17: conclave.v1.CreateSessionResponse.expires:type_name -> google.protobuf.Timestamp
+	46, // 17: conclave.v1.CreateSessionResponse.expires:type_name -> google.protobuf.Timestamp
 	31, // 18: conclave.v1.MembersResponse.members:type_name -> conclave.v1.Member
 	7,  // 19: conclave.v1.Member.addresses:type_name -> conclave.v1.Addresses
 	34, // 20: conclave.v1.ListCredentialsResponse.credentials:type_name -> conclave.v1.Credential
-	41, // 21: conclave.v1.Credential.created:type_name -> google.protobuf.Timestamp
-	2,  // 22: conclave.v1.Operator.Status:input_type -> conclave.v1.StatusRequest
-	9,  // 23: conclave.v1.Operator.Init:input_type -> conclave.v1.InitRequest
-	12, // 24: conclave.v1.Operator.Challenge:input_type -> conclave.v1.ChallengeRequest
-	14, // 25: conclave.v1.Operator.SubmitShare:input_type -> conclave.v1.SubmitShareRequest
-	16, // 26: conclave.v1.Operator.ResetShares:input_type -> conclave.v1.ResetSharesRequest
-	18, // 27: conclave.v1.Operator.Seal:input_type -> conclave.v1.SealRequest
-	21, // 28: conclave.v1.Operator.ConfirmTime:input_type -> conclave.v1.ConfirmTimeRequest
-	23, // 29: conclave.v1.Operator.InstallCRL:input_type -> conclave.v1.InstallCRLRequest
-	25, // 30: conclave.v1.Session.Create:input_type -> conclave.v1.CreateSessionRequest
-	32, // 31: conclave.v1.Credentials.List:input_type -> conclave.v1.ListCredentialsRequest
-	35, // 32: conclave.v1.Credentials.CreateAccessKey:input_type -> conclave.v1.CreateAccessKeyRequest
-	37, // 33: conclave.v1.Credentials.Delete:input_type -> conclave.v1.DeleteCredentialRequest
-	39, // 34: conclave.v1.Credentials.RevokeSessions:input_type -> conclave.v1.RevokeSessionsRequest
-	27, // 35: conclave.v1.Audit.Read:input_type -> conclave.v1.ReadAuditRequest
-	29, // 36: conclave.v1.Cluster.Members:input_type -> conclave.v1.MembersRequest
-	3,  // 37: conclave.v1.Operator.Status:output_type -> conclave.v1.StatusResponse
-	10, // 38: conclave.v1.Operator.Init:output_type -> conclave.v1.InitResponse
-	13, // 39: conclave.v1.Operator.Challenge:output_type -> conclave.v1.ChallengeResponse
-	15, // 40: conclave.v1.Operator.SubmitShare:output_type -> conclave.v1.SubmitShareResponse
-	17, // 41: conclave.v1.Operator.ResetShares:output_type -> conclave.v1.ResetSharesResponse
-	19, // 42: conclave.v1.Operator.Seal:output_type -> conclave.v1.SealResponse
-	22, // 43: conclave.v1.Operator.ConfirmTime:output_type -> conclave.v1.ConfirmTimeResponse
-	24, // 44: conclave.v1.Operator.InstallCRL:output_type -> conclave.v1.InstallCRLResponse
-	26, // 45: conclave.v1.Session.Create:output_type -> conclave.v1.CreateSessionResponse
-	33, // 46: conclave.v1.Credentials.List:output_type -> conclave.v1.ListCredentialsResponse
-	36, // 47: conclave.v1.Credentials.CreateAccessKey:output_type -> conclave.v1.CreateAccessKeyResponse
-	38, // 48: conclave.v1.Credentials.Delete:output_type -> conclave.v1.DeleteCredentialResponse
-	40, // 49: conclave.v1.Credentials.RevokeSessions:output_type -> conclave.v1.RevokeSessionsResponse
-	28, // 50: conclave.v1.Audit.Read:output_type -> conclave.v1.ReadAuditResponse
-	30, // 51: conclave.v1.Cluster.Members:output_type -> conclave.v1.MembersResponse
-	37, // [37:52] is the sub-list for method output_type
-	22, // [22:37] is the sub-list for method input_type
-	22, // [22:22] is the sub-list for extension type_name
-	22, // [22:22] is the sub-list for extension extendee
-	0,  // [0:22] is the sub-list for field type_name
+	46, // 21: conclave.v1.Credential.created:type_name -> google.protobuf.Timestamp
+	41, // 22: conclave.v1.ListAccountsResponse.accounts:type_name -> conclave.v1.AccountInfo
+	46, // 23: conclave.v1.AccountInfo.created:type_name -> google.protobuf.Timestamp
+	2,  // 24: conclave.v1.Operator.Status:input_type -> conclave.v1.StatusRequest
+	9,  // 25: conclave.v1.Operator.Init:input_type -> conclave.v1.InitRequest
+	12, // 26: conclave.v1.Operator.Challenge:input_type -> conclave.v1.ChallengeRequest
+	14, // 27: conclave.v1.Operator.SubmitShare:input_type -> conclave.v1.SubmitShareRequest
+	16, // 28: conclave.v1.Operator.ResetShares:input_type -> conclave.v1.ResetSharesRequest
+	18, // 29: conclave.v1.Operator.Seal:input_type -> conclave.v1.SealRequest
+	21, // 30: conclave.v1.Operator.ConfirmTime:input_type -> conclave.v1.ConfirmTimeRequest
+	23, // 31: conclave.v1.Operator.InstallCRL:input_type -> conclave.v1.InstallCRLRequest
+	25, // 32: conclave.v1.Session.Create:input_type -> conclave.v1.CreateSessionRequest
+	32, // 33: conclave.v1.Credentials.List:input_type -> conclave.v1.ListCredentialsRequest
+	35, // 34: conclave.v1.Credentials.CreateAccessKey:input_type -> conclave.v1.CreateAccessKeyRequest
+	42, // 35: conclave.v1.Credentials.Delete:input_type -> conclave.v1.DeleteCredentialRequest
+	44, // 36: conclave.v1.Credentials.RevokeSessions:input_type -> conclave.v1.RevokeSessionsRequest
+	37, // 37: conclave.v1.Accounts.Create:input_type -> conclave.v1.CreateAccountRequest
+	39, // 38: conclave.v1.Accounts.List:input_type -> conclave.v1.ListAccountsRequest
+	27, // 39: conclave.v1.Audit.Read:input_type -> conclave.v1.ReadAuditRequest
+	29, // 40: conclave.v1.Cluster.Members:input_type -> conclave.v1.MembersRequest
+	3,  // 41: conclave.v1.Operator.Status:output_type -> conclave.v1.StatusResponse
+	10, // 42: conclave.v1.Operator.Init:output_type -> conclave.v1.InitResponse
+	13, // 43: conclave.v1.Operator.Challenge:output_type -> conclave.v1.ChallengeResponse
+	15, // 44: conclave.v1.Operator.SubmitShare:output_type -> conclave.v1.SubmitShareResponse
+	17, // 45: conclave.v1.Operator.ResetShares:output_type -> conclave.v1.ResetSharesResponse
+	19, // 46: conclave.v1.Operator.Seal:output_type -> conclave.v1.SealResponse
+	22, // 47: conclave.v1.Operator.ConfirmTime:output_type -> conclave.v1.ConfirmTimeResponse
+	24, // 48: conclave.v1.Operator.InstallCRL:output_type -> conclave.v1.InstallCRLResponse
+	26, // 49: conclave.v1.Session.Create:output_type -> conclave.v1.CreateSessionResponse
+	33, // 50: conclave.v1.Credentials.List:output_type -> conclave.v1.ListCredentialsResponse
+	36, // 51: conclave.v1.Credentials.CreateAccessKey:output_type -> conclave.v1.CreateAccessKeyResponse
+	43, // 52: conclave.v1.Credentials.Delete:output_type -> conclave.v1.DeleteCredentialResponse
+	45, // 53: conclave.v1.Credentials.RevokeSessions:output_type -> conclave.v1.RevokeSessionsResponse
+	38, // 54: conclave.v1.Accounts.Create:output_type -> conclave.v1.CreateAccountResponse
+	40, // 55: conclave.v1.Accounts.List:output_type -> conclave.v1.ListAccountsResponse
+	28, // 56: conclave.v1.Audit.Read:output_type -> conclave.v1.ReadAuditResponse
+	30, // 57: conclave.v1.Cluster.Members:output_type -> conclave.v1.MembersResponse
+	41, // [41:58] is the sub-list for method output_type
+	24, // [24:41] is the sub-list for method input_type
+	24, // [24:24] is the sub-list for extension type_name
+	24, // [24:24] is the sub-list for extension extendee
+	0,  // [0:24] is the sub-list for field type_name
 }
 
 func init() { file_transport_kmspb_operator_proto_init() }
@@ -2786,9 +3078,9 @@ func file_transport_kmspb_operator_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_transport_kmspb_operator_proto_rawDesc), len(file_transport_kmspb_operator_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   41,
+			NumMessages:   46,
 			NumExtensions: 0,
-			NumServices:   5,
+			NumServices:   6,
 		},
 		GoTypes:           file_transport_kmspb_operator_proto_goTypes,
 		DependencyIndexes: file_transport_kmspb_operator_proto_depIdxs,

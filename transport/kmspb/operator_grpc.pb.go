@@ -769,6 +769,156 @@ var Credentials_ServiceDesc = grpc.ServiceDesc{
 }
 
 const (
+	Accounts_Create_FullMethodName = "/conclave.v1.Accounts/Create"
+	Accounts_List_FullMethodName   = "/conclave.v1.Accounts/List"
+)
+
+// AccountsClient is the client API for Accounts service.
+//
+// For semantics around ctx use and closing/ending streaming RPCs, please refer to https://pkg.go.dev/google.golang.org/grpc/?tab=doc#ClientConn.NewStream.
+//
+// Accounts are the accounts of the cluster. Callers, authenticated as for KMS, need
+// conclave:CreateAccount and conclave:ListAccounts in the account that the cluster was
+// initialised with.
+type AccountsClient interface {
+	// Create creates an account with an access key for its root user.
+	Create(ctx context.Context, in *CreateAccountRequest, opts ...grpc.CallOption) (*CreateAccountResponse, error)
+	List(ctx context.Context, in *ListAccountsRequest, opts ...grpc.CallOption) (*ListAccountsResponse, error)
+}
+
+type accountsClient struct {
+	cc grpc.ClientConnInterface
+}
+
+func NewAccountsClient(cc grpc.ClientConnInterface) AccountsClient {
+	return &accountsClient{cc}
+}
+
+func (c *accountsClient) Create(ctx context.Context, in *CreateAccountRequest, opts ...grpc.CallOption) (*CreateAccountResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(CreateAccountResponse)
+	err := c.cc.Invoke(ctx, Accounts_Create_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *accountsClient) List(ctx context.Context, in *ListAccountsRequest, opts ...grpc.CallOption) (*ListAccountsResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ListAccountsResponse)
+	err := c.cc.Invoke(ctx, Accounts_List_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+// AccountsServer is the server API for Accounts service.
+// All implementations must embed UnimplementedAccountsServer
+// for forward compatibility.
+//
+// Accounts are the accounts of the cluster. Callers, authenticated as for KMS, need
+// conclave:CreateAccount and conclave:ListAccounts in the account that the cluster was
+// initialised with.
+type AccountsServer interface {
+	// Create creates an account with an access key for its root user.
+	Create(context.Context, *CreateAccountRequest) (*CreateAccountResponse, error)
+	List(context.Context, *ListAccountsRequest) (*ListAccountsResponse, error)
+	mustEmbedUnimplementedAccountsServer()
+}
+
+// UnimplementedAccountsServer must be embedded to have
+// forward compatible implementations.
+//
+// NOTE: this should be embedded by value instead of pointer to avoid a nil
+// pointer dereference when methods are called.
+type UnimplementedAccountsServer struct{}
+
+func (UnimplementedAccountsServer) Create(context.Context, *CreateAccountRequest) (*CreateAccountResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Create not implemented")
+}
+func (UnimplementedAccountsServer) List(context.Context, *ListAccountsRequest) (*ListAccountsResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method List not implemented")
+}
+func (UnimplementedAccountsServer) mustEmbedUnimplementedAccountsServer() {}
+func (UnimplementedAccountsServer) testEmbeddedByValue()                  {}
+
+// UnsafeAccountsServer may be embedded to opt out of forward compatibility for this service.
+// Use of this interface is not recommended, as added methods to AccountsServer will
+// result in compilation errors.
+type UnsafeAccountsServer interface {
+	mustEmbedUnimplementedAccountsServer()
+}
+
+func RegisterAccountsServer(s grpc.ServiceRegistrar, srv AccountsServer) {
+	// If the following call panics, it indicates UnimplementedAccountsServer was
+	// embedded by pointer and is nil.  This will cause panics if an
+	// unimplemented method is ever invoked, so we test this at initialization
+	// time to prevent it from happening at runtime later due to I/O.
+	if t, ok := srv.(interface{ testEmbeddedByValue() }); ok {
+		t.testEmbeddedByValue()
+	}
+	s.RegisterService(&Accounts_ServiceDesc, srv)
+}
+
+func _Accounts_Create_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(CreateAccountRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AccountsServer).Create(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Accounts_Create_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AccountsServer).Create(ctx, req.(*CreateAccountRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Accounts_List_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ListAccountsRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AccountsServer).List(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Accounts_List_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AccountsServer).List(ctx, req.(*ListAccountsRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+// Accounts_ServiceDesc is the grpc.ServiceDesc for Accounts service.
+// It's only intended for direct use with grpc.RegisterService,
+// and not to be introspected or modified (even as a copy)
+var Accounts_ServiceDesc = grpc.ServiceDesc{
+	ServiceName: "conclave.v1.Accounts",
+	HandlerType: (*AccountsServer)(nil),
+	Methods: []grpc.MethodDesc{
+		{
+			MethodName: "Create",
+			Handler:    _Accounts_Create_Handler,
+		},
+		{
+			MethodName: "List",
+			Handler:    _Accounts_List_Handler,
+		},
+	},
+	Streams:  []grpc.StreamDesc{},
+	Metadata: "transport/kmspb/operator.proto",
+}
+
+const (
 	Audit_Read_FullMethodName = "/conclave.v1.Audit/Read"
 )
 
@@ -776,8 +926,8 @@ const (
 //
 // For semantics around ctx use and closing/ending streaming RPCs, please refer to https://pkg.go.dev/google.golang.org/grpc/?tab=doc#ClientConn.NewStream.
 //
-// Audit lets the account's root user, authenticated as for KMS, read the audit
-// log.
+// Audit lets callers, authenticated as for KMS, read the audit log. They need
+// conclave:ReadAudit in the account that the cluster was initialised with.
 type AuditClient interface {
 	Read(ctx context.Context, in *ReadAuditRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[ReadAuditResponse], error)
 }
@@ -813,8 +963,8 @@ type Audit_ReadClient = grpc.ServerStreamingClient[ReadAuditResponse]
 // All implementations must embed UnimplementedAuditServer
 // for forward compatibility.
 //
-// Audit lets the account's root user, authenticated as for KMS, read the audit
-// log.
+// Audit lets callers, authenticated as for KMS, read the audit log. They need
+// conclave:ReadAudit in the account that the cluster was initialised with.
 type AuditServer interface {
 	Read(*ReadAuditRequest, grpc.ServerStreamingServer[ReadAuditResponse]) error
 	mustEmbedUnimplementedAuditServer()

@@ -47,8 +47,9 @@ type Config struct {
 	Metrics prometheus.Registerer
 	// MaxBodies is as in transport.HTTPFaceConfig; 16 MiB if 0.
 	MaxBodies int64
-	// MaxInFlight, Timeout and RefusalPeriod are MaxCalls, Timeout and RefusalPeriod of
-	// transport.APIConfig.
+	// Proxies, MaxInFlight, Timeout and RefusalPeriod are Proxies, MaxCalls, Timeout and
+	// RefusalPeriod of transport.APIConfig.
+	Proxies       transport.Proxies
 	MaxInFlight   int64
 	Timeout       time.Duration
 	RefusalPeriod time.Duration
@@ -99,7 +100,7 @@ func New(cfg Config) (*Handler, error) {
 		h.operations[s][op.Name] = op
 	}
 	api, err := transport.NewAPI(transport.APIConfig{
-		Name: "query", Timeout: cfg.Timeout, MaxCalls: cfg.MaxInFlight, RefusalPeriod: cfg.RefusalPeriod, Logger: cfg.Logger, Metrics: cfg.Metrics,
+		Name: "query", Timeout: cfg.Timeout, MaxCalls: cfg.MaxInFlight, Proxies: cfg.Proxies, RefusalPeriod: cfg.RefusalPeriod, Logger: cfg.Logger, Metrics: cfg.Metrics,
 	})
 	if err != nil {
 		return nil, err

@@ -19,6 +19,7 @@ import (
 	"github.com/conclavekms/conclave/cluster/diskspace"
 	"github.com/conclavekms/conclave/cluster/pki"
 	"github.com/conclavekms/conclave/keyengine"
+	"github.com/conclavekms/conclave/transport"
 	"github.com/conclavekms/conclave/transport/awsapi"
 	"github.com/conclavekms/conclave/transport/client"
 )
@@ -88,6 +89,13 @@ type Config struct {
 	// credentials that its users give it: any script in such a page can do everything
 	// that they allow. There are no wildcards.
 	CORSOrigins []string
+
+	// TrustedProxies are the IP addresses, or ranges in CIDR notation, of the proxies in
+	// front of the APIs. Where a request comes from (aws:SourceIp in policies, the audit
+	// log) is then what they say in X-Forwarded-For; the header is ignored from everybody
+	// else. Proxies must append to the header, and no other client may have such an
+	// address. It should be the same on all nodes.
+	TrustedProxies []string
 
 	// AttestationRoots is a PEM file with the root certificates of enclaves that may
 	// request answers that only they can decrypt (AWS Nitro Enclaves: Recipient). If
@@ -210,6 +218,8 @@ func (c *Config) Validate() error {
 	for _, o := range c.CORSOrigins {
 		problem("CORS origins", awsapi.CheckOrigin(o))
 	}
+	_, err := transport.ParseProxies(c.TrustedProxies)
+	problem("trusted proxies", err)
 	if c.AttestationRoots != "" {
 		_, err := c.attestationRoots()
 		problem("attestation roots", err)

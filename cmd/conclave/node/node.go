@@ -324,20 +324,24 @@ func (n *Node) startFaces(p *ports) error {
 	} else {
 		now = clock.Now
 	}
+	proxies, err := transport.ParseProxies(n.cfg.TrustedProxies)
+	if err != nil {
+		return err
+	}
 	handler, err := awsapi.New(awsapi.Config{
 		Engine: n.engine, Operations: keyengine.Operations(), Now: now, Logger: n.log, Metrics: n.registry,
-		Origins: n.cfg.CORSOrigins,
+		Origins: n.cfg.CORSOrigins, Proxies: proxies,
 	})
 	if err != nil {
 		return err
 	}
-	query, err := queryapi.New(queryapi.Config{Engine: n.engine, Operations: keyengine.Operations(), Now: now, Logger: n.log, Metrics: n.registry})
+	query, err := queryapi.New(queryapi.Config{Engine: n.engine, Operations: keyengine.Operations(), Now: now, Logger: n.log, Metrics: n.registry, Proxies: proxies})
 	if err != nil {
 		return err
 	}
 	grpcConfig := grpcapi.Config{
 		Engine: n.engine, Operations: keyengine.Operations(), Ceremony: operations{n}, Serving: func() bool { return n.health().Ready() },
-		Clock: clock, Logger: n.log, Metrics: n.registry,
+		Clock: clock, Logger: n.log, Metrics: n.registry, Proxies: proxies,
 		Plaintext: n.cfg.Insecure, LoopbackOperators: n.cfg.Insecure,
 	}
 	var awsTLS *tls.Config

@@ -127,9 +127,9 @@ func TestSingleNodeSurvivesRestart(t *testing.T) {
 }
 
 func TestConfigReportsEveryFault(t *testing.T) {
-	cfg := node.Config{NodeID: "Bad_Name", Peers: map[string]string{"a": "x"}, BootstrapExpect: 2}
+	cfg := node.Config{NodeID: "Bad_Name", Peers: map[string]string{"a": "x"}, BootstrapExpect: 2, TrustedProxies: []string{"0.0.0.0/0"}}
 	err := cfg.Validate()
-	for _, want := range []string{"node id", "data directory", "AWS API", "gRPC API", "peer listen", "peers", "bootstrap-expect", "TLS certificate", "TLS key", "TLS CA"} {
+	for _, want := range []string{"node id", "data directory", "AWS API", "gRPC API", "peer listen", "peers", "bootstrap-expect", "TLS certificate", "TLS key", "TLS CA", "trusted proxies"} {
 		if err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("nothing is said of %s in:\n%v", want, err)
 		}

@@ -358,14 +358,16 @@ func openRSA(ev *request.Evaluation, t *request.Target, c ciphertext) (*request.
 // ciphertextKey finds the key that a ciphertext names. The caller cannot distinguish a
 // deleted key from one that it may not use.
 func ciphertextKey(ev *request.Evaluation, id [16]byte, action string, context map[string]string) (*request.Target, error) {
-	t := request.KeyOfID(ev, id)
-	if t.Key == nil {
-		if !request.WasKey(ev, id) {
-			return nil, kmsapi.ErrInvalidCiphertext // there never was such a key, so this is not a ciphertext
-		}
+	t, known, err := request.KeyOfCiphertext(ev, id)
+	switch {
+	case err != nil:
+		return nil, err
+	case !known:
+		return nil, kmsapi.ErrInvalidCiphertext // there never was such a key, so this is not a ciphertext
+	case t.Key == nil:
 		return nil, ev.ForbiddenCiphertext(action)
 	}
-	err := ev.Authorise(t, action, context)
+	err = ev.Authorise(t, action, context)
 	if errors.Is(err, kmsapi.ErrAccessDenied) {
 		err = ev.ForbiddenCiphertext(action)
 	}

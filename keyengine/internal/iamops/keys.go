@@ -205,7 +205,7 @@ func (o *Owner) Delete(ev *request.Evaluation, id string) error {
 
 // lastCredential is the message of an attempt to lock the root user out. Nothing else could
 // let anybody in if the account's policies allow nobody to change them.
-const lastCredential = "This is the last active credential of the account's root user. Create an access key first, and delete this one with that."
+const lastCredential = "This is the last credential with which the account's root user can make requests. Create an access key first, and delete this one with that."
 
 // isLast reports whether c is the only active credential of the root user.
 func (o *Owner) isLast(c *fsmpb.Credential, list []*fsmpb.Credential) bool {
@@ -305,6 +305,38 @@ func updateAccessKey(ev *request.Evaluation, in *iamapi.UpdateAccessKeyInput) er
 		o.relist(ev, nil)
 	}
 	return nil
+}
+
+// getAccessKeyLastUsed says when an access key was last used, also if the request was refused,
+// and for which service. The answer may be newer than the decision.
+func getAccessKeyLastUsed(ev *request.Evaluation, in *iamapi.GetAccessKeyLastUsedInput) (*iamapi.GetAccessKeyLastUsedOutput, error) {
+	a, id := request.AccountOf(ev), *in.AccessKeyId
+	c := ev.Credential(a, id)
+	if c == nil || !isKey(c) {
+		if err := ev.AuthoriseAccount(ev.Op.Action(), "*"); err != nil {
+			return nil, err
+		}
+		return nil, noSuch("The Access Key with id %s cannot be found.", id)
+	}
+	var out iamapi.GetAccessKeyLastUsedOutput
+	if u := fsm.UserByID(ev.State, a, c.Principal); u != nil {
+		ev.Note(fsmpb.Kind_KIND_USER, fsm.EntityID(a, u.Name), u.Version)
+		if err := users.authorise(ev, users.arn(ev, u), users.parts(u), nil); err != nil {
+			return nil, err
+		}
+		out.UserName = &u.Name
+	} else if err := ev.AuthoriseAccount(ev.Op.Action(), c.Principal); err != nil {
+		return nil, err
+	}
+	ev.Later = func(s *fsm.State) (any, error) {
+		out.AccessKeyLastUsed = &iamapi.AccessKeyLastUsed{ServiceName: new("N/A"), Region: new("N/A")}
+		if use := fsm.CredentialUse(s, a, id); use != nil {
+			service, region := request.ServiceUsed(ev.Cluster(), use.Operation)
+			out.AccessKeyLastUsed = &iamapi.AccessKeyLastUsed{LastUsedDate: timeOf(use.Time), ServiceName: new(string(service)), Region: &region}
+		}
+		return &out, nil
+	}
+	return nil, nil
 }
 
 func deleteAccessKey(ev *request.Evaluation, in *iamapi.DeleteAccessKeyInput) error {

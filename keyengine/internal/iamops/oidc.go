@@ -255,13 +255,22 @@ func updateProviderKeys(ev *request.Evaluation, in *iamapi.UpdateOpenIDConnectPr
 	})
 }
 
-// revokedBefore returns the time before which sessions end: that of the request, or now. It is
-// never before one that was set earlier, since what was revoked stays so.
+// revocationLead is how far ahead of this node's clock a revocation of all sessions is. It has
+// to be recorded in this time.
+const revocationLead = 2 * time.Second
+
+// revokedBefore returns the time before which sessions end: that of the request or, for all
+// that are open, one that is still to come when the revocation is recorded. A session that is
+// recorded before begins at a cluster time before it, and one that is recorded after has read
+// the revocation and begins no earlier than it. The time is never before one that was set
+// earlier, since what was revoked stays so.
 func revokedBefore(ev *request.Evaluation, olderThan *time.Time, was int64) int64 {
-	until := ev.Now().UnixNano() + 1
-	if olderThan != nil {
-		until = min(until, olderThan.UnixNano())
+	now := ev.Now()
+	if olderThan != nil && !olderThan.After(now) {
+		return max(olderThan.UnixNano(), was)
 	}
+	until := now.Add(revocationLead).UnixNano()
+	ev.Within(0, until)
 	return max(until, was)
 }
 

@@ -99,6 +99,7 @@ var rows = []*request.Operation{
 	read("ListAccessKeys", listAccessKeys),
 	act("UpdateAccessKey", updateAccessKey),
 	act("DeleteAccessKey", deleteAccessKey),
+	read("GetAccessKeyLastUsed", getAccessKeyLastUsed),
 
 	write("CreateGroup", createGroup, recordGroup),
 	read("GetGroup", getGroup),

@@ -35,9 +35,9 @@ type Attempt struct {
 // longer.
 type readSet struct {
 	reads    [4]*fsmpb.Read
-	uses     [1]*fsmpb.Use
+	uses     [2]*fsmpb.Use
 	eachRead [4]fsmpb.Read
-	eachUse  [1]fsmpb.Use
+	eachUse  [2]fsmpb.Use
 }
 
 func newAttempt(ctx context.Context, svc *Services, s *fsm.State, c *iam.Caller, op *Operation, in any) *Attempt {
@@ -51,10 +51,11 @@ func newAttempt(ctx context.Context, svc *Services, s *fsm.State, c *iam.Caller,
 	return ev
 }
 
-// take returns the next element of a preallocated slice, or a new one if none is left.
+// take returns the next element of a preallocated slice. If none is left, it allocates a few
+// at once: what needs one more than most often needs several.
 func take[T any](free *[]T) *T {
 	if len(*free) == 0 {
-		return new(T)
+		*free = make([]T, 4)
 	}
 	t := &(*free)[0]
 	*free = (*free)[1:]

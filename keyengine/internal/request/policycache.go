@@ -65,15 +65,15 @@ func (c *PolicyCache) Len() int {
 }
 
 // parsed returns a stored policy, parsed. A policy that cannot be parsed is an internal
-// error, and so allows nothing. what says which policy it is.
-func (c *PolicyCache) parsed(kind policy.Kind, text, what string) (*policy.Document, error) {
+// error, and so allows nothing. what says which policy it is, for the error.
+func (c *PolicyCache) parsed(kind policy.Kind, text string, what func() string) (*policy.Document, error) {
 	key := policyText{kind, text}
 	if doc := c.get(key); doc != nil {
 		return doc, nil
 	}
 	doc, err := policy.Parse(kind, []byte(text))
 	if err != nil {
-		return nil, fmt.Errorf("stored %s: %w", what, err)
+		return nil, fmt.Errorf("stored %s: %w", what(), err)
 	}
 	c.put(key, doc)
 	return doc, nil

@@ -40,7 +40,7 @@ func (ev *Attempt) describe(e *record.Event) {
 	e.Service, e.Account = string(ev.Op.Service), ev.Principal().Account
 	e.SourceIP, e.UserAgent, e.Transport, e.Err = caller.SourceIP, caller.UserAgent, caller.Transport, ev.Err
 	e.Parameters, e.ReadOnly = ev.Op.recorded.Fields(ev.Input), ev.Op.ReadOnly
-	e.Reads, e.NotBefore, e.NotAfter, e.Changes, e.Uses = ev.Reads, ev.NotBefore, ev.NotAfter, ev.Changes, ev.uses
+	e.Reads, e.NotBefore, e.NotAfter, e.Changes, e.Uses = ev.Reads, ev.NotBefore, ev.NotAfter, ev.Changes, ev.allUses()
 	e.Identity = &b.identity
 	ev.who.Record(e.Identity, caller.Identity.Credential())
 	if caller.TLS != (iam.TLS{}) {

@@ -46,7 +46,7 @@ func (ev *Evaluation) Resolve(given string, f Forms, action string) (*Target, er
 		}
 		if of, ok := fsm.ParseAccount(arn.Account); !ok || of != account {
 			if !ok || !ev.Op.CrossAccount {
-				return nil, ev.inaccessible(action, "on resource: "+given)
+				return nil, inaccessible(ev, action, "on resource: "+given)
 			}
 			account = of
 		}
@@ -65,7 +65,7 @@ func (ev *Evaluation) Resolve(given string, f Forms, action string) (*Target, er
 	absent := func(err error) error {
 		if account != AccountOf(ev) {
 			// The caller must not learn whether such a key exists.
-			return ev.inaccessible(action, "on resource: "+given)
+			return inaccessible(ev, action, "on resource: "+given)
 		}
 		return err
 	}
@@ -186,33 +186,44 @@ func RootARN(partition, account string) string {
 	return "arn:" + partition + ":iam::" + account + ":root"
 }
 
-// WasKey reports whether an id is or was the id of a key in any account and Region of the
-// cluster.
-func WasKey(ev *Evaluation, id [16]byte) bool {
+// KeyOfCiphertext returns the key that a ciphertext names by its id, in the Region of the
+// request and whichever account it belongs to. If there is none, the target has no key, and
+// known says whether the id is or was that of a key of the cluster.
+//
+// An id that is unknown can only be looked for in every account, of which there may be more
+// than a read set has room for, and an account may be one that this node has not heard of yet.
+// So an id is called unknown only on a state with everything that was committed before the
+// call. Ids are random and never used again, so that was true at that moment whatever comes
+// afterwards, and is not in the read set.
+func KeyOfCiphertext(ev *Evaluation, id [16]byte) (t *Target, known bool, err error) {
+	t, known = keyOfID(ev, id)
+	if known || ev.Ctx.Value(newestState{}) != nil {
+		return t, known, nil
+	}
+	// What was read so far is in the read set with its versions, so it may be from another
+	// state.
+	if ev.State, err = ev.Authenticator.FreshState(ev.Ctx); err != nil {
+		return nil, false, err
+	}
+	t, known = keyOfID(ev, id)
+	return t, known, nil
+}
+
+// keyOfID is KeyOfCiphertext on one state. An id that is known stays known, with a tombstone
+// once its keys are gone, so the read set has only the key in the Region of the request.
+func keyOfID(ev *Evaluation, id [16]byte) (t *Target, known bool) {
 	for a := range fsm.Accounts(ev.State) {
 		for _, r := range Regions(ev.Cluster()) {
 			k := fsm.KeyID{Account: a, Region: r, ID: id}
-			if ev.Tombstone(k) != nil || ev.Key(k) != nil {
-				return true
+			alive, _ := ev.State.Key(k)
+			dead, _ := ev.State.Tombstone(k)
+			if alive != nil || dead != nil {
+				// Ids are random, so no other account has a key with this one.
+				return ev.Target(fsm.KeyID{Account: a, Region: ev.Region(), ID: id}), true
 			}
 		}
 	}
-	return false
-}
-
-// KeyOfID returns the key with an id in the Region of the request, whichever account it
-// belongs to. If there is none, the target has no key.
-func KeyOfID(ev *Evaluation, id [16]byte) *Target {
-	own := AccountOf(ev)
-	k := fsm.KeyID{Account: own, Region: ev.Region(), ID: id}
-	for a := range fsm.Accounts(ev.State) {
-		other := fsm.KeyID{Account: a, Region: k.Region, ID: id}
-		if found, _ := ev.State.Key(other); found != nil {
-			k = other // ids are random, so no other account has a key with it
-			break
-		}
-	}
-	return ev.Target(k)
+	return &Target{}, false
 }
 
 // WrongOrigin returns the error for a key whose origin does not fit the operation.

@@ -10,22 +10,48 @@ import (
 	"github.com/conclavekms/conclave/policy"
 )
 
-// ownRules are the policies of a caller, with their names for the record: an ARN for a
-// managed policy, and the ARN of the user, group or role with the policy's name for an
-// inline one.
+// ownRules are the policies of a caller, and where each is from.
 type ownRules struct {
-	identity, session           []*policy.Document
-	identityNames, sessionNames []string
-	boundary                    *policy.Document
-	boundaryName                string
+	identity, session         []*policy.Document
+	identityFrom, sessionFrom []origin
+	boundary                  *policy.Document
+	boundaryFrom              origin
+
+	// Initial storage for the slices, which suffices for most callers.
+	fewDocuments [4]*policy.Document
+	fewOrigins   [4]origin
+}
+
+// origin says where a policy is from, for the record: it is the managed policy with an ARN,
+// or an inline one of an owner.
+type origin struct {
+	arn          string
+	owner        entity // nil for the inline session policy
+	kind, inline string // kind of the owner in ARNs, and name of the policy
+}
+
+// entity is a user, group or role.
+type entity interface {
+	GetAccount() uint64
+	GetPath() string
+	GetName() string
+}
+
+// name returns an ARN for a managed policy, and the ARN of the owner with the policy's name
+// for an inline one.
+func (o *origin) name(ev *Evaluation) string {
+	if o.owner == nil {
+		return o.arn
+	}
+	return iam.EntityARN(ev.Cluster().GetPartition(), o.owner.GetAccount(), o.kind, o.owner.GetPath(), o.owner.GetName()) + " " + o.inline
 }
 
 // nothing is a policy that allows nothing. It stands for a policy that does not exist.
 var nothing = &policy.Document{}
 
-// rules returns the policies of the caller. They, and everything that says which they are,
+// ownRulesOf returns the policies of the caller. They, and everything that says which they are,
 // are added to the read set: a decision depends on all of them, as any could deny.
-func (ev *Evaluation) rules() (*ownRules, error) {
+func ownRulesOf(ev *Evaluation) (*ownRules, error) {
 	if ev.ownRules != nil {
 		return ev.ownRules, nil
 	}
@@ -39,10 +65,10 @@ func (ev *Evaluation) rules() (*ownRules, error) {
 // rulesOf returns the policies of a principal.
 func rulesOf(ev *Evaluation, who *iam.Entity) (*ownRules, error) {
 	r := new(ownRules)
-	partition := ev.Cluster().GetPartition()
+	r.identity, r.identityFrom = r.fewDocuments[:0], r.fewOrigins[:0]
 	switch u, role := who.User, who.Role; {
 	case u != nil:
-		if err := r.add(ev, iam.UserARN(partition, u), u.Policies, u.Inline); err != nil {
+		if err := r.add(ev, u, "user", u.Policies, u.Inline); err != nil {
 			return nil, err
 		}
 		for _, id := range u.Groups {
@@ -51,7 +77,7 @@ func rulesOf(ev *Evaluation, who *iam.Entity) (*ownRules, error) {
 				return nil, fmt.Errorf("user %s is in the group %s, which does not exist", u.Id, id)
 			}
 			ev.Note(fsmpb.Kind_KIND_GROUP, fsm.EntityID(who.Account, g.Name), g.Version)
-			if err := r.add(ev, iam.GroupARN(partition, g), g.Policies, g.Inline); err != nil {
+			if err := r.add(ev, g, "group", g.Policies, g.Inline); err != nil {
 				return nil, err
 			}
 		}
@@ -59,7 +85,7 @@ func rulesOf(ev *Evaluation, who *iam.Entity) (*ownRules, error) {
 			return nil, err
 		}
 	case role != nil:
-		if err := r.add(ev, iam.RoleARN(partition, role), role.Policies, role.Inline); err != nil {
+		if err := r.add(ev, role, "role", role.Policies, role.Inline); err != nil {
 			return nil, err
 		}
 		if err := r.limit(ev, role.Boundary); err != nil {
@@ -68,38 +94,39 @@ func rulesOf(ev *Evaluation, who *iam.Entity) (*ownRules, error) {
 	}
 	if s := who.Session; s != nil {
 		if s.Policy != "" {
-			doc, err := ev.Policies.parsed(policy.SessionPolicy, s.Policy, "session policy of "+s.AccessKey)
+			doc, err := ev.Policies.parsed(policy.SessionPolicy, s.Policy, func() string { return "session policy of " + s.AccessKey })
 			if err != nil {
 				return nil, err
 			}
-			r.session, r.sessionNames = append(r.session, doc), append(r.sessionNames, "inline")
+			r.session, r.sessionFrom = append(r.session, doc), append(r.sessionFrom, origin{arn: "inline"})
 		}
 		for _, arn := range s.Policies {
 			doc, err := managedPolicy(ev, policy.SessionPolicy, arn)
 			if err != nil {
 				return nil, err
 			}
-			r.session, r.sessionNames = append(r.session, doc), append(r.sessionNames, arn)
+			r.session, r.sessionFrom = append(r.session, doc), append(r.sessionFrom, origin{arn: arn})
 		}
 	}
 	return r, nil
 }
 
 // add adds the policies that are attached to a user, group or role, and its inline ones.
-func (r *ownRules) add(ev *Evaluation, owner string, attached []string, inline []*fsmpb.InlinePolicy) error {
+func (r *ownRules) add(ev *Evaluation, owner entity, kind string, attached []string, inline []*fsmpb.InlinePolicy) error {
 	for _, arn := range attached {
 		doc, err := managedPolicy(ev, policy.IdentityPolicy, arn)
 		if err != nil {
 			return err
 		}
-		r.identity, r.identityNames = append(r.identity, doc), append(r.identityNames, arn)
+		r.identity, r.identityFrom = append(r.identity, doc), append(r.identityFrom, origin{arn: arn})
 	}
 	for _, p := range inline {
-		doc, err := ev.Policies.parsed(policy.IdentityPolicy, p.Document, "policy "+p.Name+" of "+owner)
+		from := origin{owner: owner, kind: kind, inline: p.Name}
+		doc, err := ev.Policies.parsed(policy.IdentityPolicy, p.Document, func() string { return "policy " + from.name(ev) })
 		if err != nil {
 			return err
 		}
-		r.identity, r.identityNames = append(r.identity, doc), append(r.identityNames, owner+" "+p.Name)
+		r.identity, r.identityFrom = append(r.identity, doc), append(r.identityFrom, from)
 	}
 	return nil
 }
@@ -108,7 +135,7 @@ func (r *ownRules) add(ev *Evaluation, owner string, attached []string, inline [
 func (r *ownRules) limit(ev *Evaluation, arn string) (err error) {
 	if arn != "" {
 		r.boundary, err = managedPolicy(ev, policy.IdentityPolicy, arn)
-		r.boundaryName = arn
+		r.boundaryFrom = origin{arn: arn}
 	}
 	return err
 }
@@ -117,7 +144,7 @@ func (r *ownRules) limit(ev *Evaluation, arn string) (err error) {
 // allows nothing.
 func managedPolicy(ev *Evaluation, kind policy.Kind, arn string) (*policy.Document, error) {
 	if text, ok := policy.AWSManaged(arn); ok {
-		return ev.Policies.parsed(kind, text, arn)
+		return ev.Policies.parsed(kind, text, func() string { return arn })
 	}
 	p := ManagedPolicy(ev, arn)
 	if p == nil {
@@ -129,32 +156,33 @@ func managedPolicy(ev *Evaluation, kind policy.Kind, arn string) (*policy.Docume
 	if v == nil {
 		return nil, fmt.Errorf("policy %s has no version %d", arn, p.DefaultVersion)
 	}
-	return ev.Policies.parsed(kind, v.Document, arn)
+	return ev.Policies.parsed(kind, v.Document, func() string { return arn })
 }
 
 // ManagedPolicy returns the customer managed policy with an ARN, or nil, and adds it to the
 // read set.
 func ManagedPolicy(ev *Evaluation, arn string) *fsmpb.Policy {
 	a, err := policy.ParseARN(arn)
-	if err != nil || a.Service != "iam" {
+	if err != nil || a.Service != "iam" || a.Region != "" || a.Partition != ev.Cluster().GetPartition() {
 		return nil
 	}
 	account, ok := fsm.ParseAccount(a.Account)
-	rest, isPolicy := strings.CutPrefix(a.Resource, "policy/")
+	path, isPolicy := strings.CutPrefix(a.Resource, "policy")
 	if !ok || !isPolicy {
 		return nil
 	}
-	p := Read[*fsmpb.Policy](ev, fsm.EntityID(account, rest[strings.LastIndexByte(rest, '/')+1:]))
-	if p == nil || iam.PolicyARN(ev.Cluster().GetPartition(), p) != arn {
-		return nil
+	name := path[strings.LastIndexByte(path, '/')+1:]
+	p := Read[*fsmpb.Policy](ev, fsm.EntityID(account, name))
+	if p == nil || p.Name != name || p.Path != path[:len(path)-len(name)] {
+		return nil // names are found whatever their case, and regardless of the path
 	}
 	return p
 }
 
 // decide evaluates the policies of the caller together with that of the resource, which is
 // nil if it has none, and a grant to the grantee, if there is one.
-func (ev *Evaluation) decide(req policy.Request, resource *policy.Document, grantee *policy.Principal) (policy.Decision, error) {
-	r, err := ev.rules()
+func decide(ev *Evaluation, req policy.Request, resource *policy.Document, grantee *policy.Principal) (policy.Decision, error) {
+	r, err := ownRulesOf(ev)
 	if err != nil {
 		return policy.Decision{Statement: policy.NoStatement}, err
 	}
@@ -162,17 +190,17 @@ func (ev *Evaluation) decide(req policy.Request, resource *policy.Document, gran
 }
 
 // name returns the name of the policy that a decision rests on, if it is one of the caller's.
-func (r *ownRules) name(d policy.Decision) string {
+func (r *ownRules) name(ev *Evaluation, d policy.Decision) string {
 	if r == nil || d.Statement == policy.NoStatement {
 		return ""
 	}
 	switch d.Reason {
 	case policy.ReasonIdentityPolicy:
-		return r.identityNames[d.Policy]
+		return r.identityFrom[d.Policy].name(ev)
 	case policy.ReasonSessionPolicy:
-		return r.sessionNames[d.Policy]
+		return r.sessionFrom[d.Policy].name(ev)
 	case policy.ReasonBoundary:
-		return r.boundaryName
+		return r.boundaryFrom.name(ev)
 	}
 	return ""
 }

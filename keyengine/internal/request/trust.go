@@ -15,14 +15,14 @@ func (ev *Evaluation) AuthoriseRole(r *fsmpb.Role, arn, action string, c *Condit
 	trust := nothing
 	if r != nil {
 		var err error
-		if trust, err = ev.Policies.parsed(policy.TrustPolicy, r.Trust, "trust policy of "+arn); err != nil {
+		if trust, err = ev.Policies.parsed(policy.TrustPolicy, r.Trust, func() string { return "trust policy of " + arn }); err != nil {
 			return err
 		}
 		c.Tags = r.Tags
 	}
-	c.ev, c.resource = ev, arn
+	c.ev, c.action, c.resource = ev, action, arn
 	req := policy.Request{Principal: ev.Principal(), Action: action, Resource: arn, Context: c}
-	d, err := ev.decide(req, trust, nil)
+	d, err := decide(ev, req, trust, nil)
 	if err != nil {
 		return err
 	}

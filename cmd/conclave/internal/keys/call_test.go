@@ -102,7 +102,7 @@ func TestKeyNames(t *testing.T) {
 		{"1234ABCD-12ab-34cd-56ef-1234567890ab", "alias/1234ABCD-12ab-34cd-56ef-1234567890ab", true},
 		{"", "", false},
 	} {
-		if got := keyName(c.given); got != c.want || isAlias(got) != c.alias {
+		if got := Name(c.given); got != c.want || isAlias(got) != c.alias {
 			t.Errorf("%q: %q, alias %v; want %q, %v", c.given, got, isAlias(got), c.want, c.alias)
 		}
 	}

@@ -42,9 +42,9 @@ var keyIDForm = regexp.MustCompile(`^(mrk-[0-9a-f]{32}|[0-9a-f]{8}-[0-9a-f]{4}-[
 // IsKeyID reports whether id has the form of a key id.
 func IsKeyID(id string) bool { return keyIDForm.MatchString(id) }
 
-// keyName returns the KeyId for a user's KEY: a key id, an ARN, or an alias
+// Name returns the KeyId for a user's KEY: a key id, an ARN, or an alias
 // with or without "alias/".
-func keyName(name string) string {
+func Name(name string) string {
 	if name == "" || IsKeyID(name) || strings.HasPrefix(name, "arn:") {
 		return name
 	}
@@ -81,7 +81,7 @@ func keyArg(n int) input {
 		member: "key_id", arg: n, key: true, named: true,
 		given: func(b *bound) string { return b.argument(n) },
 		fill: func(b *bound, in input) error {
-			b.set(in.member, protoreflect.ValueOfString(keyName(b.argument(n))))
+			b.set(in.member, protoreflect.ValueOfString(Name(b.argument(n))))
 			return nil
 		},
 	}
@@ -177,7 +177,7 @@ func (in input) keyed() input {
 			return err
 		}
 		if f := b.field(in.member); b.req.Has(f) {
-			b.req.Set(f, protoreflect.ValueOfString(keyName(b.req.Get(f).String())))
+			b.req.Set(f, protoreflect.ValueOfString(Name(b.req.Get(f).String())))
 		}
 		return nil
 	}

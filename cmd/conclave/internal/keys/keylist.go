@@ -156,8 +156,15 @@ func (k *listedKey) inquire(ctx context.Context, c *cli.Connection) error {
 // unlessDenied ignores errors for what the caller may not see, and for a key that
 // was deleted in the meantime.
 func unlessDenied(err error) error {
-	if f, ok := client.FromError(err); ok && (f.Type == "AccessDeniedException" || f.Type == "NotFoundException") {
+	if Denied(err) {
 		return nil
 	}
 	return err
+}
+
+// Denied reports whether an error is for what the caller may not see, or for a key that was
+// deleted in the meantime.
+func Denied(err error) bool {
+	f, ok := client.FromError(err)
+	return ok && (f.Type == "AccessDeniedException" || f.Type == "NotFoundException")
 }

@@ -12,5 +12,5 @@ import (
 // Commands returns the commands that initialise, unseal, seal and inspect a
 // cluster, and those for the credentials of its users.
 func Commands(a *cli.App) []*cobra.Command {
-	return []*cobra.Command{operatorCommand(a), clusterCommand(a), credentialCommand(a)}
+	return []*cobra.Command{operatorCommand(a), clusterCommand(a), credentialCommand(a), accountCommand(a)}
 }
