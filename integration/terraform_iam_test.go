@@ -95,6 +95,9 @@ resource "aws_iam_group" "readers" {
   name = "readers"
   path = "/read/"
 }
+resource "aws_iam_group" "writers" {
+  name = "writers"
+}
 resource "aws_iam_group_membership" "team" {
   name  = "team"
   group = aws_iam_group.team.name
@@ -102,7 +105,7 @@ resource "aws_iam_group_membership" "team" {
 }
 resource "aws_iam_user_group_membership" "other" {
   user   = aws_iam_user.other.name
-  groups = [[|aws_iam_group.team.name, ]aws_iam_group.readers.name]
+  groups = [aws_iam_group.readers.name[|, aws_iam_group.writers.name]]
 }
 resource "aws_iam_group_policy" "team" {
   name   = "inline"
@@ -398,16 +401,17 @@ func TestTerraformIAM(t *testing.T) {
 	tf.write("main.tf", configure(terraformIAM, false))
 	tf.must("init", "-input=false")
 	tf.apply()
+	is := tf.outputs()
 	for name, want := range map[string]string{
 		"account": harness.Account, "caller": "arn:aws:iam::" + harness.Account + ":user/admin", "user": "arn:aws:iam::" + harness.Account + ":user/made/app",
 		"members": "app,other", "roles": "worker", "users": "admin,app,other",
 	} {
-		if got := tf.output(name); got != want {
+		if got := is[name]; got != want {
 			t.Errorf("the output %s is %q, want %q", name, got, want)
 		}
 	}
 	// The user's policy allows it to encrypt under its own name, and nothing else.
-	key, id, secret := tf.output("key"), tf.output("id"), tf.output("secret")
+	key, id, secret := is["key"], is["id"], is["secret"]
 	_, app := as(t, c, n, id, secret)
 	encrypt := func(user string) error {
 		_, err := app.Encrypt(t.Context(), &kms.EncryptInput{KeyId: &key, Plaintext: []byte("x"), EncryptionContext: map[string]string{"user": user}})
@@ -422,8 +426,9 @@ func TestTerraformIAM(t *testing.T) {
 
 	tf.write("main.tf", configure(terraformIAM, true))
 	tf.apply()
-	for name, want := range map[string]string{"user": "arn:aws:iam::" + harness.Account + ":user/moved/service", "members": "other,service"} {
-		if got := tf.output(name); got != want {
+	is = tf.outputs()
+	for name, want := range map[string]string{"user": "arn:aws:iam::" + harness.Account + ":user/moved/service", "members": "service"} {
+		if got := is[name]; got != want {
 			t.Errorf("after the change the output %s is %q, want %q", name, got, want)
 		}
 	}

@@ -2,6 +2,7 @@ package integration
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"os"
 	"os/exec"
@@ -83,7 +84,16 @@ func (tf *terraform) destroy() {
 	tf.must(append([]string{"destroy", "-auto-approve", "-input=false"}, tf.flags...)...)
 }
 
-func (tf *terraform) output(name string) string {
+// outputs returns the configuration's outputs, which are strings.
+func (tf *terraform) outputs() map[string]string {
 	tf.t.Helper()
-	return strings.TrimSpace(tf.must("output", "-raw", name))
+	var list map[string]struct{ Value string }
+	if err := json.Unmarshal([]byte(tf.must("output", "-json")), &list); err != nil {
+		tf.t.Fatal(err)
+	}
+	values := make(map[string]string, len(list))
+	for name, o := range list {
+		values[name] = o.Value
+	}
+	return values
 }

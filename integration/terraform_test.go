@@ -182,16 +182,17 @@ func TestTerraform(t *testing.T) {
 	tf.write("main.tf", terraformConfig(r.url, false))
 	tf.must("init", "-input=false")
 	tf.apply()
-	if got := tf.output("secret"); got != "from terraform" {
+	first := tf.outputs()
+	if got := first["secret"]; got != "from terraform" {
 		t.Errorf("the secret is %q", got)
 	}
-	symmetric, multi := tf.output("symmetric"), tf.output("multi")
-	if got := tf.output("key"); got != symmetric {
+	symmetric, multi := first["symmetric"], first["multi"]
+	if got := first["key"]; got != symmetric {
 		t.Errorf("the alias leads to %q, want %s", got, symmetric)
 	}
 	tf.write("main.tf", terraformConfig(r.url, true))
 	tf.apply()
-	if got := tf.output("key"); got != multi {
+	if got := tf.outputs()["key"]; got != multi {
 		t.Errorf("after moving it, the alias leads to %q, want %s", got, multi)
 	}
 	s, err := n.SDK().GetKeyRotationStatus(t.Context(), &kms.GetKeyRotationStatusInput{KeyId: &multi})
