@@ -11,6 +11,7 @@ import (
 	"github.com/conclavekms/conclave/fsm/clustertime"
 	"github.com/conclavekms/conclave/fsm/form"
 	"github.com/conclavekms/conclave/fsm/fsmpb"
+	"github.com/conclavekms/conclave/fsm/keymaterial"
 	"github.com/conclavekms/conclave/fsm/regionid"
 	"github.com/conclavekms/conclave/fsm/wire"
 )
@@ -153,8 +154,6 @@ func (a *applier) generation(g uint32) bool {
 }
 
 const (
-	originExternal = "EXTERNAL"
-
 	// waitingSlack is how far the clock of the node that counted a waiting period may
 	// be ahead of the leader's.
 	waitingSlack = 60_000_000_000
@@ -210,10 +209,10 @@ func (a *applier) checkKey(was, n *fsmpb.Key) (broken string) {
 	if broken := a.checkState(was, n); broken != "" {
 		return broken
 	}
-	if broken := a.checkTokens(was, n); broken != "" {
+	if broken := keymaterial.Tokens(was, n, a.state.time); broken != "" {
 		return broken
 	}
-	return a.checkMaterials(was, n)
+	return keymaterial.Check(was, n, a.generation)
 }
 
 // grave returns the tombstone of the key that had the id before.
@@ -239,26 +238,13 @@ func (a *applier) replicated(n *fsmpb.Key) bool {
 // makingKey notes that key material is lost by replacing a key, and removes the
 // tombstone that a new key replaces.
 func (a *applier) makingKey(was, n *fsmpb.Key) {
-	if lostMaterial(was, n) {
+	if keymaterial.Lost(was, n) {
 		id := IDOf(n)
 		a.events.Destroyed = append(a.events.Destroyed, id)
 	}
 	if grave := a.grave(n); grave != nil {
 		a.remove(grave)
 	}
-}
-
-// lostMaterial reports whether a key had material that it no longer has.
-func lostMaterial(was, is *fsmpb.Key) bool {
-	for _, m := range was.GetMaterials() {
-		kept := slices.ContainsFunc(is.Materials, func(n *fsmpb.Material) bool {
-			return bytes.Equal(n.Id, m.Id) && bytes.Equal(n.Wrapped, m.Wrapped)
-		})
-		if len(m.Wrapped) > 0 && !kept {
-			return true
-		}
-	}
-	return false
 }
 
 // keyIsDue: a key is destroyed only when its deletion time has come by cluster time, so
@@ -298,11 +284,11 @@ func (a *applier) checkState(was, n *fsmpb.Key) (broken string) {
 		if waits(was) && n.State == fsmpb.KeyState_KEY_STATE_ENABLED {
 			return "it enables a key that is pending deletion"
 		}
-		if n.Origin == originExternal && !hasMaterials(n) {
+		if n.Origin == keymaterial.External && !keymaterial.Complete(n) {
 			return "it enables or disables a key that lacks imported material"
 		}
 	case fsmpb.KeyState_KEY_STATE_PENDING_IMPORT:
-		if n.Origin != originExternal {
+		if n.Origin != keymaterial.External {
 			return "only a key with imported material is pending import"
 		}
 	case fsmpb.KeyState_KEY_STATE_PENDING_DELETION:
@@ -355,95 +341,6 @@ func (a *applier) checkState(was, n *fsmpb.Key) (broken string) {
 func (a *applier) tooFar(was, n *fsmpb.Key) bool {
 	return n.State == fsmpb.KeyState_KEY_STATE_PENDING_DELETION && was.GetState() != n.State &&
 		n.DeletionTime > max(a.state.time, a.wall)+int64(limitsAt(a.state.level).maxWaiting)*clustertime.Day+waitingSlack
-}
-
-// hasMaterials reports whether a key has all imported material that was ever current.
-func hasMaterials(k *fsmpb.Key) bool {
-	current := false
-	for _, m := range k.Materials {
-		if !m.Pending && len(m.Wrapped) == 0 {
-			return false
-		}
-		current = current || !m.Pending
-	}
-	return current
-}
-
-// checkTokens: an import token that was used is remembered until it has expired.
-// Otherwise anybody who saw it could import deleted material again.
-func (a *applier) checkTokens(was, n *fsmpb.Key) (broken string) {
-	rest := n.UsedTokens
-	for _, u := range was.GetUsedTokens() {
-		if len(rest) > 0 && bytes.Equal(rest[0].Id, u.Id) && rest[0].Expires == u.Expires {
-			rest = rest[1:]
-		} else if u.Expires > a.state.time {
-			return "it removes a used import token that has not expired"
-		}
-	}
-	return ""
-}
-
-// checkMaterials: a key keeps its material unchanged, and rotations and imports
-// append to it. Only imported material can be destroyed by itself. Its identity
-// then stays, so that nothing else is imported in its place, unless the material
-// was never current: then it may be removed altogether.
-func (a *applier) checkMaterials(was, n *fsmpb.Key) (broken string) {
-	rest := n.Materials
-	for _, m := range was.GetMaterials() {
-		switch {
-		case len(rest) > 0 && bytes.Equal(rest[0].Id, m.Id):
-			if broken := a.checkMaterial(n.Origin, m, rest[0]); broken != "" {
-				return broken
-			}
-			rest = rest[1:]
-		case n.Origin != originExternal || !m.Pending:
-			return "it removes key material"
-		}
-	}
-	for i, m := range n.Materials {
-		if len(m.Id) != 16 || slices.ContainsFunc(n.Materials[:i], func(o *fsmpb.Material) bool { return bytes.Equal(o.Id, m.Id) }) {
-			return "key material has no id, or the id of other material"
-		}
-	}
-	for _, m := range rest {
-		if n.Origin != originExternal && (m.Pending || len(m.Wrapped) == 0) {
-			return "it adds generated key material without the material"
-		}
-		if len(m.Wrapped) > 0 && !a.generation(m.Generation) {
-			return "key material is not wrapped by a generation of the keyring"
-		}
-	}
-	return ""
-}
-
-// checkMaterial checks a version of a key's material against what it was before.
-func (a *applier) checkMaterial(origin string, was, n *fsmpb.Material) (broken string) {
-	if !bytes.Equal(was.MaterialId, n.MaterialId) || was.Created != n.Created || !bytes.Equal(was.PublicKey, n.PublicKey) {
-		return "it changes the identity of key material"
-	}
-	rotated := was.Pending && !n.Pending
-	if was.Pending != n.Pending && !rotated || !rotated && (was.Rotated != n.Rotated || was.OnDemand != n.OnDemand) {
-		return "it changes when key material became current"
-	}
-	same := was.Generation == n.Generation && bytes.Equal(was.Wrapped, n.Wrapped)
-	if origin != originExternal {
-		if !same || rotated || was.ValidTo != n.ValidTo || was.Description != n.Description {
-			return "it changes generated key material"
-		}
-		return ""
-	}
-	switch {
-	case same:
-	case len(n.Wrapped) == 0: // destroyed
-		if n.Generation != 0 || n.ValidTo != 0 {
-			return "it deletes imported key material, but not all of it"
-		}
-	case len(was.Wrapped) > 0:
-		return "it replaces imported key material"
-	case !a.generation(n.Generation):
-		return "key material is not wrapped by a generation of the keyring"
-	}
-	return ""
 }
 
 // nodeURI is the beginning of the URI that names a node in its certificate.

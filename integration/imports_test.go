@@ -48,7 +48,7 @@ var imports = []struct {
 		"cmd/conclave/internal/files", "cmd/conclave/internal/certs", "cmd/conclave/internal/cli", "transport/client", "transport/kmspb",
 	}},
 	{"cmd/conclave", []string{
-		"cmd/conclave/node", "cluster", "cluster/diskspace", "cluster/pki", "transport/client", "transport/kmspb", "keyengine", "keyengine/ceremony", "keyengine/kmsapi", "auditlog/verify",
+		"cmd/conclave/node", "cluster", "cluster/diskspace", "cluster/pki", "transport/client", "transport/iampb", "transport/kmspb", "keyengine", "keyengine/ceremony", "keyengine/kmsapi", "auditlog/verify",
 	}},
 	{"transport/sigv4", nil},
 	{"transport/client", []string{"transport/iampb", "transport/kmspb"}},
@@ -60,7 +60,9 @@ var imports = []struct {
 	{"keyengine/kmsapi", nil},
 	{"keyengine/iamapi/iamapitest", []string{"keyengine/iamapi", "keyengine/internal/request"}},
 	{"keyengine/iamapi", []string{"keyengine/kmsapi"}},
-	{"keyengine/internal/xks", []string{"transport/sigv4"}},
+	{"keyengine/internal/egress", nil},
+	{"keyengine/internal/webidentity", []string{"keyengine/internal/egress"}},
+	{"keyengine/internal/xks", []string{"keyengine/internal/egress", "transport/sigv4"}},
 	{"keyengine/internal/forward", []string{"keyengine/internal/forwardpb", "keyengine/kmsapi"}},
 	{"keyengine/internal/auditfield", []string{"keyengine/kmsapi", "auditlog/auditpb"}},
 	// What the keys are of, and what seals and opens: no request, and nobody's authority.
@@ -78,7 +80,7 @@ var imports = []struct {
 	}},
 	{"keyengine/internal/keystore", []string{"keyengine/kmsapi", "keyengine/internal/hsm", "keyengine/internal/keymat", "keyengine/internal/xks", "fsm/fsmpb", "transport/sigv4"}},
 	{"keyengine/internal/request", []string{
-		"keyengine/accesskey", "keyengine/iam", "keyengine/iamapi", "keyengine/kmsapi", "keyengine/internal/attest", "keyengine/internal/auditfield", "keyengine/internal/keystore", "keyengine/internal/record", "keyengine/internal/vault",
+		"keyengine/accesskey", "keyengine/iam", "keyengine/iam/iampb", "keyengine/iamapi", "keyengine/kmsapi", "keyengine/internal/attest", "keyengine/internal/auditfield", "keyengine/internal/keystore", "keyengine/internal/record", "keyengine/internal/vault", "keyengine/internal/webidentity",
 		"fsm", "fsm/fsmpb", "auditlog", "auditlog/auditpb", "policy",
 	}},
 	{"keyengine/internal/cryptops", []string{
@@ -92,6 +94,10 @@ var imports = []struct {
 	{"keyengine/internal/iamops", []string{
 		"keyengine/iam", "keyengine/iamapi", "keyengine/kmsapi", "keyengine/internal/auditfield", "keyengine/internal/keymat", "keyengine/internal/request", "keyengine/internal/vault",
 		"fsm", "fsm/fsmpb", "auditlog/auditpb", "policy",
+	}},
+	{"keyengine/internal/stsops", []string{
+		"keyengine/accesskey", "keyengine/iam", "keyengine/iam/iampb", "keyengine/iamapi", "keyengine/kmsapi", "keyengine/internal/auditfield", "keyengine/internal/request",
+		"keyengine/internal/webidentity", "fsm", "fsm/fsmpb", "auditlog/auditpb", "policy",
 	}},
 	{"keyengine/internal/schedule", []string{
 		"keyengine/kmsapi", "keyengine/internal/auditfield", "keyengine/internal/ops", "keyengine/internal/record", "keyengine/internal/request",
@@ -142,6 +148,7 @@ var imports = []struct {
 	{"fsm/wire", []string{"fsm/fsmpb"}},
 	{"fsm/clustertime", []string{"fsm/fsmpb"}},
 	{"fsm/form", []string{"fsm/fsmpb"}},
+	{"fsm/keymaterial", []string{"fsm/fsmpb"}},
 	{"fsm/intern", nil},
 	{"fsm/regionid", nil},
 	{"fsm/origin", []string{"fsm/fsmpb", "fsm/wire"}},
@@ -172,7 +179,7 @@ var importers = map[string][]string{
 var generatedMayImport = map[string][]string{"cluster/clusterpb": {"fsm/fsmpb"}}
 
 // pure are the packages that apply consists of.
-var pure = []string{"fsm", "fsm/clustertime", "fsm/form", "fsm/intern", "fsm/origin", "fsm/regionid", "fsm/session", "fsm/snapfile", "fsm/statehash", "fsm/wire"}
+var pure = []string{"fsm", "fsm/clustertime", "fsm/form", "fsm/intern", "fsm/keymaterial", "fsm/origin", "fsm/regionid", "fsm/session", "fsm/snapfile", "fsm/statehash", "fsm/wire"}
 
 // impure are the standard packages that would let apply depend on something
 // other than the state and the entry.

@@ -28,6 +28,15 @@ var elsewhere = map[string]string{
 	"conclave env":    "TestDevExamples",
 
 	"conclave credential rotate": "TestScripts", // the others would be without
+
+	"conclave iam":      "TestScripts", // its commands have the same ones
+	"conclave iam user": "TestScripts",
+	"conclave iam role": "TestScripts",
+
+	"conclave sts assume-role-with-token": "the tests of web identities", // there is no issuer
+
+	"conclave policy simulate": "the tests of simulation",
+	"conclave policy can-i":    "the tests of simulation",
 }
 
 // exampleOf returns a command's example.
@@ -140,12 +149,26 @@ conclave encrypt --key payments --context app=shop secret.txt > secret.enc
 openssl genpkey -algorithm EC -pkeyopt ec_paramgen_curve:P-256 -out private-key.pem
 mkdir -p tls
 conclave cert bootstrap --dir tls --nodes node-1
+for u in alice eve; do conclave iam user create $u; done
+conclave iam user attach eve AdministratorAccess
+for g in developers testers old; do conclave iam group create $g; done
+conclave iam role create app --trust-user alice
+conclave iam role create old --trust-user alice
+echo '{"Version": "2012-10-17", "Statement": [{"Effect": "Allow", "Action": "kms:DescribeKey", "Resource": "*"}]}' > reads.json
+echo '{"Version": "2012-10-17", "Statement": [{"Effect": "Allow", "Principal": {"AWS": "arn:aws:iam::000000000000:user/alice"}, "Action": "sts:AssumeRole"}]}' > trust.json
+conclave iam policy create own reads.json
+conclave iam policy create unused reads.json
+conclave iam oidc-provider create https://old.example.com --audience shop
+echo '{"keys": [{"kty": "EC", "crv": "P-256", "kid": "1", "x": "axfR8uEsQkf4vOblY6RA8ncDfYEt6zOg9KE5RdiYwpY", "y": "T-NC4v4af5uO5-tKfA-eFivOM1drMV7Oy7ZAaDe_UfU"}]}' > jwks.json
 `
 
 // early orders examples before those that need their results.
 var early = []string{
 	"conclave key create", "conclave alias list", "conclave sign", "conclave mac", "conclave alias create", "conclave alias update", "conclave key policy", "conclave key import",
 	"conclave keystore connect", "conclave keystore disconnect", "conclave keystore update", "conclave encapsulate",
+	"conclave iam user create", "conclave iam role create", "conclave iam user put-policy", "conclave iam group put-policy", "conclave iam role put-policy",
+	"conclave iam user get-policy", "conclave iam group get-policy", "conclave iam role get-policy",
+	"conclave iam policy create", "conclave iam policy new-version", "conclave iam policy set-default", "conclave iam key", "conclave iam key create",
 }
 
 // prepare makes what an example needs anew.
@@ -164,6 +187,13 @@ var prepare = map[string]string{
 	"conclave credential delete":      `OLD=$(conclave credential list -o json | sed -n 's/.*"id": "\(AKIA[^"]*\)".*/\1/p' | grep -v "$AWS_ACCESS_KEY_ID")`,
 	"conclave cert crl":               `conclave cert revoke --dir tls --serial 0a0b`,
 	"conclave cert revoke":            `conclave cert bootstrap --dir tls --nodes node-3`,
+	"conclave iam key activate":       `SPARE=$(sed -n 's/AWS_ACCESS_KEY_ID=//p' new.env)`,
+	"conclave iam key deactivate":     `SPARE=$(sed -n 's/AWS_ACCESS_KEY_ID=//p' new.env)`,
+	"conclave iam key delete":         `SPARE=$(sed -n 's/AWS_ACCESS_KEY_ID=//p' new.env)`,
+	"conclave iam key last-used":      `SPARE=$(sed -n 's/AWS_ACCESS_KEY_ID=//p' alice-2.env)`,
+	"conclave policy generate":        `conclave iam user put-policy alice reads reads.json; (set -a; . ./alice-2.env; conclave key describe payments)`,
+	"conclave policy why":             `DENIED=$(set -a; . ./alice-2.env; conclave key create 2>&1 | sed -n 's/.*(request \(.*\))/\1/p')`,
+	"conclave sts assume-role":        `set -a; . ./alice-2.env`,
 	"conclave audit verify":           `cp -r "$DATA/node/groups/0/audit" . ; conclave audit public-key > audit.pub; cp audit/checkpoint checkpoint-of-monday`,
 }
 
@@ -256,7 +286,7 @@ func TestDevExamples(t *testing.T) {
 	for line := range strings.SplitSeq(exampleOf(t, "dev"), "\n") {
 		stop := k.background(strings.TrimSpace(line))
 		k.must("conclave env --wait 60s")
-		k.must(exampleOf(t, "env") + "\nconclave key create --alias first\nconclave key list")
+		k.must(exampleOf(t, "env") + "\neval \"$(conclave env)\"\nconclave key create --alias first\nconclave key list")
 		stop()
 	}
 }

@@ -33,7 +33,7 @@ func RecipientOf(ev *request.Evaluation, in *kmsapi.RecipientInfo) (*recipient, 
 	case in.AttestationDocument == nil:
 		return nil, kmsapi.MissingMember("recipient.attestationDocument")
 	}
-	ev.ForRecipient(in.AttestationDocument)
+	request.ForRecipient(ev, in.AttestationDocument)
 	return &recipient{}, nil
 }
 
@@ -44,7 +44,7 @@ func AttestTo(ev *request.Evaluation, r *recipient) error {
 	if r == nil {
 		return nil
 	}
-	a, err := ev.Attested()
+	a, err := request.Attested(ev)
 	if err != nil {
 		return err
 	}

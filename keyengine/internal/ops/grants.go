@@ -37,7 +37,7 @@ func createGrant(ev *request.Evaluation, in *kmsapi.CreateGrantInput) (*kmsapi.C
 		return nil, err
 	}
 	n.Account, n.Region, n.Key = uint64(t.ID.Account), t.ID.Region, t.ID.ID[:]
-	if err := ev.AuthoriseNewGrant(t, n); err != nil {
+	if err := request.AuthoriseNewGrant(ev, t, n); err != nil {
 		return nil, err
 	}
 	if err := ev.Op.States.Check(t.ARN, t.Key.State); err != nil {
@@ -285,7 +285,7 @@ func retireGrant(ev *request.Evaluation, in *kmsapi.RetireGrantInput) (*request.
 	if err != nil {
 		return nil, err
 	}
-	if err := ev.MayRetire(t, g); err != nil {
+	if err := request.MayRetire(ev, t, g); err != nil {
 		return nil, err
 	}
 	if err := ev.Op.States.Check(t.ARN, t.Key.State); err != nil {

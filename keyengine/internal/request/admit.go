@@ -33,7 +33,7 @@ func (ev *Evaluation) Admit() error {
 		if err := ev.Op.input.Validate(ev.Input); err != nil {
 			return err
 		}
-		admit = ev.prove
+		admit = func() error { return prove(ev) }
 	}
 	err = admit()
 	behind := errors.Is(err, iam.ErrUnrecognized)
@@ -67,7 +67,7 @@ type behindError struct{ error }
 func MayBeBehind(err error) error { return &behindError{err} }
 
 // prove admits the caller of an operation whose input says who it is.
-func (ev *Evaluation) prove() (err error) {
+func prove(ev *Evaluation) (err error) {
 	ev.who, err = ev.Op.Prove(ev, ev.Input)
 	return err
 }

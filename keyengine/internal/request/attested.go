@@ -17,7 +17,7 @@ type attestation struct {
 
 // ForRecipient says that the answer is for the sender of an attestation document. It does not
 // verify the document; see Attested.
-func (ev *Evaluation) ForRecipient(document []byte) {
+func ForRecipient(ev *Evaluation, document []byte) {
 	ev.attestation = attestation{document: document}
 }
 
@@ -28,7 +28,7 @@ func (ev *Evaluation) ForRecipient(document []byte) {
 // That takes some milliseconds. So it happens only once the caller is authorised, or earlier
 // if the decision depends on the document: a statement of a policy that applies to the caller,
 // the action and the key then has a condition on its measurements.
-func (ev *Evaluation) Attested() (*attest.Attested, error) {
+func Attested(ev *Evaluation) (*attest.Attested, error) {
 	a := &ev.attestation
 	if a.document == nil || a.verified {
 		return a.Attested, a.err

@@ -21,13 +21,13 @@ import (
 // caller, and on grants if the policies do not decide.
 func (ev *Evaluation) Authorise(t *Target, action string, context map[string]string) error {
 	rc := &RequestContext{Pairs: context}
-	return ev.authoriseKey(&Conditions{target: t, encryption: context}, action, func(g *fsmpb.Grant) bool { return rc.Admits(g, action) })
+	return authoriseKey(ev, &Conditions{target: t, encryption: context}, action, func(g *fsmpb.Grant) bool { return rc.Admits(g, action) })
 }
 
 // AuthoriseNewGrant is Authorise for CreateGrant. A grant covers the request if it covers the
 // grant that is to be created.
-func (ev *Evaluation) AuthoriseNewGrant(t *Target, g *fsmpb.Grant) error {
-	return ev.authoriseKey(ofGrant(t, g), ActionCreateGrant, func(parent *fsmpb.Grant) bool { return Covers(parent, g) })
+func AuthoriseNewGrant(ev *Evaluation, t *Target, g *fsmpb.Grant) error {
+	return authoriseKey(ev, ofGrant(t, g), ActionCreateGrant, func(parent *fsmpb.Grant) bool { return Covers(parent, g) })
 }
 
 // ofGrant returns the conditions of a request for a grant, whose constraint counts as the
@@ -38,7 +38,7 @@ func ofGrant(t *Target, g *fsmpb.Grant) *Conditions {
 
 // authoriseKey checks whether the caller may perform an action on the key of the conditions.
 // Grants for which good is true cover the request.
-func (ev *Evaluation) authoriseKey(c *Conditions, action string, good func(*fsmpb.Grant) bool) error {
+func authoriseKey(ev *Evaluation, c *Conditions, action string, good func(*fsmpb.Grant) bool) error {
 	t := c.target
 	c.ev, c.action, c.resource = ev, action, t.ARN
 	p, v := ev.KeyPolicy(t.ID)
@@ -54,7 +54,7 @@ func (ev *Evaluation) authoriseKey(c *Conditions, action string, good func(*fsmp
 	req := policy.Request{
 		Principal: ev.Principal(), Action: action, Resource: t.ARN, Context: c,
 	}
-	d, err := ev.decide(req, doc, nil)
+	d, err := decide(ev, req, doc, nil)
 	if err != nil {
 		return err
 	}
@@ -101,7 +101,7 @@ func (ev *Evaluation) AuthoriseAccount(action, resource string) error {
 func (ev *Evaluation) AuthoriseResource(action, resource string, c *Conditions) error {
 	c.ev, c.action, c.resource = ev, action, resource
 	req := policy.Request{Principal: ev.Principal(), Action: action, Resource: resource, Context: c}
-	d, err := ev.decide(req, nil, nil)
+	d, err := decide(ev, req, nil, nil)
 	if err != nil {
 		return err
 	}
@@ -119,7 +119,7 @@ func (ev *Evaluation) Decided(req policy.Request, d policy.Decision, g *fsmpb.Gr
 }
 
 // inaccessible denies access without revealing whether the key exists.
-func (ev *Evaluation) inaccessible(action, what string) error {
+func inaccessible(ev *Evaluation, action, what string) error {
 	return kmsapi.Errorf(kmsapi.ErrAccessDenied, "User: %s is not authorized to perform: %s %s because the resource does not exist in this Region, "+
 		"no resource-based policies allow access, or a resource-based policy explicitly denies access",
 		ev.Principal(), action, what)
@@ -128,7 +128,7 @@ func (ev *Evaluation) inaccessible(action, what string) error {
 // ForbiddenCiphertext denies access to a ciphertext whose key is gone or may not be used by
 // the caller.
 func (ev *Evaluation) ForbiddenCiphertext(action string) error {
-	return ev.inaccessible(action, "on the resource associated with this ciphertext")
+	return inaccessible(ev, action, "on the resource associated with this ciphertext")
 }
 
 // decision is an authorization decision, for the record.
@@ -179,7 +179,7 @@ func CheckPolicy(ev *Evaluation, text string, t *Target, isNew, bypass bool) err
 	if bypass {
 		return nil
 	}
-	r, err := ev.rules()
+	r, err := ownRulesOf(ev)
 	if err != nil {
 		return err
 	}

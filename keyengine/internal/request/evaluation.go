@@ -32,7 +32,7 @@ type Evaluation struct {
 	Proved any
 
 	who      iam.Entity // the caller in State; see Admit
-	ownRules *ownRules  // cached by rules
+	ownRules *ownRules  // cached by ownRulesOf
 
 	clusterRecord *fsmpb.Cluster // cached by Cluster
 	lastKey       keyBytes       // cache of bytesOf
@@ -47,7 +47,7 @@ type Evaluation struct {
 	decisions     []decision
 	materials     []*fsmpb.Material // materials that the answer was made with
 	Source        *Target           // key of the given ciphertext, once known
-	attestation   attestation       // see Attested
+	attestation   attestation       // see the function Attested
 	Recipient     *auditpb.Field    // for the record: the enclave that the answer is encrypted to
 	GrantID       string            // for the record: the grant that the request is about
 	secrets       [][]byte
@@ -225,7 +225,7 @@ func (ev *Evaluation) KeyStore(id string) *fsmpb.KeyStore {
 }
 
 // keyStores returns the set of custom key stores.
-func (ev *Evaluation) keyStores() *fsmpb.KeyStores {
+func keyStores(ev *Evaluation) *fsmpb.KeyStores {
 	n, v := ev.State.KeyStores(AccountOf(ev))
 	ev.Note(fsmpb.Kind_KIND_KEY_STORES, fsm.AccountID(AccountOf(ev)), v)
 	return n

@@ -60,7 +60,7 @@ func evaluateGrant(ev *Evaluation, req policy.Request, doc *policy.Document, gra
 	if err != nil {
 		return policy.Decision{Statement: policy.NoStatement}, nil
 	}
-	return ev.decide(req, doc, &p)
+	return decide(ev, req, doc, &p)
 }
 
 // fromSource reports whether the request is made for the resource that the grant is limited
@@ -113,7 +113,7 @@ var noStatements = &policy.Document{}
 // MayRetire checks whether the caller may retire a grant: as its retiring principal, as its
 // grantee if RetireGrant is among its operations, or by the policies of the account that
 // created it. Key policies do not matter here.
-func (ev *Evaluation) MayRetire(t *Target, g *fsmpb.Grant) error {
+func MayRetire(ev *Evaluation, t *Target, g *fsmpb.Grant) error {
 	var parties []string
 	if g.Retiring != "" {
 		parties = append(parties, g.Retiring)

@@ -167,7 +167,7 @@ func (c *Conditions) daysWithoutUse() []string {
 // hexadecimal. An attestation document that cannot be verified has none; the request is refused
 // because of it later on.
 func (c *Conditions) measured(name string) []string {
-	a, err := c.ev.Attested()
+	a, err := Attested(c.ev)
 	if err != nil || a == nil {
 		return nil
 	}

@@ -46,7 +46,7 @@ func (ev *Evaluation) Resolve(given string, f Forms, action string) (*Target, er
 		}
 		if of, ok := fsm.ParseAccount(arn.Account); !ok || of != account {
 			if !ok || !ev.Op.CrossAccount {
-				return nil, ev.inaccessible(action, "on resource: "+given)
+				return nil, inaccessible(ev, action, "on resource: "+given)
 			}
 			account = of
 		}
@@ -65,7 +65,7 @@ func (ev *Evaluation) Resolve(given string, f Forms, action string) (*Target, er
 	absent := func(err error) error {
 		if account != AccountOf(ev) {
 			// The caller must not learn whether such a key exists.
-			return ev.inaccessible(action, "on resource: "+given)
+			return inaccessible(ev, action, "on resource: "+given)
 		}
 		return err
 	}

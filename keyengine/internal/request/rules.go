@@ -49,9 +49,9 @@ func (o *origin) name(ev *Evaluation) string {
 // nothing is a policy that allows nothing. It stands for a policy that does not exist.
 var nothing = &policy.Document{}
 
-// rules returns the policies of the caller. They, and everything that says which they are,
+// ownRulesOf returns the policies of the caller. They, and everything that says which they are,
 // are added to the read set: a decision depends on all of them, as any could deny.
-func (ev *Evaluation) rules() (*ownRules, error) {
+func ownRulesOf(ev *Evaluation) (*ownRules, error) {
 	if ev.ownRules != nil {
 		return ev.ownRules, nil
 	}
@@ -181,8 +181,8 @@ func ManagedPolicy(ev *Evaluation, arn string) *fsmpb.Policy {
 
 // decide evaluates the policies of the caller together with that of the resource, which is
 // nil if it has none, and a grant to the grantee, if there is one.
-func (ev *Evaluation) decide(req policy.Request, resource *policy.Document, grantee *policy.Principal) (policy.Decision, error) {
-	r, err := ev.rules()
+func decide(ev *Evaluation, req policy.Request, resource *policy.Document, grantee *policy.Principal) (policy.Decision, error) {
+	r, err := ownRulesOf(ev)
 	if err != nil {
 		return policy.Decision{Statement: policy.NoStatement}, err
 	}

@@ -36,7 +36,7 @@ func KeyStoreNamed(ev *Evaluation, id string) (*fsmpb.KeyStore, error) {
 // KeyStoresOf returns all custom key stores of the request's Region and adds their set to
 // the read set.
 func KeyStoresOf(ev *Evaluation) (all []*fsmpb.KeyStore) {
-	ev.keyStores()
+	keyStores(ev)
 	for s := range ev.State.AllKeyStores(AccountOf(ev)) {
 		if s.Region == ev.Region() {
 			all = append(all, s)

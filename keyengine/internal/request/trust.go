@@ -22,7 +22,7 @@ func (ev *Evaluation) AuthoriseRole(r *fsmpb.Role, arn, action string, c *Condit
 	}
 	c.ev, c.action, c.resource = ev, action, arn
 	req := policy.Request{Principal: ev.Principal(), Action: action, Resource: arn, Context: c}
-	d, err := ev.decide(req, trust, nil)
+	d, err := decide(ev, req, trust, nil)
 	if err != nil {
 		return err
 	}

@@ -2,17 +2,11 @@ package access
 
 import (
 	"context"
-	"errors"
-	"fmt"
 	"io"
-	"os"
-	"path/filepath"
 
 	"github.com/spf13/cobra"
-	"google.golang.org/protobuf/proto"
 
 	"github.com/conclavekms/conclave/cmd/conclave/internal/cli"
-	"github.com/conclavekms/conclave/cmd/conclave/internal/files"
 	"github.com/conclavekms/conclave/transport/iampb"
 )
 
@@ -87,14 +81,14 @@ func createKeyCommand(a *cli.App) *cobra.Command {
 		use: "create", short: "Create an access key", op: "CreateAccessKey", doing: "creating an access key",
 		long: `Create creates an access key. Its secret is shown only once, or, with --secret-file,
 written to a new file of mode 0600 for a shell to read.`,
-		example: `  conclave iam key create --user alice --secret-file spare.env`,
+		example: `  conclave iam key create --user alice --secret-file alice-2.env`,
 		binds:   func(b *binder) { b.text("user_name", "user", "the user (default the caller)") },
 		run: func(ctx context.Context, c *cli.Connection, b *binder) error {
-			out, err := kf.open()
+			out, err := cli.NewSecretFile(kf.file)
 			if err != nil {
 				return err
 			}
-			defer out.discard()
+			defer out.Discard()
 			return createKey(ctx, a, c, message[*iampb.CreateAccessKeyRequest](b), out, "")
 		},
 	})
@@ -120,78 +114,17 @@ func (k *keyFlags) bindFile(cmd *cobra.Command) {
 
 func (k *keyFlags) wanted() bool { return k.create || k.file != "" }
 
-// open creates the file for the secret, before the access key is created: it is too late to
-// fail afterwards. It returns nil if there is to be none.
-func (k *keyFlags) open() (*secretFile, error) {
-	if k.file == "" {
-		return nil, nil
-	}
-	f, err := os.OpenFile(k.file, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
-	if err != nil {
-		return nil, err
-	}
-	return &secretFile{f: f, name: k.file}, nil
-}
-
-// secretFile is a new file for a secret.
-type secretFile struct {
-	f       *os.File
-	name    string
-	written bool
-}
-
-// discard removes the file, unless the secret is in it.
-func (s *secretFile) discard() {
-	if s != nil && !s.written {
-		_ = s.f.Close()
-		_ = os.Remove(s.name) // an empty file is no harm
-	}
-}
-
-// write stores an access key, in lines for a shell.
-func (s *secretFile) write(k *iampb.AccessKey) error {
-	s.written = true // if only in part: the secret may be in it
-	_, err := fmt.Fprintf(s.f, "AWS_ACCESS_KEY_ID=%s\nAWS_SECRET_ACCESS_KEY=%s\n", cli.Quote(k.GetAccessKeyId()), cli.Quote(k.GetSecretAccessKey()))
-	return errors.Join(err, s.f.Sync(), s.f.Close(), files.SyncDir(filepath.Dir(s.name)))
-}
-
-// createdKey is what is shown of a new access key.
-type createdKey struct {
-	UserName        string `json:"user_name"`
-	UserARN         string `json:"user_arn,omitempty"`
-	AccessKeyID     string `json:"access_key_id"`
-	SecretAccessKey string `json:"secret_access_key,omitempty"`
-}
-
 // createKey creates an access key, and shows it or stores it in a file, which may be nil. arn
 // is that of its user, if it is known.
-func createKey(ctx context.Context, a *cli.App, c *cli.Connection, req *iampb.CreateAccessKeyRequest, out *secretFile, arn string) error {
-	var res proto.Message
+func createKey(ctx context.Context, a *cli.App, c *cli.Connection, req *iampb.CreateAccessKeyRequest, out *cli.SecretFile, arn string) error {
+	var res *iampb.CreateAccessKeyResponse
 	err := a.Timed(ctx, func(ctx context.Context) (err error) {
-		res, err = invoke(ctx, c, "CreateAccessKey", req)
+		res, err = c.IAM().CreateAccessKey(ctx, req)
 		return err
 	})
 	if err != nil {
 		return err
 	}
-	k := res.(*iampb.CreateAccessKeyResponse).GetAccessKey()
-	shown := createdKey{UserName: k.GetUserName(), UserARN: arn, AccessKeyID: k.GetAccessKeyId(), SecretAccessKey: k.GetSecretAccessKey()}
-	if out != nil {
-		if err := out.write(k); err != nil {
-			return fmt.Errorf("access key %s was created, but could not be stored; delete it: %w", k.GetAccessKeyId(), err)
-		}
-		shown.SecretAccessKey = ""
-		a.Note("the secret is only in %s", out.name)
-	}
-	err = a.Print(shown, func(w io.Writer) {
-		cli.Line(w, "user", shown.UserName)
-		cli.Line(w, "access key id", shown.AccessKeyID)
-		if shown.SecretAccessKey != "" {
-			cli.Line(w, "secret access key", shown.SecretAccessKey)
-		}
-	})
-	if err != nil && out == nil {
-		return fmt.Errorf("access key %s was created, but could not be shown; delete it: %w", k.GetAccessKeyId(), err)
-	}
-	return err
+	k := res.GetAccessKey()
+	return a.Deliver(cli.AccessKey{UserName: k.GetUserName(), UserARN: arn, AccessKeyID: k.GetAccessKeyId(), SecretAccessKey: k.GetSecretAccessKey()}, out)
 }

@@ -27,7 +27,7 @@ func policyCommand(a *cli.App) *cobra.Command {
 		Long: `Policy checks, explains and writes policies. "lint" and "fmt" need no server. The policies
 themselves are managed by "conclave iam policy" and "conclave key policy".`,
 		Example: `  conclave policy lint policy.json
-  conclave policy can-i kms:Encrypt payments`,
+  conclave policy fmt policy.json`,
 	}
 	cmd.AddCommand(lintCommand(a), fmtCommand(a), simulateCommand(a), canICommand(a), whyCommand(a), generateCommand(a))
 	return cmd
@@ -81,10 +81,26 @@ func onlySTS(raw json.RawMessage) bool {
 
 // actions are all actions that policies can be about.
 func actions() []string {
-	all := []string{"kms:ReEncryptFrom", "kms:ReEncryptTo", "conclave:ReadAudit", "sts:TagSession", "sts:SetSourceIdentity"}
+	all := []string{"kms:ReEncryptFrom", "kms:ReEncryptTo", "conclave:ReadAudit", "conclave:CreateAccount", "conclave:ListAccounts", "sts:TagSession", "sts:SetSourceIdentity"}
 	for _, s := range append(slices.Clone(services), kmspb.File_transport_kmspb_kms_proto.Services().ByName("KMS")) {
 		for i := range s.Methods().Len() {
 			all = append(all, strings.ToLower(string(s.Name()))+":"+string(s.Methods().Get(i).Name()))
+		}
+	}
+	return all
+}
+
+// conditionKeys are the condition keys that there are in a document: those of the identity
+// providers that it names have keys of their own.
+func conditionKeys(kind policy.Kind, doc []byte) []lint.Key {
+	all := lint.ConditionKeys()
+	d, err := policy.Parse(kind, doc)
+	if err != nil {
+		return all // Lint finds the same
+	}
+	for _, p := range d.Providers() {
+		if _, issuer, ok := strings.Cut(p.ARN, ":oidc-provider/"); ok {
+			all = append(all, lint.Key{Name: issuer + ":", Type: lint.TypeString})
 		}
 	}
 	return all
@@ -128,7 +144,7 @@ also if there is a warning.`,
 			case !ok:
 				return cli.Usagef("--kind %q is not one of %s", kind, strings.Join(sortedKeys(kinds), ", "))
 			}
-			found := lint.Lint(k, doc, lint.Known{Account: account, Actions: actions()})
+			found := lint.Lint(k, doc, lint.Known{Account: account, Actions: actions(), Keys: conditionKeys(k, doc)})
 			bad := 0
 			out := make([]finding, len(found))
 			for i, f := range found {
@@ -146,10 +162,11 @@ also if there is a warning.`,
 				}
 			})
 			if err == nil && bad > 0 {
-				err = fmt.Errorf("%d of %d findings in the %s are errors", bad, len(found), k)
+				what := "errors"
 				if strict {
-					err = fmt.Errorf("%d of %d findings in the %s are errors or warnings", bad, len(found), k)
+					what = "errors and warnings"
 				}
+				err = fmt.Errorf("%s in the %s: %d", what, k, bad)
 			}
 			return err
 		},

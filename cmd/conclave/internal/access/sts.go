@@ -44,8 +44,8 @@ if it is in the caller's account and has no path.
 In ~/.aws/config, a profile whose credentials AWS's tools get here by themselves:
 
   credential_process = conclave sts assume-role reader --session-name alice -o process`,
-			example: `  eval "$(conclave sts assume-role reader --session-name alice)"
-  conclave sts assume-role reader --session-name alice --duration 15m --tag team=shop -o process`,
+			example: `  conclave sts assume-role reader --session-name alice --duration 15m -o process
+  eval "$(conclave sts assume-role reader --session-name alice)"`,
 			binds: func(b *binder) {
 				b.arg("role_arn")
 				b.text("role_session_name", "session-name", "name of the session, for the audit log")

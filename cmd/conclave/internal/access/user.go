@@ -142,18 +142,18 @@ inline policy with the template's name.
 An account that is trusted decides by its own policies which of its users may assume the
 role; a user that is trusted needs no policy of its own in the same account.`
 		r.example = `  conclave iam role create reader --trust-user alice --policy read-only
-  conclave iam role create partner --trust-account 111122223333 --external-id 7f3a`
+  conclave iam role create partner --trust-account 111111111111 --external-id 7f3a`
 	}
 	r.run = func(ctx context.Context, c *cli.Connection, b *binder) error {
 		t, err := tf.template()
 		if err != nil {
 			return err
 		}
-		out, err := kf.open()
+		out, err := cli.NewSecretFile(kf.file)
 		if err != nil {
 			return err
 		}
-		defer out.discard()
+		defer out.Discard()
 		name := b.get(h.member())
 		arn := ""
 		if t != nil && t.key {

@@ -3,16 +3,12 @@ package operator
 import (
 	"bytes"
 	"context"
-	"errors"
 	"fmt"
 	"io"
-	"os"
-	"path/filepath"
 
 	"github.com/spf13/cobra"
 
 	"github.com/conclavekms/conclave/cmd/conclave/internal/cli"
-	"github.com/conclavekms/conclave/cmd/conclave/internal/files"
 	"github.com/conclavekms/conclave/transport/client"
 	"github.com/conclavekms/conclave/transport/kmspb"
 )
@@ -53,12 +49,6 @@ func credentialListCommand(a *cli.App) *cobra.Command {
 	}
 }
 
-// accessKey is an access key that was just created.
-type accessKey struct {
-	AccessKeyID     string `json:"access_key_id"`
-	SecretAccessKey string `json:"secret_access_key,omitempty"`
-}
-
 // rootKey creates another access key of the root user, for makeAccessKey.
 func rootKey(ctx context.Context, c *cli.Connection) (id string, secret client.Secret, err error) {
 	return client.CreateAccessKey(ctx, c.Credentials())
@@ -68,41 +58,20 @@ func rootKey(ctx context.Context, c *cli.Connection) (id string, secret client.S
 // returns without an error, the key was stored or shown. The caller has to wipe the
 // secret.
 func makeAccessKey(ctx context.Context, a *cli.App, file string, create func(context.Context, *cli.Connection) (string, client.Secret, error)) (id string, secret client.Secret, err error) {
-	var out *os.File
-	if file != "" {
-		// Before the key is created, as it is too late to fail afterwards.
-		if out, err = os.OpenFile(file, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600); err != nil {
-			return "", nil, err
-		}
+	out, err := cli.NewSecretFile(file)
+	if err != nil {
+		return "", nil, err
 	}
+	defer out.Discard()
 	err = a.With(ctx, "creating an access key", func(ctx context.Context, c *cli.Connection) (err error) {
 		id, secret, err = create(ctx, c)
 		return err
 	})
 	if err != nil {
-		if out != nil {
-			err = errors.Join(err, out.Close(), os.Remove(file))
-		}
 		return "", nil, err
 	}
-	shown := accessKey{AccessKeyID: id}
-	if out != nil {
-		_, err = fmt.Fprintf(out, "AWS_ACCESS_KEY_ID=%s\nAWS_SECRET_ACCESS_KEY=%s\n", cli.Quote(id), cli.Quote(string(secret)))
-		if err = errors.Join(err, out.Sync(), out.Close(), files.SyncDir(filepath.Dir(file))); err != nil {
-			return "", nil, fmt.Errorf("access key %s was created, but could not be stored; delete it: %w", id, err)
-		}
-		a.Note("the secret is only in %s", file)
-	} else {
-		shown.SecretAccessKey = string(secret)
-	}
-	err = a.Print(shown, func(w io.Writer) {
-		cli.Line(w, "access key id", shown.AccessKeyID)
-		if shown.SecretAccessKey != "" {
-			cli.Line(w, "secret access key", shown.SecretAccessKey)
-		}
-	})
-	if err != nil && out == nil {
-		return "", nil, fmt.Errorf("access key %s was created, but could not be shown; delete it: %w", id, err)
+	if err := a.Deliver(cli.AccessKey{AccessKeyID: id, SecretAccessKey: string(secret)}, out); err != nil {
+		return "", nil, err
 	}
 	return id, secret, nil
 }
