@@ -90,7 +90,7 @@ func resourceOf(name string) string {
 }
 
 // fillRequired sets the required members of an input, and its name of a user.
-func fillRequired(t *testing.T, op *Operation, in any, members map[string]string) {
+func fillRequired(t testing.TB, op *Operation, in any, members map[string]string) {
 	t.Helper()
 	s := op.Input()
 	v, err := s.Of(in)

@@ -11,6 +11,7 @@ import (
 	"github.com/conclavekms/conclave/fsm"
 	"github.com/conclavekms/conclave/fsm/fsmpb"
 	"github.com/conclavekms/conclave/keyengine/iam"
+	"github.com/conclavekms/conclave/keyengine/iamapi"
 	"github.com/conclavekms/conclave/keyengine/internal/request"
 )
 
@@ -172,11 +173,14 @@ func (k *kind[M]) change(ev *request.Evaluation, name string, more map[string][]
 	return nil
 }
 
-// create authorises the creation of an entity, which still lacks its unique id, and puts it.
-// The condition keys of the request are those of the entity.
-func (k *kind[M]) create(ev *request.Evaluation, m M, more map[string][]string, check func() error) error {
+// create authorises the creation of an entity with tags and puts it. more are values of
+// condition keys; see request.Conditions. check completes the entity, or refuses it.
+func (k *kind[M]) create(ev *request.Evaluation, m M, tags []iamapi.Tag, more map[string][]string, check func() error) error {
 	var none M
 	if err := k.authorise(ev, k.arn(ev, m), parts{}, more); err != nil {
+		return err
+	}
+	if err := authoriseTags(ev, "iam:Tag"+k.title, k.arn(ev, m), tags); err != nil {
 		return err
 	}
 	if request.Read[M](ev, fsm.EntityID(request.AccountOf(ev), m.GetName())) != none {

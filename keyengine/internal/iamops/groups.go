@@ -23,7 +23,7 @@ func byPlace[M entity](a, b M) int { return strings.Compare(placeOf(a), placeOf(
 
 func createGroup(ev *request.Evaluation, in *iamapi.CreateGroupInput) (*iamapi.CreateGroupOutput, error) {
 	g := &fsmpb.Group{Account: account(ev), Name: *in.GroupName, Path: or(in.Path, "/"), Id: newID(groups.prefix), Created: ev.Now().UnixNano()}
-	if err := groups.create(ev, g, nil, func() error { return nil }); err != nil {
+	if err := groups.create(ev, g, nil, nil, func() error { return nil }); err != nil {
 		return nil, err
 	}
 	return &iamapi.CreateGroupOutput{Group: describeGroup(partition(ev), g)}, nil

@@ -84,6 +84,9 @@ func createOpenIDConnectProvider(ev *request.Evaluation, in *iamapi.CreateOpenID
 	if err := ev.AuthoriseAccount(ev.Op.Action(), arn); err != nil {
 		return nil, err
 	}
+	if err := authoriseTags(ev, "iam:TagOpenIDConnectProvider", arn, in.Tags); err != nil {
+		return nil, err
+	}
 	m := &fsmpb.OidcProvider{Account: account(ev), Url: issuer, ClientIds: in.ClientIDList, Created: ev.Now().UnixNano()}
 	if request.Read[*fsmpb.OidcProvider](ev, fsm.OidcProviderID(request.AccountOf(ev), issuer)) != nil {
 		return nil, exists("Provider with url %s already exists.", *in.Url)

@@ -62,6 +62,9 @@ func createPolicy(ev *request.Evaluation, in *iamapi.CreatePolicyInput) (*iamapi
 	if err := policies.authorise(ev, m.arn, parts{}, nil); err != nil {
 		return nil, err
 	}
+	if err := authoriseTags(ev, "iam:TagPolicy", m.arn, in.Tags); err != nil {
+		return nil, err
+	}
 	if request.Read[*fsmpb.Policy](ev, fsm.EntityID(request.AccountOf(ev), p.Name)) != nil {
 		return nil, exists("A policy called %s already exists. Duplicate names are not allowed.", p.Name)
 	}

@@ -33,7 +33,7 @@ func createRole(ev *request.Evaluation, in *iamapi.CreateRoleInput) (*iamapi.Cre
 	if in.MaxSessionDuration != nil {
 		r.MaxSession = uint32(*in.MaxSessionDuration)
 	}
-	err := roles.create(ev, r, boundaryKey(r.Boundary), func() (err error) {
+	err := roles.create(ev, r, in.Tags, boundaryKey(r.Boundary), func() (err error) {
 		if err := checkTrust(ev, r.Trust); err != nil {
 			return err
 		}

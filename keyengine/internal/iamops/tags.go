@@ -13,6 +13,16 @@ import (
 
 // The case of the keys of IAM's tags is kept but does not count, as in conditions.
 
+// authoriseTags authorises the tags of something new. They need the permission to tag it in
+// addition to that to create it: otherwise whoever may create a user could give it the tags
+// with which policies let it do more.
+func authoriseTags(ev *request.Evaluation, action, arn string, tags []iamapi.Tag) error {
+	if len(tags) == 0 {
+		return nil
+	}
+	return ev.AuthoriseAccount(action, arn)
+}
+
 func searchTag(tags []*fsmpb.Tag, key string) int {
 	key = fsm.EntityName(key)
 	return slices.IndexFunc(tags, func(t *fsmpb.Tag) bool { return fsm.EntityName(t.Key) == key })

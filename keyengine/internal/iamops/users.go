@@ -28,7 +28,7 @@ func createUser(ev *request.Evaluation, in *iamapi.CreateUserInput) (*iamapi.Cre
 		Account: account(ev), Name: *in.UserName, Path: or(in.Path, "/"), Id: newID(users.prefix), Created: ev.Now().UnixNano(),
 		Boundary: or(in.PermissionsBoundary, ""),
 	}
-	err := users.create(ev, u, boundaryKey(u.Boundary), func() (err error) {
+	err := users.create(ev, u, in.Tags, boundaryKey(u.Boundary), func() (err error) {
 		if quota := ev.Quotas.Users; ev.Users.AtLeast(ev.State, ev.Now(), request.Place{Account: request.AccountOf(ev)}, quota) {
 			return quotaExceeded("UsersPerAccount", quota)
 		}
