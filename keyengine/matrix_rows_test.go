@@ -40,6 +40,11 @@ func (m *matrix) addKMS() {
 			return in, needsOfKey(row.op, row.name, k, in)
 		}})
 	}
+	m.row("ReplicateKey", matrixRow{name: "with tags", ask: func() (any, []need) {
+		k := newStateKey(m.testCluster, "", kmsapi.OriginKMS, "", true, fsmpb.KeyState_KEY_STATE_ENABLED)
+		in := &kmsapi.ReplicateKeyInput{KeyId: &k.id, ReplicaRegion: new(thirdRegion), Tags: manyTags(1)}
+		return in, append(needsOfKey("ReplicateKey", "", k, in), need{"kms:TagResource", "*"})
+	}})
 	account := func(operation, name string, in any, needs ...need) {
 		if needs == nil {
 			needs = []need{{"kms:" + operation, "*"}}

@@ -73,6 +73,7 @@ const (
 
 var everything = allow("*", "*")
 
+// newMatrix returns a matrix without rows.
 func newMatrix(t *testing.T) *matrix {
 	m := &matrix{testCluster: newTestCluster(t, withRegions(threeRegions()...)), rows: make(map[string][]matrixRow), gone: make(map[string]iam.Identity)}
 	m.allowManyRefusals()

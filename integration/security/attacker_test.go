@@ -29,6 +29,7 @@ import (
 	"github.com/conclavekms/conclave/fsm/fsmpb"
 	"github.com/conclavekms/conclave/fsm/wire"
 	"github.com/conclavekms/conclave/integration/harness"
+	"github.com/conclavekms/conclave/transport/iampb"
 	"github.com/conclavekms/conclave/transport/kmspb"
 )
 
@@ -655,9 +656,9 @@ func TestThiefAsPeer(t *testing.T) {
 func asClient(t *testing.T, x *heist, th *thief, n *harness.Node) {
 	t.Helper()
 	conn := dialGRPC(t, n, &tls.Config{MinVersion: tls.VersionTLS13, RootCAs: th.roots, Certificates: []tls.Certificate{th.cert}})
-	open := []string{"Operator/Status", "Operator/Challenge"} // to anybody
+	open := []string{"Operator/Status", "Operator/Challenge", "STS/AssumeRoleWithWebIdentity"} // to anybody
 	tried := 0
-	for _, desc := range []grpc.ServiceDesc{kmspb.KMS_ServiceDesc, kmspb.Operator_ServiceDesc, kmspb.Session_ServiceDesc, kmspb.Audit_ServiceDesc, kmspb.Cluster_ServiceDesc} {
+	for _, desc := range []grpc.ServiceDesc{kmspb.KMS_ServiceDesc, kmspb.Operator_ServiceDesc, kmspb.Session_ServiceDesc, kmspb.Audit_ServiceDesc, kmspb.Cluster_ServiceDesc, iampb.IAM_ServiceDesc, iampb.STS_ServiceDesc} {
 		var methods []string
 		for _, m := range desc.Methods {
 			methods = append(methods, m.MethodName)
@@ -678,7 +679,7 @@ func asClient(t *testing.T, x *heist, th *thief, n *harness.Node) {
 			}
 		}
 	}
-	if tried < 60 {
+	if tried < 150 {
 		t.Errorf("only %d methods were tried", tried)
 	}
 	f := harness.NewFace(t, x.c, n)
