@@ -121,21 +121,20 @@ type outcomes struct {
 	// failed is a request that fails for another reason, with the error.
 	failed  harness.Members
 	failure string
-	// nobody says why nobody can be denied the operation yet; "" if somebody can.
-	nobody string
+	// noPolicy says that no key policy can deny the operation to the account's root user: it is
+	// on no key, or key policies have no say in it.
+	noPolicy bool
 }
-
-const onlyRoot = "it is on no key, so only identity policies could deny it, and the account's root, which has none, is the only caller"
 
 const noStore = "cks-1234567890abcdef0"
 
 // everyOutcome has a row for each operation.
 var everyOutcome = map[string]outcomes{
 	"CreateKey": {ok: func(subject) harness.Members { return harness.Members{"Description": "x"} }, invalid: harness.Members{"KeyUsage": "NONSENSE"},
-		failed: harness.Members{"Policy": "{}"}, failure: "MalformedPolicyDocumentException", nobody: onlyRoot},
+		failed: harness.Members{"Policy": "{}"}, failure: "MalformedPolicyDocumentException", noPolicy: true},
 	"DescribeKey": {ok: onKey(nil), failed: harness.Members{"KeyId": harness.NoKey}, failure: "NotFoundException"},
 	"ListKeys": {ok: func(subject) harness.Members { return harness.Members{} }, invalid: harness.Members{"Limit": 0},
-		failed: harness.Members{"Marker": "bm8="}, failure: "InvalidMarkerException", nobody: onlyRoot},
+		failed: harness.Members{"Marker": "bm8="}, failure: "InvalidMarkerException", noPolicy: true},
 	"UpdateKeyDescription": {ok: onKey(harness.Members{"Description": "y"}), failed: harness.Members{"KeyId": harness.NoKey, "Description": "y"}, failure: "NotFoundException"},
 	"EnableKey":            {ok: onKey(nil), failed: harness.Members{"KeyId": harness.NoKey}, failure: "NotFoundException"},
 	"DisableKey":           {ok: onKey(nil), failed: harness.Members{"KeyId": harness.NoKey}, failure: "NotFoundException"},
@@ -150,7 +149,7 @@ var everyOutcome = map[string]outcomes{
 	"DeleteAlias": {ok: func(s subject) harness.Members { return harness.Members{"AliasName": s.alias} },
 		failed: harness.Members{"AliasName": "alias/lost"}, failure: "NotFoundException"},
 	"ListAliases": {ok: onKey(nil), invalid: harness.Members{"Limit": 0},
-		failed: harness.Members{"Marker": "bm8="}, failure: "InvalidMarkerException", nobody: onlyRoot},
+		failed: harness.Members{"Marker": "bm8="}, failure: "InvalidMarkerException", noPolicy: true},
 	"TagResource": {ok: onKey(harness.Members{"Tags": []any{map[string]any{"TagKey": "a", "TagValue": "b"}}}),
 		failed: harness.Members{"KeyId": harness.NoKey, "Tags": []any{map[string]any{"TagKey": "a", "TagValue": "b"}}}, failure: "NotFoundException"},
 	"UntagResource":    {ok: onKey(harness.Members{"TagKeys": []string{"a"}}), failed: harness.Members{"KeyId": harness.NoKey, "TagKeys": []string{"a"}}, failure: "NotFoundException"},
@@ -169,7 +168,7 @@ var everyOutcome = map[string]outcomes{
 	"GenerateDataKeyWithoutPlaintext": {ok: onKey(harness.Members{"NumberOfBytes": 9}),
 		failed: harness.Members{"KeyId": harness.NoKey, "NumberOfBytes": 9}, failure: "NotFoundException"},
 	"GenerateRandom": {ok: func(subject) harness.Members { return harness.Members{"NumberOfBytes": 9} }, invalid: harness.Members{"NumberOfBytes": 0},
-		failed: harness.Members{"NumberOfBytes": 9, "CustomKeyStoreId": noStore}, failure: "CustomKeyStoreNotFoundException", nobody: onlyRoot},
+		failed: harness.Members{"NumberOfBytes": 9, "CustomKeyStoreId": noStore}, failure: "CustomKeyStoreNotFoundException", noPolicy: true},
 
 	"Sign":         {of: "sign", ok: onKey(signing), failed: absent(signing), failure: "NotFoundException"},
 	"Verify":       {of: "sign", ok: onKey(signing, "Signature"), failed: absent(signing, "Signature"), failure: "NotFoundException"},
@@ -187,9 +186,9 @@ var everyOutcome = map[string]outcomes{
 	"CreateGrant": {ok: onKey(granting), failed: absent(granting), failure: "NotFoundException"},
 	"ListGrants":  {ok: onKey(nil), failed: absent(nil), failure: "NotFoundException"},
 	"ListRetirableGrants": {ok: func(subject) harness.Members { return harness.Members{"RetiringPrincipal": somebody} },
-		failed: harness.Members{"RetiringPrincipal": somebody, "Marker": "bm8="}, failure: "InvalidMarkerException", nobody: onlyRoot},
+		failed: harness.Members{"RetiringPrincipal": somebody, "Marker": "bm8="}, failure: "InvalidMarkerException", noPolicy: true},
 	"RetireGrant": {ok: func(s subject) harness.Members { return harness.Members{"KeyId": s.arn, "GrantId": s.grant} }, invalid: harness.Members{"GrantId": ""},
-		failed: harness.Members{"GrantToken": "bm8="}, failure: "InvalidGrantTokenException", nobody: "key policies have no say in it, and root is the account that made the grant"},
+		failed: harness.Members{"GrantToken": "bm8="}, failure: "InvalidGrantTokenException", noPolicy: true},
 	"RevokeGrant": {ok: func(s subject) harness.Members { return harness.Members{"KeyId": s.key, "GrantId": s.grant} },
 		failed: absent(harness.Members{"GrantId": strings.Repeat("1", 64)}), failure: "NotFoundException"},
 
@@ -211,13 +210,13 @@ var everyOutcome = map[string]outcomes{
 		failed: absent(harness.Members{"PrimaryRegion": harness.SecondRegion}), failure: "NotFoundException"},
 
 	"CreateCustomKeyStore": {of: "store", ok: func(s subject) harness.Members { return s.store },
-		failed: harness.Members{"CustomKeyStoreName": "x", "CloudHsmClusterId": "cluster-2a34b5cdefg", "KeyStorePassword": "kmsPswd"}, failure: "UnsupportedOperationException", nobody: onlyRoot},
+		failed: harness.Members{"CustomKeyStoreName": "x", "CloudHsmClusterId": "cluster-2a34b5cdefg", "KeyStorePassword": "kmsPswd"}, failure: "UnsupportedOperationException", noPolicy: true},
 	"ConnectCustomKeyStore":    onStore("disconnected store", nil),
 	"DisconnectCustomKeyStore": onStore("connected store", nil),
 	"UpdateCustomKeyStore":     onStore("disconnected store", harness.Members{"NewCustomKeyStoreName": "renamed"}),
 	"DeleteCustomKeyStore":     onStore("disconnected store", nil),
 	"DescribeCustomKeyStores": {of: "connected store", ok: onStore("", nil).ok, invalid: harness.Members{"Limit": 0},
-		failed: harness.Members{"CustomKeyStoreId": noStore}, failure: "CustomKeyStoreNotFoundException", nobody: onlyRoot},
+		failed: harness.Members{"CustomKeyStoreId": noStore}, failure: "CustomKeyStoreNotFoundException", noPolicy: true},
 }
 
 const somebody = "arn:aws:iam::" + harness.Account + ":user/somebody"
@@ -257,6 +256,6 @@ func onStore(of string, more harness.Members) outcomes {
 	}
 	return outcomes{
 		of: of, ok: func(s subject) harness.Members { return with(s.storeID) },
-		failed: with(noStore), failure: "CustomKeyStoreNotFoundException", nobody: onlyRoot,
+		failed: with(noStore), failure: "CustomKeyStoreNotFoundException", noPolicy: true,
 	}
 }

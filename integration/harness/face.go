@@ -2,6 +2,7 @@ package harness
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"crypto/tls"
@@ -28,8 +29,9 @@ type Face struct {
 	HTTP    *http.Client
 	At      time.Time // of signatures; the zero time is now
 	As      aws.Credentials
-	// Region is what requests are signed for; the package's Region if empty.
-	Region string
+	// Region and Service are what requests are signed for; the package's Region and "kms" if
+	// empty.
+	Region, Service string
 }
 
 // NewFace is the face of a node for the credentials that the cluster was initialised with.
@@ -94,7 +96,7 @@ func (f *Face) Sign(r *http.Request, body string) *http.Request {
 		region = Region
 	}
 	sum := sha256.Sum256([]byte(body))
-	if err := v4.NewSigner().SignHTTP(context.Background(), f.As, r, hex.EncodeToString(sum[:]), "kms", region, at); err != nil {
+	if err := v4.NewSigner().SignHTTP(context.Background(), f.As, r, hex.EncodeToString(sum[:]), cmp.Or(f.Service, "kms"), region, at); err != nil {
 		f.T.Fatal(err)
 	}
 	return r
