@@ -42,6 +42,9 @@ func (e *Engine) CreateAccount(ctx context.Context, c *iam.Caller, number, name 
 		if err := mustAdminister(ev, "conclave:CreateAccount"); err != nil {
 			return err
 		}
+		if err := mustNotBeSession(ev, "create accounts"); err != nil {
+			return err
+		}
 		return iamops.NewAccount(ev, number, name, func(made *fsmpb.Credential, secret []byte) (err error) {
 			id = made.Id
 			done.Response = []*auditpb.Field{auditfield.Text("accessKeyId", id)}

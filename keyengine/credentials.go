@@ -86,9 +86,18 @@ func (e *Engine) requested(ctx context.Context, c *iam.Caller, name string, ask 
 func mustBeRoot(ev *request.Evaluation, what string) error {
 	p, c := ev.Principal(), ev.Cluster()
 	if c != nil && p.Kind == policy.KindRoot && p.Partition == c.Partition {
-		return nil
+		return mustNotBeSession(ev, what)
 	}
 	return kmsapi.Errorf(kmsapi.ErrAccessDenied, "User: %s is not authorized to %s: only the account's root user is", p, what)
+}
+
+// mustNotBeSession refuses temporary credentials of GetSessionToken, as IAM does. Whoever has
+// got hold of them could make credentials that last otherwise.
+func mustNotBeSession(ev *request.Evaluation, what string) error {
+	if ev.Who().Session.GetParent() == "" {
+		return nil
+	}
+	return kmsapi.Errorf(kmsapi.ErrAccessDenied, "User: %s is not authorized to %s with session credentials", ev.Principal(), what)
 }
 
 // mustAdminister refuses callers who are not allowed an action of Conclave's own. What such

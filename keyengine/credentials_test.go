@@ -60,6 +60,39 @@ func sessionCaller(t *testing.T, c *testCluster, e *Engine, res *ceremony.InitRe
 	return token, &iam.Caller{Identity: id, RequestID: randomID()}
 }
 
+// Temporary credentials of the root user make no credentials that outlast them, as in IAM.
+func TestRootSessionsMakeNoCredentials(t *testing.T) {
+	t.Parallel()
+	c := newTestCluster(t)
+	caller := func() *iam.Caller { return c.caller(c.withTemporary(c.engine, c.sessionToken(c.root))) }
+	to, err := keymat.NewReceiver(c.engine.vault.Arena())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer to.Destroy()
+	ctx := t.Context()
+	for name, do := range map[string]func() error{
+		"ListCredentials":  func() error { _, err := c.engine.Credentials(ctx, caller()); return err },
+		"CreateAccessKey":  func() error { _, _, err := c.engine.CreateAccessKey(ctx, caller(), to.Public()); return err },
+		"DeleteCredential": func() error { return c.engine.DeleteCredential(ctx, caller(), c.initResult.AccessKeyID) },
+		"RevokeSessions":   func() error { return c.engine.RevokeSessions(ctx, caller()) },
+		"CreateAccount": func() error {
+			_, _, err := c.engine.CreateAccount(ctx, caller(), otherAccount.String(), "other", to.Public())
+			return err
+		},
+	} {
+		if err := do(); !errors.Is(err, kmsapi.ErrAccessDenied) {
+			t.Errorf("%s: got error %v, want AccessDeniedException", name, err)
+		}
+		if rec := c.lastRecord(); rec.EventName != name || rec.ErrorCode != string(kmsapi.ErrAccessDenied.Code) {
+			t.Errorf("%s: the record says %s, %q", name, rec.EventName, rec.ErrorCode)
+		}
+	}
+	if _, err := c.engine.Accounts(ctx, caller()); err != nil {
+		t.Errorf("ListAccounts: %v", err)
+	}
+}
+
 // TestRotateAccessKey creates an access key and deletes the old one with it. From then on no node
 // accepts the old one, or a session that it opened, also if the node's state is behind.
 func TestRotateAccessKey(t *testing.T) {

@@ -28,12 +28,10 @@ func TestIAMResources(t *testing.T) {
 		"Url": "https://b.example", "PolicyName": "new", "VersionId": "v1", "AccessKeyId": ann.key.AccessKeyID, "Status": "Active", "ClientID": "x",
 		"PolicyDocument": policyDocument(allow("kms:*", "*")), "AssumeRolePolicyDocument": trust(`{"AWS":"` + testAccount + `"}`), "PermissionsBoundary": awsAdmin,
 		"Description": "d", "AccountAlias": "acme", "JSONWebKeySet": "",
+		"PolicySourceArn": arnOf("user/ann"),
 	}
 	seen := 0
 	for _, op := range OperationsOf(IAM) {
-		if strings.HasPrefix(op.Name, "Simulate") || strings.HasPrefix(op.Name, "GetContextKeys") {
-			continue
-		}
 		seen++
 		members["AccessKeyId"] = ann.key.AccessKeyID
 		in := op.NewInput()
@@ -57,7 +55,7 @@ func TestIAMResources(t *testing.T) {
 // resourceOf returns the ARN that an operation is authorised for, by its name.
 func resourceOf(name string) string {
 	switch name {
-	case "CreateUser", "GetUser", "ListUserTags", "ListGroupsForUser":
+	case "CreateUser", "GetUser", "SimulatePrincipalPolicy", "GetContextKeysForPrincipalPolicy", "ListUserTags", "ListGroupsForUser":
 		return arnOf("user/ann")
 	case "CreatePolicy":
 		return arnOf("policy/new")
@@ -72,7 +70,8 @@ func resourceOf(name string) string {
 	case "CreateOpenIDConnectProvider":
 		return arnOf("oidc-provider/b.example")
 	case "ListOpenIDConnectProviders", "ListVirtualMFADevices", "ListInstanceProfiles", "ListServerCertificates", "ListSAMLProviders", "GetAccountSummary",
-		"GetAccountAuthorizationDetails", "ListAccountAliases", "CreateAccountAlias", "DeleteAccountAlias":
+		"GetAccountAuthorizationDetails", "ListAccountAliases", "CreateAccountAlias", "DeleteAccountAlias",
+		"SimulateCustomPolicy", "GetContextKeysForCustomPolicy":
 		return "*"
 	case "AddUserToGroup", "RemoveUserFromGroup":
 		return arnOf("group/g")
@@ -109,6 +108,10 @@ func fillRequired(t testing.TB, op *Operation, in any, members map[string]string
 			f.Set(reflect.ValueOf([]iamapi.Tag{{Key: new("k"), Value: new("v")}}))
 		case m.Name == "TagKeys":
 			f.Set(reflect.ValueOf([]string{"k"}))
+		case m.Name == "PolicyInputList":
+			f.Set(reflect.ValueOf([]string{policyDocument(allow("kms:*", "*"))}))
+		case m.Name == "ActionNames":
+			f.Set(reflect.ValueOf([]string{"kms:Encrypt"}))
 		case m.Name == "ThumbprintList":
 			f.Set(reflect.ValueOf([]string{strings.Repeat("0", 40)}))
 		default:

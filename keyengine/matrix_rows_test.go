@@ -127,7 +127,7 @@ var iamMembers = map[string]string{
 	"UserName": "ann", "GroupName": "g", "RoleName": "app", "PolicyArn": managedARN("p"), "OpenIDConnectProviderArn": arnOf("oidc-provider/a.example"),
 	"Url": "https://b.example", "PolicyName": "new", "VersionId": "v2", "Status": "Inactive", "ClientID": "x",
 	"PolicyDocument": policyDocument(allow("kms:*", "*")), "AssumeRolePolicyDocument": trust(`{"AWS":"` + otherAccount.String() + `"}`), "PermissionsBoundary": awsAdmin,
-	"Description": "d", "AccountAlias": "acme", "JSONWebKeySet": "",
+	"Description": "d", "AccountAlias": "acme", "JSONWebKeySet": "", "PolicySourceArn": arnOf("user/ann"),
 }
 
 // addIAM adds the rows of IAM. The required members of inputs have the same values everywhere.

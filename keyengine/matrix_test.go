@@ -84,18 +84,18 @@ func newMatrix(t *testing.T) *matrix {
 
 	m.gone["nobody"] = iam.Identity{}
 	inactive := m.newPerson("inactive", everything)
-	m.gone["an inactive access key"], m.gone["a session of an inactive access key"] = inactive.identity, m.sessionToken(inactive.identity)
+	m.gone["an inactive access key"], m.gone["a session of an inactive access key"] = inactive.identity, m.sessionOf(inactive.identity)
 	must[request.None](m.testCluster, "UpdateAccessKey", &iamapi.UpdateAccessKeyInput{UserName: &inactive.name, AccessKeyId: &inactive.key.AccessKeyID, Status: new("Inactive")})
 	deleted := m.newPerson("deleted-key", everything)
 	m.gone["a deleted access key"] = deleted.identity
 	must[request.None](m.testCluster, "DeleteAccessKey", &iamapi.DeleteAccessKeyInput{UserName: &deleted.name, AccessKeyId: &deleted.key.AccessKeyID})
 	// Its credential is left, as nothing deletes the certificates of a user with it.
 	user := m.newIAMUser("deleted", func(u *fsmpb.User) { u.Inline = inline(everything) })
-	m.gone["a deleted user"], m.gone["a session of a deleted user"] = user, m.sessionToken(user)
+	m.gone["a deleted user"], m.gone["a session of a deleted user"] = user, m.sessionOf(user)
 	m.Change(&fsmpb.Change{Change: &fsmpb.Change_DeleteUser{DeleteUser: &fsmpb.EntityID{Account: uint64(testAccountNumber), Name: "deleted"}}})
 
 	admin := m.newPerson("admin", everything)
-	m.token = m.sessionToken(admin.identity)
+	m.token = m.sessionOf(admin.identity)
 	short := assumeInput(m.admins)
 	short.DurationSeconds = new(int32(900))
 	m.gone["an expired session"] = m.assume(admin.identity, short)
@@ -127,13 +127,10 @@ func accountOf(c *fsmpb.Change) (account uint64) {
 	return account
 }
 
-func (m *matrix) sessionToken(of iam.Identity) iam.Identity {
+// sessionOf returns temporary credentials of GetSessionToken.
+func (m *matrix) sessionOf(id iam.Identity) iam.Identity {
 	m.t.Helper()
-	out, err := callAs[iamapi.GetSessionTokenOutput](m.testCluster, m.engine, of, "GetSessionToken", &iamapi.GetSessionTokenInput{})
-	if err != nil {
-		m.t.Fatal(err)
-	}
-	return m.withTemporary(m.engine, out.Credentials)
+	return m.withTemporary(m.engine, m.sessionToken(id))
 }
 
 // row adds a row for an operation.

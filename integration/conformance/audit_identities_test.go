@@ -127,6 +127,12 @@ var identityOutcomes = []identityOutcome{
 	{operation: "UntagOpenIDConnectProvider", ok: "OpenIDConnectProviderArn=PROVIDER&TagKeys.member.1=k"},
 	{operation: "RevokeOpenIDConnectProviderSessions", ok: "OpenIDConnectProviderArn=PROVIDER"},
 
+	{operation: "SimulatePrincipalPolicy", ok: "PolicySourceArn=USER&ActionNames.member.1=kms:Encrypt"},
+	{operation: "GetContextKeysForPrincipalPolicy", ok: "PolicySourceArn=USER"},
+	{operation: "SimulateCustomPolicy", ok: "PolicyInputList.member.1=DOCUMENT&ActionNames.member.1=kms:Encrypt",
+		failed: "PolicyInputList.member.1={}&ActionNames.member.1=kms:Encrypt", failure: "InvalidInput"},
+	{operation: "GetContextKeysForCustomPolicy", ok: "PolicyInputList.member.1=DOCUMENT", failed: "PolicyInputList.member.1={}", failure: "InvalidInput"},
+
 	{operation: "GetAccountSummary", neverInvalid: noMembers, neverFails: nothingElse},
 	{operation: "GetAccountAuthorizationDetails", invalid: noItems, failed: badMarker, failure: isList},
 	{operation: "CreateAccountAlias", ok: "AccountAlias=acme", neverFails: nothingElse},
@@ -218,10 +224,11 @@ func TestAuditCoverageOfIdentities(t *testing.T) {
 	f := harness.NewFace(t, c, n)
 	named := map[string]string{
 		"POLICY": "arn:aws:iam::ACCOUNT:policy/p", "PROVIDER": "arn:aws:iam::ACCOUNT:oidc-provider/issuer.example", "ROLE": "arn:aws:iam::ACCOUNT:role/r",
+		"USER":     "arn:aws:iam::ACCOUNT:user/new/ann",
 		"DOCUMENT": someDoc, "TRUST": someTrust,
 	}
 	fill := func(request string) string {
-		for _, name := range []string{"POLICY", "PROVIDER", "ROLE", "DOCUMENT", "TRUST", "KEY", "MESSAGE"} {
+		for _, name := range []string{"POLICY", "PROVIDER", "ROLE", "USER", "DOCUMENT", "TRUST", "KEY", "MESSAGE"} {
 			if v, ok := named[name]; ok {
 				request = strings.ReplaceAll(request, "="+name, "="+v)
 			}
@@ -229,7 +236,7 @@ func TestAuditCoverageOfIdentities(t *testing.T) {
 		return strings.ReplaceAll(request, "ACCOUNT", harness.Account)
 	}
 	missing := strings.NewReplacer("UserName=ann", "UserName=nobody", "GroupName=g", "GroupName=none", "RoleName=r", "RoleName=none",
-		"PolicyArn=POLICY", "PolicyArn=POLICY-none", "=PROVIDER", "=PROVIDER.none").Replace
+		"PolicyArn=POLICY", "PolicyArn=POLICY-none", "=PROVIDER", "=PROVIDER.none", "=USER", "=USER-none").Replace
 
 	// Someone who may do everything, and someone who may do nothing.
 	admin, eve := newUser(t, f, "admin"), newUser(t, f, "eve")
