@@ -58,7 +58,6 @@ var imports = []struct {
 	{"transport/admission", nil},
 	{"transport", []string{"transport/...", "keyengine", "keyengine/ceremony", "keyengine/iam", "keyengine/iamapi", "keyengine/kmsapi", "fsm"}},
 	{"keyengine/kmsapi", nil},
-	{"keyengine/iamapi/iamapitest", []string{"keyengine/iamapi", "keyengine/internal/request"}},
 	{"keyengine/iamapi", []string{"keyengine/kmsapi"}},
 	{"keyengine/internal/egress", nil},
 	{"keyengine/internal/webidentity", []string{"keyengine/internal/egress"}},
@@ -94,6 +93,9 @@ var imports = []struct {
 	{"keyengine/internal/iamops", []string{
 		"keyengine/iam", "keyengine/iamapi", "keyengine/kmsapi", "keyengine/internal/auditfield", "keyengine/internal/keymat", "keyengine/internal/request", "keyengine/internal/vault",
 		"fsm", "fsm/fsmpb", "auditlog/auditpb", "policy",
+	}},
+	{"keyengine/internal/simulateops", []string{
+		"keyengine/internal/request", "keyengine/internal/record", "keyengine/iam", "keyengine/iamapi", "keyengine/kmsapi", "fsm", "fsm/fsmpb", "policy",
 	}},
 	{"keyengine/internal/stsops", []string{
 		"keyengine/accesskey", "keyengine/iam", "keyengine/iam/iampb", "keyengine/iamapi", "keyengine/kmsapi", "keyengine/internal/auditfield", "keyengine/internal/record", "keyengine/internal/request",
@@ -169,10 +171,8 @@ var imports = []struct {
 var importers = map[string][]string{
 	// The AWS face reads signatures, the engine has the secrets that check them, the client
 	// of external key stores and the benchmark sign, and transport has the answers to errors.
-	"transport/sigv4": {"cmd/conclave/internal/bench", "integration/xksproxy", "keyengine/iam", "keyengine/internal/enginetest", "keyengine/internal/keystore", "keyengine/internal/xks", "transport", "transport/awsapi", "transport/queryapi"},
-	// Only tests import these.
-	"keyengine/internal/enginetest": {},
-	"keyengine/iamapi/iamapitest":   {},
+	"transport/sigv4":               {"cmd/conclave/internal/bench", "integration/xksproxy", "keyengine/iam", "keyengine/internal/enginetest", "keyengine/internal/keystore", "keyengine/internal/xks", "transport", "transport/awsapi", "transport/queryapi"},
+	"keyengine/internal/enginetest": {}, // only tests import it
 }
 
 // generatedMayImport adds what one .proto needs of another's.

@@ -341,7 +341,7 @@ func TestLoopbackOperators(t *testing.T) {
 
 func TestConfigIsChecked(t *testing.T) {
 	good := func() Config {
-		return Config{Engine: &fakeEngine{}, Operations: allOperations(), Ceremony: &fakeCeremony{}, Clock: &clock{}, Serving: func() bool { return true }, Plaintext: true}
+		return Config{Engine: &fakeEngine{}, Operations: keyengine.Operations(), Ceremony: &fakeCeremony{}, Clock: &clock{}, Serving: func() bool { return true }, Plaintext: true}
 	}
 	for name, change := range map[string]func(*Config){
 		"neither TLS nor Plaintext":  func(c *Config) { c.Plaintext = false },

@@ -304,7 +304,7 @@ func start(t testing.TB, withTLS bool, change func(*Config)) *world {
 	serving := true
 	w.serving = func(b bool) { mu.Lock(); serving = b; mu.Unlock() }
 	cfg := Config{
-		Engine: w.engine, Operations: allOperations(), Ceremony: w.ceremony, Clock: w.clock, Metrics: w.metrics,
+		Engine: w.engine, Operations: keyengine.Operations(), Ceremony: w.ceremony, Clock: w.clock, Metrics: w.metrics,
 		Logger:  slog.New(slog.NewTextHandler(w.log, &slog.HandlerOptions{Level: slog.LevelDebug})),
 		Serving: func() bool { mu.Lock(); defer mu.Unlock(); return serving },
 	}

@@ -18,7 +18,6 @@ import (
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"github.com/conclavekms/conclave/keyengine"
-	"github.com/conclavekms/conclave/keyengine/iamapi/iamapitest"
 	"github.com/conclavekms/conclave/keyengine/kmsapi"
 	"github.com/conclavekms/conclave/transport/kmspb"
 )
@@ -26,24 +25,12 @@ import (
 func methods(t testing.TB) []*method {
 	t.Helper()
 	var all []*method
-	for _, op := range allOperations() {
+	for _, op := range keyengine.Operations() {
 		m, err := newMethod(op, serviceOf(op).proto.Methods().ByName(protoreflect.Name(op.Name)))
 		if err != nil {
 			t.Fatalf("%s: %v", op.Name, err)
 		}
 		all = append(all, m)
-	}
-	return all
-}
-
-// allOperations returns the engine's operations, and rows that do nothing for those that it
-// does not have.
-func allOperations() []*keyengine.Operation {
-	all := keyengine.Operations()
-	for _, op := range iamapitest.Operations() {
-		if !slices.ContainsFunc(all, func(known *keyengine.Operation) bool { return known.Service == op.Service && known.Name == op.Name }) {
-			all = append(all, op)
-		}
 	}
 	return all
 }
@@ -449,7 +436,7 @@ func TestTimes(t *testing.T) {
 func TestServicesMatchEngine(t *testing.T) {
 	for _, of := range awsServices {
 		known := make(map[string]bool)
-		for _, op := range allOperations() {
+		for _, op := range keyengine.Operations() {
 			if string(op.Service) == of.name {
 				known[op.Name] = true
 			}
@@ -466,7 +453,7 @@ func TestServicesMatchEngine(t *testing.T) {
 	extra := *keyengine.Operations()[0]
 	extra.Name = "Conjure"
 	cfg := Config{
-		Engine: &fakeEngine{}, Operations: append(allOperations(), &extra), Ceremony: &fakeCeremony{}, Clock: &clock{}, Plaintext: true,
+		Engine: &fakeEngine{}, Operations: append(keyengine.Operations(), &extra), Ceremony: &fakeCeremony{}, Clock: &clock{}, Plaintext: true,
 		Serving: func() bool { return true },
 	}
 	if _, err := New(cfg); err == nil || !strings.Contains(err.Error(), "Conjure") {

@@ -17,7 +17,6 @@ import (
 
 	"github.com/conclavekms/conclave/keyengine"
 	"github.com/conclavekms/conclave/keyengine/iamapi"
-	"github.com/conclavekms/conclave/keyengine/iamapi/iamapitest"
 	"github.com/conclavekms/conclave/keyengine/kmsapi"
 )
 
@@ -189,7 +188,7 @@ func TestParseUnsigned(t *testing.T) {
 // row returns the row of an operation.
 func row(t testing.TB, name string) *keyengine.Operation {
 	t.Helper()
-	for _, op := range iamapitest.Operations() {
+	for _, op := range operations() {
 		if op.Name == name {
 			return op
 		}
@@ -365,7 +364,7 @@ func FuzzQuery(f *testing.F) {
 	f.Add("ContextEntries.member.1.ContextKeyValues.member.1=x&ContextEntries.member.1.ContextKeyValues.member.2=%zz", uint64(3))
 	f.Add("Texts.member.10=a&Map.entry.1.key=k&Map.entry.1.value=&Number=1&Inner.Deeps.member.1.Texts=", uint64(4))
 	f.Add("..=&.=&Tags.=&Tags..member=1", uint64(5))
-	ops := iamapitest.Operations()
+	ops := operations()
 	f.Fuzz(func(t *testing.T, raw string, seed uint64) {
 		rng := rand.New(rand.NewPCG(seed, 0))
 		parts := strings.Split(raw, "&")

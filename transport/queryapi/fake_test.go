@@ -18,11 +18,15 @@ import (
 
 	"github.com/conclavekms/conclave/keyengine"
 	"github.com/conclavekms/conclave/keyengine/iam"
-	"github.com/conclavekms/conclave/keyengine/iamapi/iamapitest"
 	"github.com/conclavekms/conclave/keyengine/kmsapi"
 	"github.com/conclavekms/conclave/policy"
 	"github.com/conclavekms/conclave/transport/sigv4"
 )
+
+// operations returns the operations of the query protocol.
+func operations() []*keyengine.Operation {
+	return append(keyengine.OperationsOf(keyengine.IAM), keyengine.OperationsOf(keyengine.STS)...)
+}
 
 const (
 	testKeyID  = "AKIDEXAMPLE"
@@ -84,7 +88,7 @@ func newFixture(t testing.TB, change func(*Config)) *fixture {
 	t.Helper()
 	f := &fixture{engine: new(fakeEngine), log: new(bytes.Buffer)}
 	cfg := Config{
-		Engine: f.engine, Operations: iamapitest.Operations(), Now: func() time.Time { return testTime },
+		Engine: f.engine, Operations: operations(), Now: func() time.Time { return testTime },
 		Logger: slog.New(slog.NewTextHandler(f.log, nil)), RefusalPeriod: time.Hour,
 	}
 	if change != nil {

@@ -13,7 +13,6 @@ import (
 	"github.com/conclavekms/conclave/keyengine"
 	"github.com/conclavekms/conclave/keyengine/iam"
 	"github.com/conclavekms/conclave/keyengine/iamapi"
-	"github.com/conclavekms/conclave/keyengine/iamapi/iamapitest"
 	"github.com/conclavekms/conclave/keyengine/kmsapi"
 	"github.com/conclavekms/conclave/transport"
 	"github.com/conclavekms/conclave/transport/admission"
@@ -178,7 +177,7 @@ func TestUnsigned(t *testing.T) {
 		wantError(t, f.serve(newRequest(form+strings.Repeat("&", maxUnsignedParameters))), 400, "MalformedInput", "more than 64 parameters")
 	})
 	t.Run("every other operation", func(t *testing.T) {
-		for _, op := range iamapitest.Operations() {
+		for _, op := range operations() {
 			if op.Unsigned {
 				continue
 			}
@@ -287,7 +286,7 @@ func TestHandles(t *testing.T) {
 
 // TestNew: an operation has one row, and rows of other services are left out.
 func TestNew(t *testing.T) {
-	all := append(iamapitest.Operations(), keyengine.OperationNamed(keyengine.KMS, "Encrypt"))
+	all := append(operations(), keyengine.OperationNamed(keyengine.KMS, "Encrypt"))
 	f := newFixture(t, func(c *Config) { c.Operations = all })
 	wantError(t, f.call(t, "iam", "Action=Encrypt"+iamVersion), 400, "InvalidAction", "Encrypt")
 	if _, err := New(Config{Engine: f.engine, Operations: append(all, all[0])}); err == nil {

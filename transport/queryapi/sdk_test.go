@@ -13,6 +13,7 @@ import (
 	"os"
 	"os/exec"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -31,7 +32,6 @@ import (
 	"github.com/conclavekms/conclave/keyengine"
 	"github.com/conclavekms/conclave/keyengine/iam"
 	"github.com/conclavekms/conclave/keyengine/iamapi"
-	"github.com/conclavekms/conclave/keyengine/iamapi/iamapitest"
 	"github.com/conclavekms/conclave/keyengine/kmsapi"
 )
 
@@ -86,7 +86,12 @@ func TestEveryOperation(t *testing.T) {
 	c := newClients(t, f, testToken)
 	seed := rand.Uint64()
 	t.Logf("seed %d", seed)
-	for i, op := range iamapitest.Operations() {
+	// These AWS does not have.
+	own := []string{"RevokeOpenIDConnectProviderSessions", "RevokeRoleSessions", "UpdateOpenIDConnectProviderKeys"}
+	for i, op := range operations() {
+		if slices.Contains(own, op.Name) {
+			continue
+		}
 		for round := range 8 {
 			// The answer is wiped once it is sent, so it is made twice.
 			random := func() (in, out any) {

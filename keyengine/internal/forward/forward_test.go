@@ -10,7 +10,6 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/conclavekms/conclave/keyengine"
-	"github.com/conclavekms/conclave/keyengine/iamapi/iamapitest"
 	"github.com/conclavekms/conclave/keyengine/internal/forward"
 	"github.com/conclavekms/conclave/keyengine/internal/forwardpb"
 	"github.com/conclavekms/conclave/keyengine/kmsapi"
@@ -19,7 +18,7 @@ import (
 // TestEveryInputTravels: what the inputs and outputs of all operations can hold
 // arrives as it was.
 func TestEveryInputTravels(t *testing.T) {
-	for _, op := range append(keyengine.OperationsOf(keyengine.KMS), iamapitest.Operations()...) {
+	for _, op := range keyengine.Operations() {
 		for kind, of := range map[string]struct {
 			schema *kmsapi.Schema
 			fresh  func() any
