@@ -14,6 +14,7 @@ import (
 	"path/filepath"
 	"reflect"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -188,11 +189,12 @@ func startCLI(t testing.TB, env []string) func(args []string) (cliAnswer, error)
 	if err != nil {
 		optional.Skip(t, "there is no AWS CLI: %v", err)
 	}
-	python := cliPython(t, path)
+	python, home := cliPython(t, path), t.TempDir()
 	if python == "" {
-		return func(args []string) (cliAnswer, error) { return execCLI(t, env, args) }
+		own := append(slices.Clip(env), "HOME="+home)
+		return func(args []string) (cliAnswer, error) { return execCLI(t, own, args) }
 	}
-	l := startLines(t, env, python, filepath.Join("testdata", "awscli_server.py"))
+	l := startLines(t, append(slices.Clip(env), "CLI_HOME="+home), python, filepath.Join("testdata", "awscli_server.py"))
 	return func(args []string) (a cliAnswer, err error) { return a, l.ask(args, &a) }
 }
 

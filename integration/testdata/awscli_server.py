@@ -9,6 +9,10 @@ import os
 import sys
 import tempfile
 
+# The CLI keeps credentials of roles there, which are no good for the next test's cluster.
+# Python has found its own packages already.
+os.environ["HOME"] = os.environ["CLI_HOME"]
+
 import awscli.clidriver
 import botocore.auth  # what a command would load anyway
 import botocore.httpsession
