@@ -133,6 +133,39 @@ func TestForeignAuthorizationMessages(t *testing.T) {
 	}
 }
 
+// A message about two accounts shows each only the statements of its own policies.
+func TestAuthorizationMessageOfTwoAccounts(t *testing.T) {
+	t.Parallel()
+	c := newTestCluster(t)
+	c.putAccount(otherAccount)
+	other := c.rootOf(otherAccount)
+	closed := c.storeRole(otherAccount, "closed", `{"Version":"2012-10-17","Statement":[{"Sid":"Secret","Effect":"Deny","Principal":"*","Action":"sts:*"}]}`, "")
+	open := c.storeRole(otherAccount, "open", trusts(testAccount, ""), "")
+	alice := c.storeUser(testAccountNumber, "alice", policyDocument(allow("sts:*", "*"), `{"Sid":"Mine","Effect":"Deny","Action":"sts:*","Resource":"`+open+`"}`))
+	for _, tt := range []struct {
+		role       string
+		as         iam.Identity
+		statements int
+	}{
+		{closed, c.root, 0}, {closed, other, 1}, {open, c.root, 1}, {open, other, 0},
+	} {
+		_, err := callAs[iamapi.AssumeRoleOutput](c, c.engine, alice, "AssumeRole", assumeInput(tt.role))
+		m, err := c.decode(tt.as, encoded(err))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if len(m.MatchedStatements.Items) != tt.statements || m.ExplicitDeny != (tt.statements > 0) {
+			t.Errorf("%s for %s: got explicit %v and statements %+v, want %d", tt.role, tt.as.Principal(), m.ExplicitDeny, m.MatchedStatements.Items, tt.statements)
+		}
+	}
+	// As if there were no such role.
+	_, err := callAs[iamapi.AssumeRoleOutput](c, c.engine, alice, "AssumeRole", assumeInput("arn:aws:iam::"+otherAccount.String()+":role/absent"))
+	absent, err := c.decode(c.root, encoded(err))
+	if err != nil || absent.ExplicitDeny || absent.Reason != "trust-policy" {
+		t.Errorf("for a role that does not exist: got %+v and error %v", absent, err)
+	}
+}
+
 // Neither that there is a message nor its length says more than the error does.
 func TestEncodedMessagesRevealNothing(t *testing.T) {
 	t.Parallel()

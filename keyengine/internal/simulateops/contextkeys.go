@@ -22,10 +22,7 @@ func getContextKeysForCustomPolicy(ev *request.Evaluation, in *iamapi.GetContext
 }
 
 func getContextKeysForPrincipalPolicy(ev *request.Evaluation, in *iamapi.GetContextKeysForPrincipalPolicyInput) (*iamapi.GetContextKeysForPrincipalPolicyOutput, error) {
-	if err := ev.AuthoriseAccount(ev.Op.Action(), *in.PolicySourceArn); err != nil {
-		return nil, err
-	}
-	s, err := sourceOf(ev, *in.PolicySourceArn)
+	s, err := authorised(ev, *in.PolicySourceArn)
 	if err != nil {
 		return nil, err
 	}

@@ -53,6 +53,20 @@ type source struct {
 	group *fsmpb.Group
 }
 
+// authorised authorises the operation on the user, group or role with an ARN, and returns it.
+func authorised(ev *request.Evaluation, arn string) (*source, error) {
+	s, err := sourceOf(ev, arn)
+	c := new(request.Conditions)
+	if err == nil {
+		c.Tags = append(s.who.User.GetTags(), s.who.Role.GetTags()...)
+	}
+	// A caller without permission is not told that there is no such principal.
+	if denied := ev.AuthoriseResource(ev.Op.Action(), arn, c); denied != nil {
+		return nil, denied
+	}
+	return s, err
+}
+
 // sourceOf returns the user, group or role with an ARN and adds it to the read set.
 func sourceOf(ev *request.Evaluation, arn string) (*source, error) {
 	a, err := policy.ParseARN(arn)

@@ -49,10 +49,7 @@ func simulateCustomPolicy(ev *request.Evaluation, in *iamapi.SimulateCustomPolic
 }
 
 func simulatePrincipalPolicy(ev *request.Evaluation, in *iamapi.SimulatePrincipalPolicyInput) (*iamapi.SimulatePrincipalPolicyOutput, error) {
-	if err := ev.AuthoriseAccount(ev.Op.Action(), *in.PolicySourceArn); err != nil {
-		return nil, err
-	}
-	from, err := sourceOf(ev, *in.PolicySourceArn)
+	from, err := authorised(ev, *in.PolicySourceArn)
 	if err != nil {
 		return nil, err
 	}

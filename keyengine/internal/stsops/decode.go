@@ -13,6 +13,7 @@ import (
 	"github.com/conclavekms/conclave/keyengine/internal/record"
 	"github.com/conclavekms/conclave/keyengine/internal/request"
 	"github.com/conclavekms/conclave/keyengine/internal/vault"
+	"github.com/conclavekms/conclave/policy"
 )
 
 // A message in AWS's form, with more members at the end.
@@ -87,8 +88,22 @@ func decodeAuthorizationMessage(ev *request.Evaluation, in *iamapi.DecodeAuthori
 	if proto.Unmarshal(contents, d) != nil || len(d.RequestId) != 16 || fsm.Account(d.Account) != own && fsm.Account(d.ResourceAccount) != own {
 		return nil, iamapi.ErrInvalidAuthorizationMessage
 	}
+	if fsm.Account(policyAccount(d)) != own {
+		// What is in the policies of another account is not for this one: whether a role has a
+		// statement against somebody would even tell that there is such a role.
+		d.Explicit, d.Policy, d.Statement, d.Sid = false, "", 0, ""
+	}
 	text, err := json.Marshal(decoded(d))
 	return &iamapi.DecodeAuthorizationMessageOutput{DecodedMessage: new(string(text))}, err
+}
+
+// policyAccount returns the account of the policy that a denial rests on.
+func policyAccount(d *iampb.Denial) uint64 {
+	switch d.Reason {
+	case policy.ReasonKeyPolicy.String(), policy.ReasonTrustPolicy.String():
+		return d.ResourceAccount
+	}
+	return d.Account
 }
 
 func decoded(d *iampb.Denial) *decodedMessage {
