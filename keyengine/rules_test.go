@@ -20,8 +20,8 @@ var withoutRules = []string{
 	"UntagResource", "UpdateAlias", "UpdateKeyDescription", "UpdatePrimaryRegion", "Verify", "VerifyMac",
 }
 
-// TestRulesBetweenMembers checks the rules between members of every operation that are in
-// AWS's documentation. They are checked before the key is looked up, so the keys here do not
+// TestRulesBetweenMembers checks the rules between members of every operation of KMS that are
+// in AWS's documentation; those of STS are in the tests of each of its operations. They are checked before the key is looked up, so the keys here do not
 // exist.
 func TestRulesBetweenMembers(t *testing.T) {
 	t.Parallel()
