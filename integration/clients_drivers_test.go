@@ -140,9 +140,7 @@ func toolEnv(c *harness.Cluster) []string {
 type botoDriver struct{ *lines }
 
 func newBotoDriver(t testing.TB, c *harness.Cluster) driver {
-	if out, err := exec.CommandContext(t.Context(), "python3", "-c", "import boto3").CombinedOutput(); err != nil {
-		optional.Skip(t, "python3 has no boto3: %v\n%s", err, out)
-	}
+	needBoto3(t)
 	return botoDriver{startLines(t, toolEnv(c), "python3", filepath.Join("testdata", "boto3_server.py"))}
 }
 
@@ -179,19 +177,23 @@ type cliAnswer struct {
 }
 
 func newCLIDriver(t testing.TB, c *harness.Cluster) driver {
+	return &cliDriver{run: startCLI(t, toolEnv(c)), dir: t.TempDir()}
+}
+
+// startCLI returns a function that runs commands of the AWS CLI in an environment. The test
+// is skipped if it is not installed.
+func startCLI(t testing.TB, env []string) func(args []string) (cliAnswer, error) {
+	t.Helper()
 	path, err := exec.LookPath("aws")
 	if err != nil {
 		optional.Skip(t, "there is no AWS CLI: %v", err)
 	}
-	d := &cliDriver{dir: t.TempDir()}
-	env := toolEnv(c)
-	if python := cliPython(t, path); python != "" {
-		l := startLines(t, env, python, filepath.Join("testdata", "awscli_server.py"))
-		d.run = func(args []string) (a cliAnswer, err error) { return a, l.ask(args, &a) }
-	} else {
-		d.run = func(args []string) (cliAnswer, error) { return execCLI(t, env, args) }
+	python := cliPython(t, path)
+	if python == "" {
+		return func(args []string) (cliAnswer, error) { return execCLI(t, env, args) }
 	}
-	return d
+	l := startLines(t, env, python, filepath.Join("testdata", "awscli_server.py"))
+	return func(args []string) (a cliAnswer, err error) { return a, l.ask(args, &a) }
 }
 
 func execCLI(t testing.TB, env, args []string) (cliAnswer, error) {

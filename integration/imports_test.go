@@ -99,8 +99,8 @@ var imports = []struct {
 		"keyengine/iam", "keyengine/iamapi", "keyengine/kmsapi", "keyengine/internal/record", "keyengine/internal/request", "fsm", "fsm/fsmpb", "policy",
 	}},
 	{"keyengine/internal/stsops", []string{
-		"keyengine/accesskey", "keyengine/iam", "keyengine/iam/iampb", "keyengine/iamapi", "keyengine/kmsapi", "keyengine/internal/auditfield", "keyengine/internal/record",
-		"keyengine/internal/request", "keyengine/internal/vault", "keyengine/internal/webidentity", "fsm", "fsm/fsmpb", "auditlog/auditpb", "policy",
+		"keyengine/accesskey", "keyengine/iam", "keyengine/iam/iampb", "keyengine/iamapi", "keyengine/kmsapi", "keyengine/internal/auditfield", "keyengine/internal/record", "keyengine/internal/request",
+		"keyengine/internal/vault", "keyengine/internal/webidentity", "fsm", "fsm/fsmpb", "auditlog/auditpb", "policy",
 	}},
 	{"keyengine/internal/schedule", []string{
 		"keyengine/kmsapi", "keyengine/internal/auditfield", "keyengine/internal/ops", "keyengine/internal/record", "keyengine/internal/request",

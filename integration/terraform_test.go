@@ -3,10 +3,6 @@ package integration
 import (
 	"flag"
 	"fmt"
-	"os"
-	"os/exec"
-	"path/filepath"
-	"strings"
 	"testing"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
@@ -175,64 +171,28 @@ output "secret" {
 // them, finds nothing left to do, changes them, and destroys them. With -update the
 // provider's calls are written down for TestTerraformReplay.
 func TestTerraform(t *testing.T) {
-	mirror := os.Getenv("CONCLAVE_TERRAFORM_MIRROR")
-	if mirror == "" {
-		t.Skip("CONCLAVE_TERRAFORM_MIRROR does not say where Terraform's AWS provider is")
-	}
+	tf := newTerraform(t)
 	t.Parallel()
 	c := harness.NewCluster(t, 1, harness.Options{Regions: []string{harness.Region, harness.SecondRegion}})
 	n := c.Nodes[0]
 	r := newCallRecorder(t, c, n)
-	dir := t.TempDir()
-	write := func(name, text string) {
-		t.Helper()
-		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600); err != nil {
-			t.Fatal(err)
-		}
-	}
-	write("terraform.rc", fmt.Sprintf("provider_installation {\n  filesystem_mirror {\n    path = %q\n  }\n}\n", mirror))
-	terraform := func(args ...string) (string, int) {
-		t.Helper()
-		cmd := exec.CommandContext(t.Context(), "terraform", args...)
-		cmd.Dir = dir
-		cmd.Env = append(toolEnv(c), "TF_CLI_CONFIG_FILE="+filepath.Join(dir, "terraform.rc"), "TF_IN_AUTOMATION=1", "CHECKPOINT_DISABLE=1", "NO_COLOR=1")
-		out, err := cmd.CombinedOutput()
-		if cmd.ProcessState == nil {
-			t.Fatalf("terraform: %v", err)
-		}
-		return string(out), cmd.ProcessState.ExitCode()
-	}
-	must := func(args ...string) string {
-		t.Helper()
-		out, code := terraform(args...)
-		if code != 0 {
-			t.Fatalf("terraform %s: exit code %d\n%s", strings.Join(args, " "), code, out)
-		}
-		return out
-	}
+	tf.env = toolEnv(c)
 	// One call after the other, so that what is written down has one order.
-	apply := func() {
-		t.Helper()
-		must("apply", "-auto-approve", "-input=false", "-parallelism=1")
-		// What was made is what was asked for: nothing is left to change.
-		if out, code := terraform("plan", "-detailed-exitcode", "-input=false", "-parallelism=1"); code != 0 {
-			t.Errorf("a plan right after apply: exit code %d\n%s", code, out)
-		}
-	}
-	output := func(name string) string { return strings.TrimSpace(must("output", "-raw", name)) }
-	write("main.tf", terraformConfig(r.url, false))
-	must("init", "-input=false")
-	apply()
-	if got := output("secret"); got != "from terraform" {
+	tf.flags = []string{"-parallelism=1"}
+	tf.write("main.tf", terraformConfig(r.url, false))
+	tf.must("init", "-input=false")
+	tf.apply()
+	first := tf.outputs()
+	if got := first["secret"]; got != "from terraform" {
 		t.Errorf("the secret is %q", got)
 	}
-	symmetric, multi := output("symmetric"), output("multi")
-	if got := output("key"); got != symmetric {
+	symmetric, multi := first["symmetric"], first["multi"]
+	if got := first["key"]; got != symmetric {
 		t.Errorf("the alias leads to %q, want %s", got, symmetric)
 	}
-	write("main.tf", terraformConfig(r.url, true))
-	apply()
-	if got := output("key"); got != multi {
+	tf.write("main.tf", terraformConfig(r.url, true))
+	tf.apply()
+	if got := tf.outputs()["key"]; got != multi {
 		t.Errorf("after moving it, the alias leads to %q, want %s", got, multi)
 	}
 	s, err := n.SDK().GetKeyRotationStatus(t.Context(), &kms.GetKeyRotationStatusInput{KeyId: &multi})
@@ -241,8 +201,8 @@ func TestTerraform(t *testing.T) {
 	}
 	// To let go of a key policy the provider puts the account's default one, for which it
 	// has to ask STS whose account it is.
-	must("state", "rm", "aws_kms_key_policy.symmetric")
-	must("destroy", "-auto-approve", "-input=false", "-parallelism=1")
+	tf.must("state", "rm", "aws_kms_key_policy.symmetric")
+	tf.destroy()
 	keys, err := n.SDK().ListKeys(t.Context(), &kms.ListKeysInput{})
 	if err != nil || len(keys.Keys) != 6 {
 		t.Fatalf("%d keys, %v", len(keys.Keys), err)

@@ -34,8 +34,9 @@ func serverConfig(t *testing.T, env map[string]string, args ...string) (*node.Co
 func TestEveryFieldHasAFlag(t *testing.T) {
 	values := map[string]string{
 		"peers": "a=1.2.3.4:1", "bootstrap-expect": "7", "insecure": "true", "allow-unlocked-memory": "true", "xks-allow-private-endpoints": "true",
-		"pkcs11-tokens": "cluster-abcdefghijk=x",
-		"disk-low":      "10%", "disk-scarce": "1GiB", "disk-yield": "5%", "disk-full": "1%",
+		"web-identity-allow-private": "true",
+		"pkcs11-tokens":              "cluster-abcdefghijk=x",
+		"disk-low":                   "10%", "disk-scarce": "1GiB", "disk-yield": "5%", "disk-full": "1%",
 		"quotas": "keys=200000", "heartbeat-timeout": "2s", "shutdown-timeout": "3s", "log-level": "error", "log-json": "true",
 	}
 	var c node.Config

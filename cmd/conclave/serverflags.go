@@ -83,6 +83,8 @@ var serverSettings = []setting{
 	{flag: "attestation-roots", usage: "PEM file of the root certificates of enclaves, for requests with a Recipient (default: these are refused)", set: text(func(c *node.Config) *string { return &c.AttestationRoots })},
 	{flag: "xks-allow-private-endpoints", isBool: true, usage: "allow external key stores at private addresses and at other ports than 443; the same on all nodes", set: truth(func(c *node.Config) *bool { return &c.XKSAllowPrivateEndpoints })},
 	{flag: "xks-ca", usage: "PEM file of the CAs of external key stores (default the system's)", set: text(func(c *node.Config) *string { return &c.XKSCA })},
+	{flag: "web-identity-allow-private", isBool: true, usage: "allow identity providers at private addresses, and without TLS on loopback; the same on all nodes", set: truth(func(c *node.Config) *bool { return &c.WebIdentityAllowPrivate })},
+	{flag: "web-identity-ca", usage: "PEM file of the CAs of identity providers (default the system's)", set: text(func(c *node.Config) *string { return &c.WebIdentityCA })},
 	{flag: "pkcs11-module", usage: "path of a PKCS #11 module, for key stores of type AWS_CLOUDHSM (binaries built with the tag pkcs11)", set: text(func(c *node.Config) *string { return &c.PKCS11Module })},
 	{flag: "pkcs11-tokens", usage: "labels of the module's tokens by CloudHsmClusterId: cluster-ID=LABEL,…", set: func(c *node.Config, v string) (err error) {
 		c.PKCS11Tokens, err = parseTokens(v)

@@ -16,8 +16,9 @@ import botocore.signers
 
 driver = awscli.clidriver.create_clidriver()
 loader = driver.session.get_component("data_loader")
-for kind in ("service-2", "paginators-1", "endpoint-rule-set-1"):
-    loader.load_service_model("kms", kind)
+for service in ("kms", "iam", "sts"):
+    for kind in ("service-2", "paginators-1", "endpoint-rule-set-1"):
+        loader.load_service_model(service, kind)
 for name in ("endpoints", "partitions", "sdk-default-configuration", "_retry"):
     loader.load_data(name)
 

@@ -110,6 +110,14 @@ type Config struct {
 	// XKSCA is a PEM file with the CAs of external key stores' certificates; "" for
 	// the system's.
 	XKSCA string
+	// WebIdentityAllowPrivate allows identity providers of IAM (OpenID Connect) at
+	// addresses that are not public, such as that of a Kubernetes API server, and without
+	// TLS on loopback. Anybody who may create identity providers can then make the nodes
+	// send requests into their network. It must be the same on all nodes.
+	WebIdentityAllowPrivate bool
+	// WebIdentityCA is a PEM file with the CAs of identity providers' certificates; "" for
+	// the system's.
+	WebIdentityCA string
 	// PKCS11Module is the path of a PKCS #11 module, for custom key stores of type
 	// AWS_CLOUDHSM, and PKCS11Tokens the labels of its tokens by CloudHsmClusterId.
 	// They need a binary that was built with the tag pkcs11.
@@ -207,6 +215,10 @@ func (c *Config) Validate() error {
 	if c.XKSCA != "" {
 		_, err := os.Stat(c.XKSCA)
 		problem("CA of external key stores", err)
+	}
+	if c.WebIdentityCA != "" {
+		_, err := os.Stat(c.WebIdentityCA)
+		problem("CA of identity providers", err)
 	}
 	if c.GossipListen != "" && c.BootstrapExpect > 1 {
 		if c.GossipKeyFile == "" {

@@ -297,11 +297,15 @@ func (n *Node) newEngine() (*keyengine.Engine, error) {
 	if err != nil {
 		return nil, err
 	}
+	issuers, err := n.cfg.webIdentities()
+	if err != nil {
+		return nil, err
+	}
 	return keyengine.New(keyengine.Config{
 		NodeID: n.cfg.NodeID, Replica: replica, Audit: n.audit, Clock: clock, Logger: n.log, Metrics: n.registry,
 		AllowUnlockedMemory: n.cfg.AllowUnlockedMemory, AttestationRoots: roots,
 		RefusalRate: n.cfg.Test.RefusalRate, RefusalBurst: n.cfg.Test.RefusalBurst,
-		KeyStores: stores, Quotas: n.cfg.Quotas, Seeds: n.cfg.Seeds,
+		KeyStores: stores, WebIdentities: issuers, Quotas: n.cfg.Quotas, Seeds: n.cfg.Seeds,
 		MayGrow: n.cluster.MayGrow, DiskFull: func() bool { return n.cluster.Space() >= diskspace.Full },
 	})
 }
