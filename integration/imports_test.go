@@ -95,7 +95,7 @@ var imports = []struct {
 		"fsm", "fsm/fsmpb", "auditlog/auditpb", "policy",
 	}},
 	{"keyengine/internal/simulateops", []string{
-		"keyengine/internal/request", "keyengine/internal/record", "keyengine/iam", "keyengine/iamapi", "keyengine/kmsapi", "fsm", "fsm/fsmpb", "policy",
+		"keyengine/iam", "keyengine/iamapi", "keyengine/kmsapi", "keyengine/internal/record", "keyengine/internal/request", "fsm", "fsm/fsmpb", "policy",
 	}},
 	{"keyengine/internal/stsops", []string{
 		"keyengine/accesskey", "keyengine/iam", "keyengine/iam/iampb", "keyengine/iamapi", "keyengine/kmsapi", "keyengine/internal/auditfield", "keyengine/internal/record", "keyengine/internal/request",
@@ -171,8 +171,10 @@ var imports = []struct {
 var importers = map[string][]string{
 	// The AWS face reads signatures, the engine has the secrets that check them, the client
 	// of external key stores and the benchmark sign, and transport has the answers to errors.
-	"transport/sigv4":               {"cmd/conclave/internal/bench", "integration/xksproxy", "keyengine/iam", "keyengine/internal/enginetest", "keyengine/internal/keystore", "keyengine/internal/xks", "transport", "transport/awsapi", "transport/queryapi"},
-	"keyengine/internal/enginetest": {}, // only tests import it
+	"transport/sigv4": {"cmd/conclave/internal/bench", "integration/xksproxy", "keyengine/iam", "keyengine/internal/enginetest", "keyengine/internal/keystore", "keyengine/internal/xks", "transport", "transport/awsapi", "transport/queryapi"},
+	// Only tests import these.
+	"keyengine/internal/enginetest": {},
+	"keyengine/issuertest":          {},
 }
 
 // generatedMayImport adds what one .proto needs of another's.
