@@ -98,6 +98,8 @@ func newIdentitySetting(t *testing.T) *identitySetting {
 	s.c = harness.NewCluster(t, 1, harness.Options{Configure: s.issuer.Trust()})
 	var keys *kms.Client
 	s.admin, keys, s.env = administrator(t, s.c, s.c.Nodes[0])
+	// The CLI keeps the sessions of profiles there, for its next run.
+	s.env = append(s.env, "HOME="+s.dir)
 	key, err := keys.CreateKey(t.Context(), &kms.CreateKeyInput{})
 	if err != nil {
 		t.Fatal(err)
