@@ -283,7 +283,7 @@ func encodeAnswer(o *vault.Opened, from string, id iam.RequestID, op *request.Op
 }
 
 func encodeRefusal(o *vault.Opened, from string, id iam.RequestID, e *kmsapi.Error) ([]byte, error) {
-	return sealMessage(o, forwardContext("answer", from, id), &forwardpb.Answer{Code: string(e.Code), Message: e.Message})
+	return sealMessage(o, forwardContext("answer", from, id), &forwardpb.Answer{Code: string(e.Code), Message: e.Message, Encoded: e.Encoded})
 }
 
 func decodeAnswer(o *vault.Opened, from string, id iam.RequestID, op *request.Operation, answer []byte) (any, error) {
@@ -296,7 +296,7 @@ func decodeAnswer(o *vault.Opened, from string, id iam.RequestID, op *request.Op
 		return nil, fmt.Errorf("the leader's answer to %s cannot be read: %w", op.Name, err)
 	}
 	if a.Code != "" {
-		return nil, &kmsapi.Error{Code: kmsapi.Code(a.Code), Message: a.Message}
+		return nil, &kmsapi.Error{Code: kmsapi.Code(a.Code), Message: a.Message, Encoded: a.Encoded}
 	}
 	out := op.NewOutput()
 	if err := forward.Unpack(op.Output(), out, a.Output); err != nil {

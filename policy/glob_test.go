@@ -9,10 +9,10 @@ import (
 // slowGlob decides by the definition: a table of which prefixes of the pattern
 // match which prefixes of the text.
 func slowGlob(p, t string) bool {
-	pattern, text := []rune(p), []rune(t)
+	text := []rune(t)
 	row := make([]bool, len(text)+1)
 	row[0] = true
-	for _, p := range pattern {
+	for _, p := range p {
 		next := make([]bool, len(text)+1)
 		for i := range next {
 			if p == '*' {

@@ -56,6 +56,8 @@ type Answer struct {
 	Type string
 	// Message is never empty.
 	Message string
+	// Encoded is the encoded message of a denial, or "".
+	Encoded string
 	HTTP    int
 	GRPC    codes.Code
 	// Internal is set if Message does not say what happened. Then the error
@@ -175,7 +177,7 @@ func Lookup(err error) Answer {
 		e = plain(err)
 	}
 	if r, ok := table[e.Code]; ok && e.Code != kmsapi.ErrInternal.Code {
-		return Answer{Type: string(e.Code), Message: cmp.Or(e.Message, r.text), HTTP: r.http, GRPC: r.grpc}
+		return Answer{Type: string(e.Code), Message: cmp.Or(e.Message, r.text), Encoded: e.Encoded, HTTP: r.http, GRPC: r.grpc}
 	}
 	r := table[kmsapi.ErrInternal.Code]
 	return Answer{

@@ -286,7 +286,7 @@ func TestDevExamples(t *testing.T) {
 	for line := range strings.SplitSeq(exampleOf(t, "dev"), "\n") {
 		stop := k.background(strings.TrimSpace(line))
 		k.must("conclave env --wait 60s")
-		k.must(exampleOf(t, "env") + "\nconclave key create --alias first\nconclave key list")
+		k.must(exampleOf(t, "env") + "\neval \"$(conclave env)\"\nconclave key create --alias first\nconclave key list")
 		stop()
 	}
 }

@@ -2,6 +2,11 @@ package main
 
 import (
 	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/base64"
 	"errors"
 	"fmt"
 	"os"
@@ -37,6 +42,7 @@ func TestScripts(t *testing.T) {
 			"capture": cmdCapture,
 			"ports":   cmdPorts,
 			"waitfor": cmdWaitFor,
+			"issuer":  cmdIssuer,
 			"proxy":   func(ts *testscript.TestScript, neg bool, args []string) { cmdProxy(t, ts, neg, args) },
 		},
 	})
@@ -151,6 +157,29 @@ func cmdProxy(t *testing.T, ts *testscript.TestScript, neg bool, args []string) 
 	ts.Check(os.WriteFile(ts.MkAbs("xks-ca.pem"), p.CA(), 0o600))
 	credential := fmt.Sprintf(`{"AccessKeyId": %q, "RawSecretAccessKey": %q}`, xksproxy.AccessKeyID, xksproxy.Secret)
 	ts.Check(os.WriteFile(ts.MkAbs("credential.json"), []byte(credential), 0o600))
+}
+
+// cmdIssuer writes the key set of an issuer to jwks.json and a token of it to token.jwt: issuer
+// URL AUDIENCE SUBJECT.
+func cmdIssuer(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 3 {
+		ts.Fatalf("usage: issuer URL AUDIENCE SUBJECT")
+	}
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	ts.Check(err)
+	public, err := key.PublicKey.Bytes() // 4, x, y
+	ts.Check(err)
+	b64 := base64.RawURLEncoding.EncodeToString
+	jwks := fmt.Sprintf(`{"keys":[{"kty":"EC","crv":"P-256","alg":"ES256","use":"sig","kid":"1","x":%q,"y":%q}]}`, b64(public[1:33]), b64(public[33:]))
+	ts.Check(os.WriteFile(ts.MkAbs("jwks.json"), []byte(jwks), 0o600))
+	now := time.Now().Unix()
+	token := b64([]byte(`{"alg":"ES256","kid":"1","typ":"JWT"}`)) + "." +
+		b64(fmt.Appendf(nil, `{"iss":%q,"aud":%q,"sub":%q,"iat":%d,"exp":%d}`, args[0], args[1], args[2], now, now+600))
+	sum := sha256.Sum256([]byte(token))
+	r, s, err := ecdsa.Sign(rand.Reader, key, sum[:])
+	ts.Check(err)
+	token += "." + b64(append(r.FillBytes(make([]byte, 32)), s.FillBytes(make([]byte, 32))...))
+	ts.Check(os.WriteFile(ts.MkAbs("token.jwt"), []byte(token+"\n"), 0o600))
 }
 
 // conclave is the path at which TestMain put the program.

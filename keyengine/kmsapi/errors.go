@@ -13,6 +13,9 @@ type Error struct {
 	Code Code
 	// Message is empty if AWS sends none, as in CloudTrail. Faces then describe the code.
 	Message string
+	// Encoded is what DecodeAuthorizationMessage explains a denial from. It is encrypted,
+	// and empty for other outcomes.
+	Encoded string
 }
 
 // Error returns the code and the message.

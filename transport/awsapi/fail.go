@@ -36,5 +36,9 @@ func (ex *exchange) Refuse(b []byte, h http.Header, r *http.Request, id string, 
 	b = appendText(b, a.Type)
 	b = append(b, `,"message":`...)
 	b = appendText(b, a.Message)
+	if a.Encoded != "" {
+		b = append(b, `,"EncodedMessage":`...)
+		b = appendText(b, a.Encoded)
+	}
 	return append(b, '}'), status
 }

@@ -48,9 +48,11 @@ type fakeServer struct {
 	good   map[string]bool
 	calls  int
 	region string
-	fail   error         // what calls end with
-	lines  []string      // of the audit log
-	slow   chan struct{} // Create waits for it, if set
+	// temporary is the session token that came with the last proof.
+	temporary string
+	fail      error         // what calls end with
+	lines     []string      // of the audit log
+	slow      chan struct{} // Create waits for it, if set
 }
 
 func (f *fakeServer) Create(ctx context.Context, in *kmspb.CreateSessionRequest) (*kmspb.CreateSessionResponse, error) {
@@ -79,6 +81,7 @@ func (f *fakeServer) Create(ctx context.Context, in *kmspb.CreateSessionRequest)
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.opened++
+	f.temporary = in.GetSessionToken()
 	token := fmt.Sprintf("token-%d", f.opened)
 	f.good[token] = true
 	return &kmspb.CreateSessionResponse{Token: token, Expires: timestamppb.New(time.Now().Add(f.life))}, nil
@@ -467,5 +470,25 @@ func TestError(t *testing.T) {
 	}
 	if f, ok := FromError(fmt.Errorf("listing keys: %w", detailed(codes.NotFound, "NotFoundException"))); !ok || f.Type != "NotFoundException" || f.RequestID != "id-1" || f.Code != codes.NotFound {
 		t.Errorf("got %+v, %v", f, ok)
+	}
+}
+
+// TestTemporaryCredentials: the session token goes with the proof, from which the server
+// derives the secret, and never with a call.
+func TestTemporaryCredentials(t *testing.T) {
+	f := &fakeServer{}
+	cfg := withKey(start(t, f))
+	cfg.SessionToken = "session-token"
+	c := dial(t, cfg)
+	if _, err := c.KMS().ListKeys(timed(t), &kmspb.ListKeysRequest{}); err != nil {
+		t.Fatal(err)
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.temporary != "session-token" {
+		t.Errorf("the server got the session token %q", f.temporary)
+	}
+	if _, err := Dial(t.Context(), Config{Address: "127.0.0.1:1", Plaintext: true, SessionToken: "x"}); err == nil || !strings.Contains(err.Error(), "session token needs") {
+		t.Errorf("a session token alone: %v", err)
 	}
 }

@@ -129,7 +129,7 @@ func (s *Server) refusal(c *call, err error) error {
 	a := s.api.Answer(c.Request, err)
 	a.Message = shortened(a.Message)
 	p := status.New(a.GRPC, a.Message)
-	if d, err := p.WithDetails(&kmspb.ErrorDetail{Type: a.Type, Message: a.Message, RequestId: id}); err == nil {
+	if d, err := p.WithDetails(&kmspb.ErrorDetail{Type: a.Type, Message: a.Message, RequestId: id, EncodedMessage: a.Encoded}); err == nil {
 		p = d
 	}
 	return p.Err()

@@ -414,7 +414,7 @@ func TestReflection(t *testing.T) {
 func TestSessionWithTheRealClient(t *testing.T) {
 	w := start(t, false, nil)
 	c, err := client.Dial(t.Context(), client.Config{
-		Address: w.addr, Plaintext: true, AccessKeyID: "AKIAABCDEFGHIJKLMNOP", SecretAccessKey: client.Secret("x"), UserAgent: "conclave-cli/1", Region: "us-east-1",
+		Address: w.addr, Plaintext: true, AccessKeyID: "AKIAABCDEFGHIJKLMNOP", SecretAccessKey: client.Secret("x"), SessionToken: "t", UserAgent: "conclave-cli/1", Region: "us-east-1",
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -424,7 +424,7 @@ func TestSessionWithTheRealClient(t *testing.T) {
 		t.Fatal(err)
 	}
 	p := w.engine.proof
-	if p.AccessKeyID != "AKIAABCDEFGHIJKLMNOP" || len(p.Nonce) != 32 || len(p.MAC) != 32 || p.SourceIP != "127.0.0.1" || !strings.HasPrefix(p.UserAgent, "conclave-cli/1") || p.RequestID == (iam.RequestID{}) {
+	if p.AccessKeyID != "AKIAABCDEFGHIJKLMNOP" || p.SessionToken != "t" || len(p.Nonce) != 32 || len(p.MAC) != 32 || p.SourceIP != "127.0.0.1" || !strings.HasPrefix(p.UserAgent, "conclave-cli/1") || p.RequestID == (iam.RequestID{}) {
 		t.Errorf("proof %+v", p)
 	}
 	if w.engine.caller.Region != "us-east-1" {

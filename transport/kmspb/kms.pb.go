@@ -41,10 +41,12 @@ type ErrorDetail struct {
 	// AWS's name of the error: "AccessDeniedException".
 	Type string `protobuf:"bytes,1,opt,name=type,proto3" json:"type,omitempty"`
 	// Empty if AWS sends none.
-	Message       string `protobuf:"bytes,2,opt,name=message,proto3" json:"message,omitempty"`
-	RequestId     string `protobuf:"bytes,3,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	Message   string `protobuf:"bytes,2,opt,name=message,proto3" json:"message,omitempty"`
+	RequestId string `protobuf:"bytes,3,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	// What sts:DecodeAuthorizationMessage explains a denial from; empty for other errors.
+	EncodedMessage string `protobuf:"bytes,4,opt,name=encoded_message,json=encodedMessage,proto3" json:"encoded_message,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
 }
 
 func (x *ErrorDetail) Reset() {
@@ -94,6 +96,13 @@ func (x *ErrorDetail) GetMessage() string {
 func (x *ErrorDetail) GetRequestId() string {
 	if x != nil {
 		return x.RequestId
+	}
+	return ""
+}
+
+func (x *ErrorDetail) GetEncodedMessage() string {
+	if x != nil {
+		return x.EncodedMessage
 	}
 	return ""
 }
@@ -8187,12 +8196,13 @@ var File_transport_kmspb_kms_proto protoreflect.FileDescriptor
 
 const file_transport_kmspb_kms_proto_rawDesc = "" +
 	"\n" +
-	"\x19transport/kmspb/kms.proto\x12\vconclave.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"Z\n" +
+	"\x19transport/kmspb/kms.proto\x12\vconclave.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\x83\x01\n" +
 	"\vErrorDetail\x12\x12\n" +
 	"\x04type\x18\x01 \x01(\tR\x04type\x12\x18\n" +
 	"\amessage\x18\x02 \x01(\tR\amessage\x12\x1d\n" +
 	"\n" +
-	"request_id\x18\x03 \x01(\tR\trequestId\"_\n" +
+	"request_id\x18\x03 \x01(\tR\trequestId\x12'\n" +
+	"\x0fencoded_message\x18\x04 \x01(\tR\x0eencodedMessage\"_\n" +
 	"\x03Tag\x12\x1c\n" +
 	"\atag_key\x18\x01 \x01(\tH\x00R\x06tagKey\x88\x01\x01\x12 \n" +
 	"\ttag_value\x18\x02 \x01(\tH\x01R\btagValue\x88\x01\x01B\n" +

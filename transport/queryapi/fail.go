@@ -116,5 +116,9 @@ func (ex *exchange) Refuse(b []byte, h http.Header, r *http.Request, id string, 
 	}
 	b = appendWords(b, `<ErrorResponse xmlns="`, s.namespace, `"><Error><Type>`, kind, "</Type><Code>", n.code, "</Code><Message>")
 	b = appendText(b, message)
-	return appendWords(b, "</Message></Error><RequestId>", id, "</RequestId></ErrorResponse>"), n.status
+	b = append(b, "</Message>"...)
+	if a.Encoded != "" {
+		b = appendWords(b, "<EncodedMessage>", a.Encoded, "</EncodedMessage>")
+	}
+	return appendWords(b, "</Error><RequestId>", id, "</RequestId></ErrorResponse>"), n.status
 }

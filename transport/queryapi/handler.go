@@ -57,8 +57,6 @@ type Config struct {
 
 const (
 	formType = "application/x-www-form-urlencoded"
-	// headerRequestID is spelled as AWS spells it, which HTTP/1.1 clients can see.
-	headerRequestID = "x-amzn-RequestId"
 
 	// maxBody is the size of the largest request: a policy document of the longest
 	// permitted length is within it, even if every character is encoded.
@@ -67,6 +65,9 @@ const (
 	// identity token has up to 20,000 bytes.
 	maxUnsigned = 64 << 10
 )
+
+// headerRequestID is spelled as AWS spells it, which HTTP/1.1 clients can see.
+var headerRequestID = "x-amzn-RequestId"
 
 // contentTypes is the header of every answer. It can be shared, as net/http does not
 // change it.

@@ -198,6 +198,7 @@ type Answer struct {
 	Output        *Struct                `protobuf:"bytes,1,opt,name=output,proto3" json:"output,omitempty"`
 	Code          string                 `protobuf:"bytes,2,opt,name=code,proto3" json:"code,omitempty"`
 	Message       string                 `protobuf:"bytes,3,opt,name=message,proto3" json:"message,omitempty"`
+	Encoded       string                 `protobuf:"bytes,4,opt,name=encoded,proto3" json:"encoded,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -249,6 +250,13 @@ func (x *Answer) GetCode() string {
 func (x *Answer) GetMessage() string {
 	if x != nil {
 		return x.Message
+	}
+	return ""
+}
+
+func (x *Answer) GetEncoded() string {
+	if x != nil {
+		return x.Encoded
 	}
 	return ""
 }
@@ -645,11 +653,12 @@ const file_keyengine_internal_forwardpb_forward_proto_rawDesc = "" +
 	"\n" +
 	"source_arn\x18\x0e \x01(\tR\tsourceArn\x12\x1c\n" +
 	"\ttemporary\x18\x0f \x01(\fR\ttemporary\x12\x18\n" +
-	"\aaccount\x18\x10 \x01(\x04R\aaccount\"k\n" +
+	"\aaccount\x18\x10 \x01(\x04R\aaccount\"\x85\x01\n" +
 	"\x06Answer\x123\n" +
 	"\x06output\x18\x01 \x01(\v2\x1b.conclave.forward.v1.StructR\x06output\x12\x12\n" +
 	"\x04code\x18\x02 \x01(\tR\x04code\x12\x18\n" +
-	"\amessage\x18\x03 \x01(\tR\amessage\"?\n" +
+	"\amessage\x18\x03 \x01(\tR\amessage\x12\x18\n" +
+	"\aencoded\x18\x04 \x01(\tR\aencoded\"?\n" +
 	"\x06Struct\x125\n" +
 	"\amembers\x18\x01 \x03(\v2\x1b.conclave.forward.v1.MemberR\amembers\"N\n" +
 	"\x06Member\x12\x12\n" +

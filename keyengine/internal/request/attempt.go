@@ -83,7 +83,11 @@ func Evaluate(ctx context.Context, svc *Services, s *fsm.State, c *iam.Caller, o
 		if errors.Is(ev.Err, ErrOutside) {
 			return ev
 		}
-		ev.Err = Told(svc.Log, op, c, ev.Err)
+		told := Told(svc.Log, op, c, ev.Err)
+		if told == ev.denied { // and not an error in its place that says less
+			told.Encoded = encodeDenial(&ev.Evaluation)
+		}
+		ev.Err = told
 	}
 	var err error
 	if ev.Record, err = ev.newRecord(); err != nil {

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"strconv"
-	"strings"
 
 	"github.com/conclavekms/conclave/fsm"
 	"github.com/conclavekms/conclave/fsm/fsmpb"
@@ -111,11 +110,18 @@ func (ev *Evaluation) AuthoriseResource(action, resource string, c *Conditions) 
 // Decided notes a decision for the record, with the grant that allowed it, if any, and
 // returns the caller's error if it is a denial.
 func (ev *Evaluation) Decided(req policy.Request, d policy.Decision, g *fsmpb.Grant) error {
-	ev.decisions = append(ev.decisions, decision{req.Action, g, ev.ownRules.name(ev, d), d})
+	ev.decisions = append(ev.decisions, decision{req.Action, req.Resource, g, ev.ownRules.name(ev, d), d})
 	if d.Allowed() {
+		ev.denied = nil
 		return nil
 	}
-	return &kmsapi.Error{Code: kmsapi.ErrAccessDenied.Code, Message: d.Explain(req)}
+	return ev.denial(d.Explain(req))
+}
+
+// denial returns the caller's error for the last decision, which is a denial.
+func (ev *Evaluation) denial(message string) error {
+	ev.denied = &kmsapi.Error{Code: kmsapi.ErrAccessDenied.Code, Message: message}
+	return ev.denied
 }
 
 // inaccessible denies access without revealing whether the key exists.
@@ -133,9 +139,9 @@ func (ev *Evaluation) ForbiddenCiphertext(action string) error {
 
 // decision is an authorization decision, for the record.
 type decision struct {
-	action string
-	grant  *fsmpb.Grant // the grant that allowed it, or nil
-	policy string       // name of the policy of the caller that decided, or ""
+	action, resource string
+	grant            *fsmpb.Grant // the grant that allowed it, or nil
+	policy           string       // name of the policy of the caller that decided, or ""
 	policy.Decision
 }
 
@@ -157,7 +163,7 @@ func (d decision) String() string {
 	if d.Statement != policy.NoStatement {
 		b = strconv.AppendInt(append(b, " statement "...), int64(d.Statement), 10)
 		if d.Sid != "" {
-			b = append(append(b, ' '), strings.ToValidUTF8(d.Sid[:min(len(d.Sid), maxSid)], "")...)
+			b = append(append(b, ' '), cut(d.Sid, maxSid)...)
 		}
 	}
 	return string(b)

@@ -13,6 +13,7 @@ import (
 	"github.com/conclavekms/conclave/fsm/fsmpb"
 	"github.com/conclavekms/conclave/keyengine/iam"
 	"github.com/conclavekms/conclave/keyengine/internal/record"
+	"github.com/conclavekms/conclave/keyengine/kmsapi"
 	"github.com/conclavekms/conclave/policy"
 )
 
@@ -45,6 +46,7 @@ type Evaluation struct {
 	NotAfter      int64
 	resources     []resource
 	decisions     []decision
+	denied        *kmsapi.Error     // the error for the last of them, if it is a denial
 	materials     []*fsmpb.Material // materials that the answer was made with
 	Source        *Target           // key of the given ciphertext, once known
 	attestation   attestation       // see the function Attested

@@ -2,7 +2,6 @@ package request
 
 import (
 	"github.com/conclavekms/conclave/fsm/fsmpb"
-	"github.com/conclavekms/conclave/keyengine/kmsapi"
 	"github.com/conclavekms/conclave/policy"
 )
 
@@ -30,7 +29,7 @@ func (ev *Evaluation) AuthoriseRole(r *fsmpb.Role, arn, action string, c *Condit
 		d.Reason = policy.ReasonTrustPolicy
 	}
 	if err := ev.Decided(req, d, nil); err != nil {
-		return &kmsapi.Error{Code: kmsapi.ErrAccessDenied.Code, Message: policy.Decision{}.Explain(req)}
+		return ev.denial(policy.Decision{}.Explain(req))
 	}
 	return nil
 }

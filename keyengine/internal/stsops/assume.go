@@ -96,9 +96,6 @@ func openRole(ev *request.Evaluation, role *fsmpb.Role, s *iampb.Session, arn st
 	if len(s.Transitive) > 0 {
 		conditions["sts:transitivetagkeys"] = s.Transitive
 	}
-	for _, t := range role.GetTags() {
-		conditions["iam:resourcetag/"+fsm.EntityName(t.Key)] = []string{t.Value}
-	}
 	actions := []string{ev.Op.Action()}
 	if len(s.Tags) > 0 {
 		actions = append(actions, actionTagSession)

@@ -9,6 +9,7 @@ var Table = rows(
 	request.Define(request.Operation{Service: request.STS, Name: "GetCallerIdentity", ReadOnly: true}, getCallerIdentity, nil),
 	request.Define(request.Operation{Service: request.STS, Name: "GetAccessKeyInfo", ReadOnly: true}, getAccessKeyInfo, nil),
 	request.Define(request.Operation{Service: request.STS, Name: "GetSessionToken", ReadOnly: true}, getSessionToken, recordGetSessionToken),
+	request.Define(request.Operation{Service: request.STS, Name: "DecodeAuthorizationMessage", ReadOnly: true}, decodeAuthorizationMessage, nil),
 	request.Define(request.Operation{Service: request.STS, Name: "AssumeRole", ReadOnly: true, CrossAccount: true}, assumeRole, recordAssumeRole),
 	request.Define(request.Operation{Service: request.STS, Name: "AssumeRoleWithWebIdentity", ReadOnly: true, CrossAccount: true,
 		Unsigned: true, Prove: proveWebIdentity}, assumeRoleWithWebIdentity, recordWebIdentity),

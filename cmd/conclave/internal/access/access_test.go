@@ -34,6 +34,7 @@ func TestEveryOperationHasACommand(t *testing.T) {
 		"GetContextKeysForCustomPolicy":    "policy lint reads documents itself",
 		"GetContextKeysForPrincipalPolicy": "policy simulate says which keys were missing",
 	}
+	without["UpdateRoleDescription"] = "role update sets the description by UpdateRole"
 	const empty = "Conclave has none of these; the operation is there for tools that list them"
 	for _, op := range []string{
 		"ListSSHPublicKeys", "ListVirtualMFADevices", "ListMFADevices", "ListSigningCertificates", "ListServiceSpecificCredentials", "ListInstanceProfilesForRole",
@@ -238,5 +239,45 @@ func TestPastTime(t *testing.T) {
 	}
 	if _, err := pastTime("since", "yesterday"); err == nil {
 		t.Error("no error")
+	}
+}
+
+// TestExplanation reads a decoded message in AWS's form, and one in another.
+func TestExplanation(t *testing.T) {
+	t.Parallel()
+	const aws = `{"allowed":false,"explicitDeny":true,"matchedStatements":{"items":[{"statementId":"NoVPC","effect":"DENY"}]},"failures":{"items":[]},
+		"context":{"principal":{"id":"AIDAX","arn":"arn:aws:iam::111122223333:user/alice"},"action":"kms:Encrypt","resource":"arn:x",
+		"conditions":{"items":[{"key":"aws:SourceIp","values":{"items":[{"value":"192.0.2.7"}]}}]}},"reason":"\u001b[31mkey policy"}`
+	for _, tt := range []struct {
+		raw  string
+		want []string
+	}{
+		{aws, []string{"decision\tdenied by a statement\n", "principal\tarn:aws:iam::111122223333:user/alice\n", "context\taws:SourceIp = 192.0.2.7\n", `"statementId":"NoVPC"`, `reason`}},
+		{strings.Replace(aws, `"explicitDeny":true`, `"explicitDeny":false`, 1), []string{"decision\tdenied: no policy allows it\n"}},
+		{`{"other":1}`, []string{"{\n  \"other\": 1\n}\n"}},
+	} {
+		var out bytes.Buffer
+		explanation(&out, []byte(tt.raw))
+		for _, want := range tt.want {
+			if !strings.Contains(out.String(), want) {
+				t.Errorf("no %q in:\n%s", want, &out)
+			}
+		}
+		if strings.Contains(out.String(), "\x1b") {
+			t.Errorf("a terminal would obey:\n%s", &out)
+		}
+	}
+}
+
+func TestStatementsText(t *testing.T) {
+	t.Parallel()
+	r := &iampb.EvaluationResult{
+		MatchedStatements: []*iampb.Statement{
+			{SourcePolicyId: proto.String("user_alice_own"), StartPosition: &iampb.Position{Line: proto.Int32(3)}}, {SourcePolicyId: proto.String("limit")},
+		},
+		PermissionsBoundaryDecisionDetail: &iampb.PermissionsBoundaryDecisionDetail{AllowedByPermissionsBoundary: proto.Bool(false)},
+	}
+	if got, want := statementsText(r), "user_alice_own line 3, limit, outside of the permissions boundary"; got != want {
+		t.Errorf("got %q, want %q", got, want)
 	}
 }

@@ -146,12 +146,6 @@ func (b *binder) needed(flag string) {
 	})
 }
 
-// policyFlag is a flag with a POLICY.
-func (b *binder) policyFlag(member, flag, usage string) {
-	b.text(member, flag, usage)
-	b.policies = append(b.policies, member)
-}
-
 // list is a flag that may be repeated.
 func (b *binder) list(member, flag, usage string) {
 	fieldOf(b.req, member)

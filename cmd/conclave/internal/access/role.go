@@ -40,7 +40,7 @@ func roleCommand(a *cli.App) *cobra.Command {
 			table:   tableOf(func(w io.Writer, r *iampb.GetRoleResponse) { roleTable(w, r.GetRole()) }),
 		},
 		row{
-			use: "update NAME", short: "Change the description or the longest session", op: "UpdateRole", also: []string{"UpdateRoleDescription"}, doing: "updating role",
+			use: "update NAME", short: "Change the description or the longest session", op: "UpdateRole", doing: "updating role",
 			example: `  conclave iam role update app --description "web shop" --max-session 2h`,
 			binds: func(b *binder) {
 				b.arg("role_name")
