@@ -7,11 +7,12 @@ import (
 
 	"github.com/conclavekms/conclave/keyengine/internal/iamops"
 	"github.com/conclavekms/conclave/keyengine/internal/ops"
+	"github.com/conclavekms/conclave/keyengine/internal/simulateops"
 	"github.com/conclavekms/conclave/keyengine/internal/stsops"
 )
 
 // tables has the operations of each service by name.
-var tables = byService(ops.Table, iamops.Table, stsops.Table)
+var tables = byService(ops.Table, iamops.Table, simulateops.Table, stsops.Table)
 
 func byService(all ...map[string]*Operation) map[Service]map[string]*Operation {
 	tables := make(map[Service]map[string]*Operation)

@@ -194,6 +194,17 @@ func TestWebIdentityTags(t *testing.T) {
 	c.assume(c.withTemporary(c.engine, out.Credentials), assumeInput(next))
 	_, err = c.web(c.engine, role, i.Sign(i.Claims(c.Clock.Now(), "ann", "conclave")))
 	wantError(t, err, kmsapi.ErrAccessDenied, "Not authorized to perform sts:AssumeRoleWithWebIdentity")
+	for _, claims := range []issuertest.Claims{
+		{"https://aws.amazon.com/source_identity": "an ill-formed identity"},
+		{"https://aws.amazon.com/tags": map[string]any{"principal_tags": map[string]any{"Team": []string{strings.Repeat("b", 257)}}}},
+		{"https://aws.amazon.com/tags": map[string]any{"principal_tags": map[string]any{"": []string{"b"}}}},
+	} {
+		_, err = c.web(c.engine, role, i.Sign(i.Claims(c.Clock.Now(), "ann", "conclave").With(claims)))
+		wantError(t, err, iamapi.ErrInvalidIdentityToken, "The tags or the source identity in the token are not valid.")
+	}
+	long := strings.Repeat("s", 400)
+	_, err = c.web(c.engine, "arn:aws:iam::111122223333:role/absent", i.Sign(i.Claims(c.Clock.Now(), long, "conclave")))
+	wantError(t, err, kmsapi.ErrAccessDenied, "Not authorized to perform sts:AssumeRoleWithWebIdentity")
 	_, err = c.web(c.engine, untagged, tagged)
 	wantError(t, err, kmsapi.ErrAccessDenied, "Not authorized to perform sts:TagSession")
 }

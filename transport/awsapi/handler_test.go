@@ -550,3 +550,13 @@ func TestWireFormat(t *testing.T) {
 		t.Errorf("compressed: %q", got)
 	}
 }
+
+// The encoded message of a denial follows AWS's members, which clients do not mind.
+func TestEncodedMessage(t *testing.T) {
+	f := newFixture(t, nil)
+	f.engine.does(answer(nil, &kmsapi.Error{Code: kmsapi.ErrAccessDenied.Code, Message: "no", Encoded: "abc-_"}))
+	w := f.call(t, "EnableKey", `{"KeyId":"x"}`)
+	if want := `{"__type":"AccessDeniedException","message":"no","EncodedMessage":"abc-_"}`; w.Code != 400 || w.Body.String() != want {
+		t.Errorf("got %d %s, want %s", w.Code, w.Body, want)
+	}
+}

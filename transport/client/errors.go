@@ -17,6 +17,9 @@ type Error struct {
 	Message string
 	// RequestID names the call in the server's log and in the audit log.
 	RequestID string
+	// Encoded is the encoded message of a denial, which DecodeAuthorizationMessage explains;
+	// empty for other errors.
+	Encoded string
 }
 
 // FromError extracts the Error from an error that a call returned, wrapped or
@@ -31,7 +34,7 @@ func FromError(err error) (Error, bool) {
 	}
 	for _, d := range st.Details() {
 		if d, ok := d.(*kmspb.ErrorDetail); ok {
-			return Error{Code: st.Code(), Type: d.GetType(), Message: d.GetMessage(), RequestID: d.GetRequestId()}, true
+			return Error{Code: st.Code(), Type: d.GetType(), Message: d.GetMessage(), RequestID: d.GetRequestId(), Encoded: d.GetEncodedMessage()}, true
 		}
 	}
 	return Error{Code: st.Code(), Message: st.Message()}, true

@@ -160,6 +160,13 @@ func TestErrors(t *testing.T) {
 			t.Errorf("request ids %q and %q", id, f.RequestID)
 		}
 	}
+	w.engine.do = func(context.Context, *iam.Caller, *keyengine.Operation, any) (any, error) {
+		return nil, &kmsapi.Error{Code: kmsapi.ErrAccessDenied.Code, Message: long, Encoded: strings.Repeat("x", 3000)}
+	}
+	_, err := kms.EnableKey(withToken(timed(t), "good"), &kmspb.EnableKeyRequest{})
+	if f, ok := client.FromError(err); !ok || len(f.Encoded) != 3000 || f.Type != "AccessDeniedException" {
+		t.Errorf("a denial with an encoded message: got %.200v", f)
+	}
 	if !strings.Contains(w.log.String(), "disk at /secret/path") {
 		t.Error("the log does not have what the caller is not told")
 	}

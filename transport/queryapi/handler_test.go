@@ -373,3 +373,15 @@ func BenchmarkHandles(b *testing.B) {
 		}
 	}
 }
+
+// The encoded message of a denial follows AWS's elements, which clients do not mind.
+func TestEncodedMessage(t *testing.T) {
+	f := newFixture(t, nil)
+	f.engine.do = func(*keyengine.Operation, any) (any, error) {
+		return nil, &kmsapi.Error{Code: kmsapi.ErrAccessDenied.Code, Message: "no", Encoded: "abc-_"}
+	}
+	w := f.call(t, "iam", "Action=GetUser"+iamVersion)
+	if want := "<Code>AccessDenied</Code><Message>no</Message><EncodedMessage>abc-_</EncodedMessage></Error>"; w.Code != 403 || !strings.Contains(w.Body.String(), want) {
+		t.Errorf("got %d %s, want %s", w.Code, w.Body, want)
+	}
+}

@@ -7,6 +7,7 @@ import (
 
 	"github.com/conclavekms/conclave/fsm"
 	"github.com/conclavekms/conclave/fsm/fsmpb"
+	"github.com/conclavekms/conclave/keyengine/iam"
 	"github.com/conclavekms/conclave/keyengine/iam/iampb"
 	"github.com/conclavekms/conclave/policy"
 )
@@ -47,15 +48,15 @@ func (c *Conditions) Values(key string) []string {
 	if !ok {
 		return webValues(c.ev.Who().Session, key)
 	}
-	if v := c.callerValues(name); v != nil {
+	if v := CallerValues(c.ev.Who(), name); v != nil {
 		return v
 	}
 	return c.requestValues(name)
 }
 
-// callerValues returns the values of the global condition keys that describe the caller.
-func (c *Conditions) callerValues(name string) []string {
-	who := c.ev.Who()
+// CallerValues returns the values of the global condition keys that describe a caller; name is
+// without "aws:" and in lower case.
+func CallerValues(who *iam.Entity, name string) []string {
 	switch name {
 	case "principalarn":
 		if who.Principal.Role != "" {

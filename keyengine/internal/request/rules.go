@@ -35,6 +35,7 @@ type entity interface {
 	GetAccount() uint64
 	GetPath() string
 	GetName() string
+	GetInline() []*fsmpb.InlinePolicy
 }
 
 // name returns an ARN for a managed policy, and the ARN of the owner with the policy's name
@@ -143,20 +144,30 @@ func (r *ownRules) limit(ev *Evaluation, arn string) (err error) {
 // managedPolicy returns the default version of a managed policy. One that does not exist
 // allows nothing.
 func managedPolicy(ev *Evaluation, kind policy.Kind, arn string) (*policy.Document, error) {
+	text, err := managedText(ev, arn)
+	if err != nil || text == "" {
+		return nothing, err
+	}
+	return ev.Policies.parsed(kind, text, func() string { return arn })
+}
+
+// managedText returns the document of the default version of a managed policy, or "" if there
+// is no policy with that ARN.
+func managedText(ev *Evaluation, arn string) (string, error) {
 	if text, ok := policy.AWSManaged(arn); ok {
-		return ev.Policies.parsed(kind, text, func() string { return arn })
+		return text, nil
 	}
 	p := ManagedPolicy(ev, arn)
 	if p == nil {
-		return nothing, nil
+		return "", nil
 	}
 	// The policy is in the read set, and the text of its default version cannot change
 	// without it.
 	v, _ := fsm.Object[*fsmpb.PolicyVersion](ev.State, fsm.PolicyVersionID(fsm.Account(p.Account), p.Name, p.DefaultVersion))
 	if v == nil {
-		return nil, fmt.Errorf("policy %s has no version %d", arn, p.DefaultVersion)
+		return "", fmt.Errorf("policy %s has no version %d", arn, p.DefaultVersion)
 	}
-	return ev.Policies.parsed(kind, v.Document, func() string { return arn })
+	return v.Document, nil
 }
 
 // ManagedPolicy returns the customer managed policy with an ARN, or nil, and adds it to the

@@ -6,6 +6,7 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"unicode/utf8"
 
 	"github.com/conclavekms/conclave/auditlog/auditpb"
 	"github.com/conclavekms/conclave/fsm"
@@ -116,6 +117,9 @@ func assumeRoleWithWebIdentity(ev *request.Evaluation, in *iamapi.AssumeRoleWith
 	for _, k := range slices.Sorted(maps.Keys(w.claims.Tags)) {
 		p.tags = append(p.tags, iamapi.Tag{Key: &k, Value: new(w.claims.Tags[k])})
 	}
+	if !validClaims(w.claims) {
+		return nil, kmsapi.Errorf(iamapi.ErrInvalidIdentityToken, "The tags or the source identity in the token are not valid.")
+	}
 	if err := p.tag(nil, s); err != nil {
 		return nil, err
 	}
@@ -151,6 +155,19 @@ func assumeRoleWithWebIdentity(ev *request.Evaluation, in *iamapi.AssumeRoleWith
 		Credentials: c, AssumedRoleUser: assumedRole(ev, role, s), PackedPolicySize: size, SourceIdentity: optional(s.SourceIdentity),
 		SubjectFromWebIdentityToken: &s.Subject, Provider: &s.Provider, Audience: &s.Audience,
 	}, nil
+}
+
+// validClaims reports whether the tags and the source identity of a token are such as a
+// request of AssumeRole may have.
+func validClaims(c *webidentity.Claims) bool {
+	for k, v := range c.Tags {
+		if k == "" || utf8.RuneCountInString(k) > 128 || utf8.RuneCountInString(v) > 256 ||
+			!kmsapi.PatternOf("tagKey").Match(k) || !kmsapi.PatternOf("tagValue").Match(v) {
+			return false
+		}
+	}
+	s := c.SourceIdentity
+	return s == "" || 2 <= len(s) && len(s) <= 64 && kmsapi.PatternOf("sessionName").Match(s)
 }
 
 func recordWebIdentity(out *iamapi.AssumeRoleWithWebIdentityOutput, _ []*auditpb.Resource) []*auditpb.Field {

@@ -26,7 +26,10 @@ const (
 	skew = 5 * time.Minute
 	// maxClaims and maxValues bound the claims that become condition keys, and their values.
 	maxClaims = 64
-	maxValues = 100
+	// maxSubject and maxAudience bound a subject and an audience, in bytes. They are in
+	// records.
+	maxSubject, maxAudience = 400, 255
+	maxValues               = 100
 	// minRSA and maxRSA bound the length of an issuer's RSA keys, in bits.
 	minRSA, maxRSA = 2048, 8192
 )
@@ -142,14 +145,19 @@ func (t *Token) Verify(ctx context.Context, jwks []byte, now time.Time) (*Claims
 		return nil, fmt.Errorf("%w: %w", ErrSignature, err)
 	}
 	switch {
-	case token.Subject == "":
-		return nil, fmt.Errorf("%w: it has no subject", ErrSignature)
+	case token.Subject == "" || len(token.Subject) > maxSubject:
+		return nil, fmt.Errorf("%w: its subject has %d bytes", ErrSignature, len(token.Subject))
 	case !now.Before(token.Expiry): // the library takes a token in the instant in which it expires
 		return nil, ErrExpired
 	case token.IssuedAt.After(now.Add(skew)):
 		return nil, fmt.Errorf("%w: it was issued in the future", ErrSignature)
 	}
-	c := &Claims{Subject: token.Subject, Audience: token.Audience, Expires: token.Expiry}
+	c := &Claims{Subject: token.Subject, Expires: token.Expiry}
+	for _, a := range token.Audience {
+		if len(a) <= maxAudience && len(c.Audience) < maxValues {
+			c.Audience = append(c.Audience, a)
+		}
+	}
 	var all map[string]json.RawMessage
 	var own session
 	if err := errors.Join(token.Claims(&all), token.Claims(&own)); err != nil {

@@ -117,6 +117,7 @@ func TestRefusedTokens(t *testing.T) {
 		"almost":                     {i.Sign(good.With(issuertest.Claims{"nbf": now.Unix() + 300})), nil},
 		"issued in the future":       {i.Sign(good.With(issuertest.Claims{"iat": now.Unix() + 301})), ErrSignature},
 		"no subject":                 {i.Sign(good.With(issuertest.Claims{"sub": nil})), ErrSignature},
+		"long subject":               {i.Sign(good.With(issuertest.Claims{"sub": strings.Repeat("s", 401)})), ErrSignature},
 		"no issuer":                  {i.Sign(good.With(issuertest.Claims{"iss": nil})), ErrMalformed},
 		"issuer with another scheme": {i.Sign(good.With(issuertest.Claims{"iss": "ftp://x"})), ErrMalformed},
 		"stranger":                   {i.SignWith(stranger, "key-1", "RS256", good), ErrSignature},
