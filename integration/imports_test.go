@@ -95,6 +95,9 @@ var imports = []struct {
 		"keyengine/iam", "keyengine/iamapi", "keyengine/kmsapi", "keyengine/internal/auditfield", "keyengine/internal/keymat", "keyengine/internal/request", "keyengine/internal/vault",
 		"fsm", "fsm/fsmpb", "auditlog/auditpb", "policy",
 	}},
+	{"keyengine/internal/simulateops", []string{
+		"keyengine/iam", "keyengine/iamapi", "keyengine/kmsapi", "keyengine/internal/record", "keyengine/internal/request", "fsm", "fsm/fsmpb", "policy",
+	}},
 	{"keyengine/internal/stsops", []string{
 		"keyengine/accesskey", "keyengine/iam", "keyengine/iam/iampb", "keyengine/iamapi", "keyengine/kmsapi", "keyengine/internal/auditfield", "keyengine/internal/record", "keyengine/internal/request",
 		"keyengine/internal/vault", "keyengine/internal/webidentity", "fsm", "fsm/fsmpb", "auditlog/auditpb", "policy",
@@ -172,6 +175,7 @@ var importers = map[string][]string{
 	"transport/sigv4": {"cmd/conclave/internal/bench", "integration/xksproxy", "keyengine/iam", "keyengine/internal/enginetest", "keyengine/internal/keystore", "keyengine/internal/xks", "transport", "transport/awsapi", "transport/queryapi"},
 	// Only tests import these.
 	"keyengine/internal/enginetest": {},
+	"keyengine/issuertest":          {},
 	"keyengine/iamapi/iamapitest":   {},
 }
 

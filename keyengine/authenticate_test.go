@@ -18,6 +18,7 @@ import (
 	"github.com/conclavekms/conclave/fsm/fsmpb"
 	"github.com/conclavekms/conclave/keyengine/accesskey"
 	"github.com/conclavekms/conclave/keyengine/iam"
+	"github.com/conclavekms/conclave/keyengine/iamapi"
 	"github.com/conclavekms/conclave/keyengine/internal/enginetest"
 	"github.com/conclavekms/conclave/keyengine/internal/record"
 	"github.com/conclavekms/conclave/keyengine/internal/request"
@@ -411,6 +412,40 @@ func FuzzVerifyToken(f *testing.F) {
 	f.Fuzz(func(t *testing.T, b []byte) {
 		if _, err := o.VerifySession(string(b)); (err == nil) != (string(b) == token) {
 			t.Errorf("token %q: got error %v; only the genuine one is valid", b, err)
+		}
+	})
+}
+
+func FuzzOpenTemporary(f *testing.F) {
+	c := newTestCluster(f)
+	alice := c.storeUser(testAccountNumber, "alice", "")
+	cr := c.sessionToken(alice)
+	f.Add(*cr.AccessKeyId, *cr.SessionToken)
+	f.Add(*cr.AccessKeyId, strings.Repeat("A", 300))
+	f.Add("ASIA", *cr.SessionToken)
+	f.Fuzz(func(t *testing.T, id, token string) {
+		p := proofOf(&iamapi.Credentials{AccessKeyId: &id, SecretAccessKey: cr.SecretAccessKey, SessionToken: &token})
+		if _, err := c.engine.AuthenticateSigV4(t.Context(), p); (err == nil) != (id == *cr.AccessKeyId && token == *cr.SessionToken) {
+			t.Errorf("access key %q with token %q: got error %v; only the genuine one is valid", id, token, err)
+		}
+	})
+}
+
+func FuzzOpenMessage(f *testing.F) {
+	c := newTestCluster(f)
+	o, err := c.engine.vault.Current()
+	if err != nil {
+		f.Fatal(err)
+	}
+	genuine, err := o.SealMessage([]byte("contents"))
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(genuine)
+	f.Add(strings.Repeat("A", 300))
+	f.Fuzz(func(t *testing.T, text string) {
+		if _, err := o.OpenMessage(text); (err == nil) != (text == genuine) {
+			t.Errorf("message %q: got error %v; only the genuine one is valid", text, err)
 		}
 	})
 }
