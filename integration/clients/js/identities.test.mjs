@@ -136,6 +136,18 @@ test('AssumeRole', () =>
     await assert.rejects(caller({ credentials: altered }), { name: 'InvalidClientTokenId' })
   }))
 
+test('container', () =>
+  within(
+    {
+      AWS_CONTAINER_CREDENTIALS_FULL_URI: process.env.AWS_ENDPOINT_URL_STS + '/v1/credentials?session=pod-2&role=' + encodeURIComponent(pod),
+      AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE: write('container-token', token()),
+    },
+    async () => {
+      assert.equal(await caller(), `arn:aws:sts::${account}:assumed-role/pod/pod-2`)
+      await encrypts()
+    },
+  ))
+
 test('web identity', () =>
   within({ AWS_ROLE_ARN: pod, AWS_ROLE_SESSION_NAME: 'pod-1', AWS_WEB_IDENTITY_TOKEN_FILE: write('token', token()) }, async () => {
     const arn = `arn:aws:sts::${account}:assumed-role/pod/pod-1`
