@@ -18,6 +18,7 @@ import (
 
 	"github.com/conclavekms/conclave/integration/harness"
 	"github.com/conclavekms/conclave/integration/optional"
+	"github.com/conclavekms/conclave/keyengine/issuertest"
 )
 
 const podSubject = "system:serviceaccount:default:app"
@@ -85,7 +86,7 @@ func (l *commandLine) fails(code, operation string, args ...string) {
 // web identities.
 type identitySetting struct {
 	c      *harness.Cluster
-	issuer *harness.Issuer
+	issuer *issuertest.Issuer
 	admin  *iam.Client
 	env    []string // of the administrator
 	key    string
@@ -94,10 +95,12 @@ type identitySetting struct {
 
 func newIdentitySetting(t *testing.T) *identitySetting {
 	t.Helper()
-	s := &identitySetting{issuer: harness.StartIssuer(t), dir: t.TempDir()}
-	s.c = harness.NewCluster(t, 1, harness.Options{Configure: s.issuer.Trust()})
+	s := &identitySetting{issuer: issuertest.New(t), dir: t.TempDir()}
+	s.c = harness.NewCluster(t, 1, harness.Options{Configure: harness.TrustIssuer(t, s.issuer)})
 	var keys *kms.Client
 	s.admin, keys, s.env = administrator(t, s.c, s.c.Nodes[0])
+	// The CLI keeps the sessions of profiles there, for its next run.
+	s.env = append(s.env, "HOME="+s.dir)
 	key, err := keys.CreateKey(t.Context(), &kms.CreateKeyInput{})
 	if err != nil {
 		t.Fatal(err)
@@ -167,7 +170,7 @@ func TestCLIIdentities(t *testing.T) {
 	aws.is("worker", "PolicyRoles[].RoleName", "iam", "list-entities-for-policy", "--policy-arn", use)
 	provider := aws.text("OpenIDConnectProviderArn", "iam", "create-open-id-connect-provider", "--url", s.issuer.URL, "--client-id-list", harness.Audience)
 	federated := s.write(t, "federated.json", `{"Version":"2012-10-17","Statement":[{"Effect":"Allow","Action":"sts:AssumeRoleWithWebIdentity","Principal":{"Federated":"`+provider+`"},`+
-		`"Condition":{"StringEquals":{"`+strings.TrimPrefix(s.issuer.URL, "https://")+`:sub":"`+podSubject+`"}}}]}`)
+		`"Condition":{"StringEquals":{"`+s.issuer.Name()+`:sub":"`+podSubject+`"}}}]}`)
 	aws.does("iam", "create-role", "--role-name", "pod", "--assume-role-policy-document", "file://"+federated)
 	aws.does("iam", "put-role-policy", "--role-name", "pod", "--policy-name", "own", "--policy-document", allow("kms:Encrypt", s.key))
 	aws.is("pod worker", "RoleDetailList[].RoleName", "iam", "get-account-authorization-details", "--filter", "Role")
@@ -228,7 +231,7 @@ func (s *identitySetting) podVariables(t *testing.T) map[string]string {
 	t.Helper()
 	return map[string]string{
 		"AWS_ROLE_ARN": "arn:aws:iam::" + harness.Account + ":role/pod", "AWS_ROLE_SESSION_NAME": "pod-1",
-		"AWS_WEB_IDENTITY_TOKEN_FILE": s.write(t, "token", s.issuer.Token(podSubject, time.Hour)),
+		"AWS_WEB_IDENTITY_TOKEN_FILE": s.write(t, "token", harness.Token(s.issuer, podSubject)),
 	}
 }
 
@@ -242,7 +245,7 @@ func TestBoto3Identities(t *testing.T) {
 	cmd := exec.CommandContext(ctx, "python3", filepath.Join("testdata", "boto3_identities.py"), s.dir)
 	cmd.WaitDelay = 5 * time.Second
 	cmd.Env = append(s.env, "TEST_ACCOUNT="+harness.Account, "TEST_KEY="+s.key, "TEST_ISSUER="+s.issuer.URL, "TEST_AUDIENCE="+harness.Audience,
-		"TEST_TOKEN="+s.issuer.Token(podSubject, time.Hour), "TEST_SUBJECT="+podSubject)
+		"TEST_TOKEN="+harness.Token(s.issuer, podSubject), "TEST_SUBJECT="+podSubject)
 	if out, err := cmd.CombinedOutput(); err != nil {
 		t.Errorf("%v\n%s", err, out)
 	}

@@ -174,7 +174,7 @@ var importers = map[string][]string{
 	"transport/sigv4": {"cmd/conclave/internal/bench", "integration/xksproxy", "keyengine/iam", "keyengine/internal/enginetest", "keyengine/internal/keystore", "keyengine/internal/xks", "transport", "transport/awsapi", "transport/queryapi"},
 	// Only tests import these.
 	"keyengine/internal/enginetest": {},
-	"keyengine/issuertest":          {},
+	"keyengine/issuertest":          {"integration/harness"},
 }
 
 // generatedMayImport adds what one .proto needs of another's.

@@ -12,19 +12,29 @@ import (
 
 var update = flag.Bool("update", false, "write the table in docs/clients.md anew")
 
+// terraformProvider is what stands before the version in configurations of Terraform.
+const terraformProvider = `aws = { source = "hashicorp/aws`
+
 // tested are the clients that tests use, in the order of docs/clients.md.
 var tested = []struct {
 	name string
-	// module is a Go module, or a package of npm's, and file says which version of it
-	// is used.
+	// module is a Go module, a package of npm's or a provider of Terraform's, and file says
+	// which version of it is used.
 	module, file string
 	setting      string
 	test         string
 }{
 	{"AWS CLI", "", "", "`AWS_ENDPOINT_URL_KMS`; versions of before 2023 `--endpoint-url`", "TestCLIProcess"},
+	{"`aws iam`, `aws sts`, profiles with a role", "", "", "`AWS_ENDPOINT_URL_IAM` and `AWS_ENDPOINT_URL_STS`", "TestCLIIdentities"},
 	{"boto3", "", "", "`AWS_ENDPOINT_URL_KMS`, or `endpoint_url=`", "TestClients"},
+	{"boto3, IAM and STS", "", "", "`AWS_ENDPOINT_URL_IAM` and `AWS_ENDPOINT_URL_STS`", "TestBoto3Identities"},
 	{"AWS SDK for Go v2, all operations", "github.com/aws/aws-sdk-go-v2/service/kms", "../../go.mod", "`AWS_ENDPOINT_URL_KMS`, or `BaseEndpoint`", "TestAWSSDKAllOperations"},
+	{"AWS SDK for Go v2, IAM", "github.com/aws/aws-sdk-go-v2/service/iam", "../../go.mod", "`AWS_ENDPOINT_URL_IAM`, or `BaseEndpoint`", "TestAWSSDKIdentities"},
+	{"AWS SDK for Go v2, credential providers", "github.com/aws/aws-sdk-go-v2/config", "../../go.mod", "`AWS_ENDPOINT_URL_STS`", "TestCredentialProviders"},
+	{"Terraform's AWS provider, KMS", terraformProvider, "../terraform_test.go", "`endpoints { kms = … }`, or `AWS_ENDPOINT_URL_KMS`", "TestTerraform"},
+	{"Terraform's AWS provider, IAM and STS", terraformProvider, "../terraform_iam_test.go", "`AWS_ENDPOINT_URL_IAM` and `AWS_ENDPOINT_URL_STS`", "TestTerraformIAM"},
 	{"AWS SDK for JavaScript v3", "@aws-sdk/client-kms", "js/package.json", "`AWS_ENDPOINT_URL_KMS`; the CA in `NODE_EXTRA_CA_CERTS`", "TestJavaScript"},
+	{"the same, IAM, STS and credential providers", "@aws-sdk/client-sts", "js/package.json", "`AWS_ENDPOINT_URL_IAM` and `AWS_ENDPOINT_URL_STS`", "TestJavaScript"},
 	{"AWS Encryption SDK for Go", "github.com/aws/aws-encryption-sdk/releases/go/encryption-sdk", "go.mod", "`AWS_ENDPOINT_URL_KMS`", "TestEncryptionSDK"},
 	{"Tink", "github.com/tink-crypto/tink-go-awskms/v3", "go.mod", "`AWS_ENDPOINT_URL_KMS`", "TestTink"},
 	{"Go CDK secrets", "gocloud.dev", "go.mod", "`AWS_ENDPOINT_URL_KMS`", "TestGoCloudSecrets"},
@@ -80,14 +90,14 @@ func TestDocsTable(t *testing.T) {
 	}
 }
 
-// versionIn is the version of a module that a go.mod or package.json asks for.
+// versionIn is the version of a module that a file asks for.
 func versionIn(t *testing.T, file, module string) string {
 	t.Helper()
 	b, err := os.ReadFile(filepath.FromSlash(file))
 	if err != nil {
 		t.Fatal(err)
 	}
-	m := regexp.MustCompile(`(?m)^\s*"?` + regexp.QuoteMeta(module) + `(?: |": ")v?([0-9][^\s",]*)`).FindSubmatch(b)
+	m := regexp.MustCompile(`(?m)^\s*"?` + regexp.QuoteMeta(module) + `(?: |": "|", version = ")v?([0-9][^\s",]*)`).FindSubmatch(b)
 	if m == nil {
 		t.Fatalf("%s asks for no exact version of %s", file, module)
 	}

@@ -7,8 +7,8 @@ import (
 	"testing"
 )
 
-// TestJavaScript runs what is in js: AWS's SDK for JavaScript, and a signer of
-// Ethereum transactions.
+// TestJavaScript runs what is in js: AWS's SDK for JavaScript with KMS, IAM and STS, and a
+// signer of Ethereum transactions.
 func TestJavaScript(t *testing.T) {
 	node, err := exec.LookPath("node")
 	if err != nil {
@@ -20,7 +20,7 @@ func TestJavaScript(t *testing.T) {
 	overBoth(t, func(t *testing.T, s *server) {
 		// Node.js knows the variable of AWS's other clients not.
 		s.settings["NODE_EXTRA_CA_CERTS"] = s.settings["AWS_CA_BUNDLE"]
-		for _, name := range []string{"sdk", "ethereum"} {
+		for _, name := range []string{"sdk", "identities", "ethereum"} {
 			t.Run(name, func(t *testing.T) {
 				file, err := filepath.Abs(filepath.Join("js", name+".test.mjs"))
 				if err != nil {
@@ -29,5 +29,5 @@ func TestJavaScript(t *testing.T) {
 				s.does(t, node, "--test", file)
 			})
 		}
-	})
+	}, "--web-identity-allow-private") // the issuer of web identities is on loopback
 }

@@ -28,10 +28,10 @@ type server struct {
 	settings map[string]string
 }
 
-// overBoth has a client use a server without TLS, and one with it.
-func overBoth(t *testing.T, use func(*testing.T, *server)) {
-	t.Run("http", func(t *testing.T) { use(t, start(t)) })
-	t.Run("https", func(t *testing.T) { use(t, start(t, "--tls")) })
+// overBoth has a client use a server without TLS, and one with it, with more flags.
+func overBoth(t *testing.T, use func(*testing.T, *server), flags ...string) {
+	t.Run("http", func(t *testing.T) { use(t, start(t, flags...)) })
+	t.Run("https", func(t *testing.T) { use(t, start(t, append([]string{"--tls"}, flags...)...)) })
 }
 
 // start starts a server, which ends with the test.

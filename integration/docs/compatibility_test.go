@@ -5,10 +5,13 @@ import (
 	"maps"
 	"os"
 	"path/filepath"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
 
+	"github.com/aws/aws-sdk-go-v2/service/iam"
+	"github.com/aws/aws-sdk-go-v2/service/sts"
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/conclavekms/conclave/integration/awsmodel"
@@ -54,11 +57,33 @@ func TestCompatibility(t *testing.T) {
 			}
 		}
 	}
-	generated(t, "docs/compatibility.md", compatibility(m))
+	generated(t, "docs/compatibility.md", compatibility(m, identities()))
 }
 
-// compatibility is the page.
-func compatibility(m *awsmodel.Model) string {
+// identities is the part of the page about IAM and STS.
+func identities() string {
+	var args []any
+	var own []string
+	for _, s := range []struct {
+		service keyengine.Service
+		client  reflect.Type
+	}{{keyengine.STS, reflect.TypeFor[*sts.Client]()}, {keyengine.IAM, reflect.TypeFor[*iam.Client]()}} {
+		var names []string
+		for _, op := range keyengine.OperationsOf(s.service) {
+			if _, ok := s.client.MethodByName(op.Name); ok {
+				names = append(names, op.Name)
+			} else {
+				own = append(own, op.Name)
+			}
+		}
+		const others = 1 // Options is no operation
+		args = append(args, len(names), s.client.NumMethod()-others, inLines(names, 5, ""))
+	}
+	return fmt.Sprintf(compatIdentities, append(args, strings.Join(own, ", "))...)
+}
+
+// compatibility is the page, with a part about IAM and STS.
+func compatibility(m *awsmodel.Model, identities string) string {
 	served, of := len(keyengine.OperationsOf(keyengine.KMS)), len(m.Operations)
 	var b strings.Builder
 	b.WriteString("<!-- Written by `make generate` from AWS's service model and integration/docs/compatibility_table_test.go. -->\n\n")
@@ -78,6 +103,7 @@ func compatibility(m *awsmodel.Model) string {
 		fmt.Fprintf(&b, "| %s | %s | %s |\n", s.spec, s.usages, s.notes)
 	}
 	b.WriteString(strings.Replace(compatRest, "%s", open(), 1))
+	b.WriteString(identities)
 	b.WriteString(compatSigning)
 	b.WriteString(compatAnswers)
 	return b.String()
@@ -154,9 +180,14 @@ func open() string {
 			names = append(names, op.Name)
 		}
 	}
+	return inLines(names, 7, "  ")
+}
+
+// inLines lists names, so many a line.
+func inLines(names []string, each int, indent string) string {
 	var lines []string
-	for few := range slices.Chunk(names, 7) {
-		lines = append(lines, "  "+strings.Join(few, ", "))
+	for few := range slices.Chunk(names, each) {
+		lines = append(lines, indent+strings.Join(few, ", "))
 	}
 	return strings.Join(lines, ",\n")
 }

@@ -2,7 +2,7 @@ package docs
 
 // The parts of docs/compatibility.md that are the same for all operations.
 
-const compatIntro = `# Compatibility with AWS KMS
+const compatIntro = `# Compatibility with AWS KMS, IAM and STS
 
 Conclave speaks AWS KMS's JSON protocol (API version 2014-11-01), so that SDKs, the CLI and Terraform work with it unchanged. This page
 lists where its answers differ. ` + "`TestConformanceInputs`" + ` and ` + "`TestConformanceOutputs`" + ` compare requests and answers with AWS's service model, member by
@@ -25,16 +25,13 @@ using a key or data key pair of such a spec is refused with UnsupportedOperation
 
 ## What AWS has and Conclave does not
 
-- **One account.** A cluster has one account. ARNs of other accounts are refused with AccessDeniedException; nothing works across accounts.
-- **Callers.** The only principal that can call is the account's root user, with an access key, a client certificate or, over gRPC, a session. There
-  are no users, roles or identity policies, and there is no STS.
 - **AWS's own keys.** There are no AWS managed keys and no ` + "`alias/aws/…`" + `; that prefix is reserved, as in AWS.
 - **CloudHSM.** Key stores of that type are PKCS #11 tokens that the operator provides, in binaries built with the tag ` + "`pkcs11`" + `.
 - **VPC endpoint services.** An external key store in a private network is a PUBLIC_ENDPOINT with ` + "`--xks-allow-private-endpoints`" + `.
 - **SM2** is refused with UnsupportedOperationException, as in AWS's Regions outside of China.
 - **Request quotas** per operation are off. There is one limit: a caller whose requests are refused more than ten times a second for a while
   gets ThrottlingException from that node.
-- **Services.** No service calls on behalf of a principal, so there is no kms:ViaService. Grants can be made for service principals (see below), but
+- **Services.** No service calls on behalf of a principal, so kms:ViaService is absent from all requests. Grants can be made for service principals (see below), but
   no caller can authenticate as one yet.
 - **CloudTrail.** Records have CloudTrail's form and go to the cluster's own audit log.
 
@@ -49,7 +46,7 @@ service calls, and allows a user as if the constraint were not there. In Conclav
 
 A Recipient is accepted if the node was configured with the root certificates to trust (` + "`--attestation-roots`" + `). Otherwise it is refused with
 UnsupportedOperationException, because Conclave ships without roots. Both of its members are required. Documents are valid for five minutes from their
-timestamp; AWS may accept them for hours. Documents of NitroTPM are refused, and there are no kms:RecipientAttestation conditions.
+timestamp; AWS may accept them for hours. Documents of NitroTPM are refused.
 
 ### Key stores
 
@@ -59,9 +56,9 @@ TrustAnchorCertificate is refused, because it would not be used. Connecting a co
 
 ### Policies
 
-Key policies support the whole language of IAM, but no condition keys yet: a policy that needs one, in a Condition or as a variable, and
-one with CanonicalUser principals are refused with MalformedPolicyDocumentException when they are set; nothing is ever ignored. The
-same applies to principals other than the account's root user. An Action that is neither ` + "`*`" + ` nor ` + "`service:name`" + `, a Resource that is neither ` + "`*`" + ` nor
+Policies have the whole language of IAM and its condition keys: [policies](policies.md) has the list. A document with anything that Conclave does not
+understand is refused with MalformedPolicyDocumentException when it is set; nothing is ever ignored. The same applies to CanonicalUser principals and to
+principals that do not exist. An Action that is neither ` + "`*`" + ` nor ` + "`service:name`" + `, a Resource that is neither ` + "`*`" + ` nor
 an ARN, and empty lists are malformed; AWS may accept them without effect.
 
 ## Where Conclave is stricter
@@ -102,4 +99,36 @@ It is not known, or not certain, what AWS does in these cases. Conclave's choice
 - A request that is signed for a Region that the cluster does not serve is refused with InvalidSignatureException, unless the cluster was initialised
   to accept any Region.
 - For Encapsulate and Decapsulate AWS documents no separate condition key or request quota. Conclave has none either.
+`
+
+// compatIdentities has, in this order, the number of STS's operations that are served, of
+// those that AWS's SDK has, and the names of the first; the same of IAM; and the names of
+// Conclave's own operations.
+const compatIdentities = `
+## IAM and STS
+
+Both services are served on the port of KMS, with their query protocol (IAM 2010-05-08, STS 2011-06-15). %d of STS's %d operations are implemented:
+
+%s.
+
+So are %d of IAM's %d:
+
+%s.
+
+Most of the others concern passwords, devices, certificates, SAML, instance profiles, service-linked roles and organizations. They are refused as an
+InvalidAction. What tools ask for before they delete a user or a role is answered with an empty list. These operations are Conclave's own:
+%s.
+
+- **No delay.** A new user, key or policy counts on every node when the call returns. AWS needs seconds.
+- **Devices.** There is no multi-factor authentication. A SerialNumber or TokenCode is refused with AccessDenied.
+- **Identity providers.** Issuers are trusted by their certificate's CA (` + "`--web-identity-ca`" + `); thumbprints are stored, and have no effect. Without
+  ` + "`--web-identity-allow-private`" + `, issuers have to be at public addresses. An issuer's keys are used for 15 minutes before it is asked for them
+  again, and at once, though at most every 5 seconds, if a token names a key that is not known.
+- **Sessions** end at once when their role, their issuer or the access key that they stand on is deleted or revoked.
+- **AssumeRoleWithWebIdentity** takes ID tokens only: ProviderId, which is for OAuth 2.0 access tokens, is a ValidationError.
+- **Names in policies.** A policy names a user or a role by its ARN. If it is deleted, and another one is made under the same name, the other one has what
+  policies give to that ARN. AWS keeps unique ids instead, so that the other one has nothing until the policy is set again.
+- **AWS's managed policies.** There are AdministratorAccess, IAMFullAccess, IAMReadOnlyAccess and AWSKeyManagementServicePowerUser.
+
+Tests with the AWS CLI, boto3, Terraform and the SDKs for Go and JavaScript use all of this: see [clients](clients.md).
 `

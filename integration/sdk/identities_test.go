@@ -140,7 +140,7 @@ func TestAWSSDKIdentities(t *testing.T) {
 		run  func(*identities)
 	}{
 		{"users", identitiesUsers}, {"access keys", identitiesKeys}, {"groups", identitiesGroups}, {"policies", identitiesPolicies},
-		{"roles", identitiesRoles}, {"providers", identitiesProviders}, {"lists", identitiesLists}, {"refusals", identitiesRefusals},
+		{"roles", identitiesRoles}, {"providers", identitiesProviders}, {"lists", identitiesLists}, {"refusals", identitiesRefusals}, {"explanations", identitiesExplanations},
 	} {
 		t.Run(part.name, func(t *testing.T) {
 			i.T = t
@@ -477,4 +477,26 @@ func identitiesRefusals(i *identities) {
 	if _, err := i.next().CreateLoginProfile(i.Context(), &iam.CreateLoginProfileInput{UserName: aws.String("limited"), Password: aws.String("x")}); errorCode(err) != "InvalidAction" {
 		i.Errorf("CreateLoginProfile: %v, want InvalidAction", err)
 	}
+}
+
+// identitiesExplanations asks what a user may do.
+func identitiesExplanations(i *identities) {
+	i.user("explained", allow("*", "kms:ListKeys"))
+	actions := []string{"kms:ListKeys", "kms:ListAliases"}
+	decisions := func(results []types.EvaluationResult) (all []string) {
+		for _, r := range results {
+			all = append(all, *r.EvalActionName+" "+string(r.EvalDecision))
+		}
+		return all
+	}
+	want := []string{"kms:ListKeys allowed", "kms:ListAliases implicitDeny"}
+	principal := iamCall(i, (*iam.Client).SimulatePrincipalPolicy, &iam.SimulatePrincipalPolicyInput{PolicySourceArn: aws.String(arnOf + "user/explained"), ActionNames: actions})
+	same(i.T, "simulation of the user", decisions(principal.EvaluationResults), want)
+	iamFails[*types.NoSuchEntityException](i, (*iam.Client).SimulatePrincipalPolicy, &iam.SimulatePrincipalPolicyInput{PolicySourceArn: aws.String(arnOf + "user/nobody"), ActionNames: actions})
+	custom := iamCall(i, (*iam.Client).SimulateCustomPolicy, &iam.SimulateCustomPolicyInput{PolicyInputList: []string{*allow("*", "kms:ListKeys")}, ActionNames: actions})
+	same(i.T, "simulation of a policy", decisions(custom.EvaluationResults), want)
+	keys := iamCall(i, (*iam.Client).GetContextKeysForCustomPolicy, &iam.GetContextKeysForCustomPolicyInput{
+		PolicyInputList: []string{*allow("arn:aws:kms:*:*:alias/${aws:username}", "kms:CreateAlias")},
+	})
+	same(i.T, "context keys", keys.ContextKeyNames, []string{"aws:username"})
 }

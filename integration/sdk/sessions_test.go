@@ -3,6 +3,7 @@ package sdk
 import (
 	"context"
 	"errors"
+	"net/url"
 	"os"
 	"path/filepath"
 	"strings"
@@ -13,6 +14,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/config"
 	"github.com/aws/aws-sdk-go-v2/credentials"
+	"github.com/aws/aws-sdk-go-v2/credentials/endpointcreds"
 	"github.com/aws/aws-sdk-go-v2/credentials/stscreds"
 	"github.com/aws/aws-sdk-go-v2/service/iam"
 	"github.com/aws/aws-sdk-go-v2/service/kms"
@@ -21,6 +23,7 @@ import (
 
 	"github.com/conclavekms/conclave/cmd/conclave/node"
 	"github.com/conclavekms/conclave/integration/harness"
+	"github.com/conclavekms/conclave/keyengine/issuertest"
 )
 
 const (
@@ -33,15 +36,15 @@ const (
 // which may encrypt under a key, and a role for pods, which may do it as well.
 type sessions struct {
 	*identities
-	issuer *harness.Issuer
+	issuer *issuertest.Issuer
 	app    aws.Credentials
 	key    string
 }
 
 func newSessions(t *testing.T, more func(*node.Config)) *sessions {
 	t.Helper()
-	s := &sessions{issuer: harness.StartIssuer(t)}
-	trustIssuer := s.issuer.Trust()
+	s := &sessions{issuer: issuertest.New(t)}
+	trustIssuer := harness.TrustIssuer(t, s.issuer)
 	c := harness.NewCluster(t, 3, harness.Options{Configure: func(n *harness.Node, cfg *node.Config) {
 		trustIssuer(n, cfg)
 		if more != nil {
@@ -63,7 +66,7 @@ func newSessions(t *testing.T, more func(*node.Config)) *sessions {
 	for name, policy := range map[string]*string{
 		"worker": trust(`"AWS":"`+arnOf+`user/app"`, "sts:AssumeRole", `{"StringEquals":{"sts:ExternalId":"secret-of-two"}}`),
 		"pod": trust(`"Federated":"`+*provider+`"`, "sts:AssumeRoleWithWebIdentity",
-			`{"StringEquals":{"`+strings.TrimPrefix(s.issuer.URL, "https://")+`:sub":"`+podSubject+`"}}`),
+			`{"StringEquals":{"`+s.issuer.Name()+`:sub":"`+podSubject+`"}}`),
 	} {
 		iamCall(s.identities, (*iam.Client).CreateRole, &iam.CreateRoleInput{RoleName: &name, AssumeRolePolicyDocument: policy})
 		iamCall(s.identities, (*iam.Client).PutRolePolicy, &iam.PutRolePolicyInput{
@@ -152,6 +155,7 @@ func TestCredentialProviders(t *testing.T) {
 	t.Run("profile", s.profile)
 	t.Run("profile without the external id", s.profileRefused)
 	t.Run("web identity", s.webIdentity)
+	t.Run("container", s.container)
 	t.Run("refresh", s.refresh)
 	t.Run("tokens", s.tokens)
 	t.Run("session token", s.sessionToken)
@@ -202,24 +206,55 @@ func (s *sessions) pod(t *testing.T, n int, token string) (file string) {
 }
 
 func (s *sessions) webIdentity(t *testing.T) {
-	s.pod(t, 2, s.issuer.Token(podSubject, time.Hour))
+	s.pod(t, 2, harness.Token(s.issuer, podSubject))
 	cfg := load(t)
 	same(t, "the caller", caller(t, cfg), "arn:aws:sts::"+harness.Account+":assumed-role/pod/pod-1")
 	s.usable(t, cfg.Credentials)
 }
 
+// container is a pod that gets its credentials from the endpoint for containers, which needs
+// no STS.
+func (s *sessions) container(t *testing.T) {
+	file := write(t, "token", harness.Token(s.issuer, podSubject))
+	at := func(role string) map[string]string {
+		return map[string]string{
+			"AWS_CONTAINER_CREDENTIALS_FULL_URI":     "https://" + s.c.Nodes[1].AWS + "/v1/credentials?role=" + url.QueryEscape(role),
+			"AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE": file,
+		}
+	}
+	// This provider ignores AWS_CA_BUNDLE. In a container, the CA is one of the system's.
+	client := config.WithEndpointCredentialOptions(func(o *endpointcreds.Options) { o.HTTPClient = configOf(t, s.c, 1, nil).HTTPClient })
+	s.environment(t, 0, at(podRole))
+	cfg := load(t, client)
+	same(t, "the caller", caller(t, cfg), "arn:aws:sts::"+harness.Account+":assumed-role/pod/container")
+	creds, err := cfg.Credentials.Retrieve(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	same(t, "the account of the credentials", creds.AccountID, harness.Account)
+	if life := time.Until(creds.Expires); !creds.CanExpire || life < 50*time.Minute || life > 61*time.Minute {
+		t.Errorf("the credentials expire in %v, want an hour", life)
+	}
+	s.usable(t, cfg.Credentials)
+
+	s.environment(t, 0, at(workerRole))
+	if _, err := load(t, client).Credentials.Retrieve(t.Context()); errorCode(err) != "AccessDeniedException" {
+		t.Errorf("a role that does not trust the issuer: %v, want AccessDeniedException", err)
+	}
+}
+
 // refresh has credentials that the SDK takes for old after each use. Each time it reads the
 // token anew, also when the issuer's key is another one.
 func (s *sessions) refresh(t *testing.T) {
-	file := s.pod(t, 0, s.issuer.Token(podSubject, time.Hour))
+	file := s.pod(t, 0, harness.Token(s.issuer, podSubject))
 	cfg := load(t, config.WithCredentialsCacheOptions(func(o *aws.CredentialsCacheOptions) { o.ExpiryWindow = 24 * time.Hour }))
 	first, err := cfg.Credentials.Retrieve(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
-	old := s.issuer.Token(podSubject, time.Hour)
-	s.issuer.Rotate()
-	if err := os.WriteFile(file, []byte(s.issuer.Token(podSubject, time.Hour)), 0o600); err != nil {
+	old := harness.Token(s.issuer, podSubject)
+	s.issuer.Rotate("ES256")
+	if err := os.WriteFile(file, []byte(harness.Token(s.issuer, podSubject)), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	// Nodes ask an issuer for keys that they do not know, but only every few seconds.
@@ -254,7 +289,7 @@ func (s *sessions) tokens(t *testing.T) {
 		})
 		return err
 	}
-	good := s.issuer.Token(podSubject, time.Hour)
+	good := harness.Token(s.issuer, podSubject)
 	if err := with(good); err != nil {
 		t.Errorf("a good token: %v", err)
 	}
@@ -264,13 +299,13 @@ func (s *sessions) tokens(t *testing.T) {
 	if err := with("no token"); !isError[*ststypes.InvalidIdentityTokenException](err) {
 		t.Errorf("no token: %v, want InvalidIdentityTokenException", err)
 	}
-	if err := with(s.issuer.Token(podSubject, -time.Minute)); !isError[*ststypes.ExpiredTokenException](err) {
+	if err := with(s.issuer.Sign(s.issuer.Claims(time.Now(), podSubject, harness.Audience).With(issuertest.Claims{"exp": time.Now().Add(-time.Minute).Unix()}))); !isError[*ststypes.ExpiredTokenException](err) {
 		t.Errorf("an expired token: %v, want ExpiredTokenException", err)
 	}
-	if err := with(s.issuer.Token("system:serviceaccount:default:other", time.Hour)); errorCode(err) != "AccessDenied" {
+	if err := with(harness.Token(s.issuer, "system:serviceaccount:default:other")); errorCode(err) != "AccessDenied" {
 		t.Errorf("a token of another subject: %v, want AccessDenied", err)
 	}
-	if err := with(harness.StartIssuer(t).Token(podSubject, time.Hour)); !isError[*ststypes.InvalidIdentityTokenException](err) {
+	if err := with(harness.Token(issuertest.New(t), podSubject)); !isError[*ststypes.InvalidIdentityTokenException](err) {
 		t.Errorf("a token of an issuer that is not registered: %v, want InvalidIdentityTokenException", err)
 	}
 }
@@ -309,7 +344,7 @@ func (s *sessions) sessionPolicy(t *testing.T) {
 
 // revocation of what a session stands on holds on all nodes at once.
 func (s *sessions) revocation(t *testing.T) {
-	s.pod(t, 0, s.issuer.Token(podSubject, time.Hour))
+	s.pod(t, 0, harness.Token(s.issuer, podSubject))
 	creds, err := load(t).Credentials.Retrieve(t.Context())
 	if err != nil {
 		t.Fatal(err)

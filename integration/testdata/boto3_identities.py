@@ -93,7 +93,13 @@ for name, document in documents.items():
 plain = boto3.Session(pair.id, pair.secret)
 assert caller(plain) == user.arn
 sts = plain.client("sts")
-refused("AccessDenied", sts.assume_role, RoleArn=arns["worker"], RoleSessionName="direct")
+denial = refused("AccessDenied", sts.assume_role, RoleArn=arns["worker"], RoleSessionName="direct")
+# An administrator finds out why.
+why = boto3.client("sts").decode_authorization_message(EncodedMessage=denial.response["Error"]["EncodedMessage"])["DecodedMessage"]
+assert json.loads(why)["allowed"] is False and user.arn in why and arns["worker"] in why, why
+simulated = iam.simulate_principal_policy(PolicySourceArn=user.arn, ActionNames=["sts:AssumeRole", "kms:Encrypt"], ResourceArns=[arns["worker"]])
+decisions = {r["EvalActionName"]: r["EvalDecision"] for r in simulated["EvaluationResults"]}
+assert decisions == {"sts:AssumeRole": "allowed", "kms:Encrypt": "implicitDeny"}, decisions
 credentials = sts.assume_role(RoleArn=arns["worker"], RoleSessionName="direct", ExternalId="abc")["Credentials"]
 direct = boto3.Session(credentials["AccessKeyId"], credentials["SecretAccessKey"], credentials["SessionToken"])
 assert caller(direct) == "arn:aws:sts::%s:assumed-role/worker/direct" % account

@@ -74,10 +74,13 @@ func (i *Issuer) Name() string {
 	return name
 }
 
+// Certificate returns the certificate of an issuer with TLS.
+func (i *Issuer) Certificate() *x509.Certificate { return i.http.Certificate() }
+
 // Roots returns the certificate authorities of an issuer with TLS.
 func (i *Issuer) Roots() *x509.CertPool {
 	pool := x509.NewCertPool()
-	pool.AddCert(i.http.Certificate())
+	pool.AddCert(i.Certificate())
 	return pool
 }
 

@@ -26,6 +26,7 @@ import (
 	"github.com/conclavekms/conclave/transport"
 	"github.com/conclavekms/conclave/transport/admission"
 	"github.com/conclavekms/conclave/transport/awsapi"
+	"github.com/conclavekms/conclave/transport/containercreds"
 	"github.com/conclavekms/conclave/transport/grpcapi"
 	"github.com/conclavekms/conclave/transport/queryapi"
 )
@@ -343,6 +344,10 @@ func (n *Node) startFaces(p *ports) error {
 	if err != nil {
 		return err
 	}
+	containers, err := containercreds.New(containercreds.Config{Engine: n.engine, Logger: n.log, Metrics: n.registry, Proxies: proxies})
+	if err != nil {
+		return err
+	}
 	grpcConfig := grpcapi.Config{
 		Engine: n.engine, Operations: keyengine.Operations(), Ceremony: operations{n}, Serving: func() bool { return n.health().Ready() },
 		Clock: clock, Logger: n.log, Metrics: n.registry, Proxies: proxies,
@@ -356,7 +361,7 @@ func (n *Node) startFaces(p *ports) error {
 	if n.grpc, err = grpcapi.New(grpcConfig); err != nil {
 		return err
 	}
-	n.aws = transport.NewHTTPServer(transport.HTTPConfig{TLS: awsTLS, Logger: n.log}, query.Before(handler))
+	n.aws = transport.NewHTTPServer(transport.HTTPConfig{TLS: awsTLS, Logger: n.log}, containers.Before(query.Before(handler)))
 	n.serve("AWS API", func() error { return transport.Serve(n.aws, p.aws) })
 	n.serve("gRPC API", func() error { return n.grpc.Serve(p.grpc) })
 	if p.ops != nil {
