@@ -18,7 +18,8 @@ import (
 //	account · name                    a credential, a custom key store, its keys
 //	account                           the set of an account's custom key stores
 //
-// The cluster's record and its nodes belong to no account.
+// The cluster's record, its nodes and its accounts belong to no account. iamkinds.go has the
+// ids of users and the like.
 
 // Account is an AWS account id of 12 digits, as a number.
 type Account uint64
