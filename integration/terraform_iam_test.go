@@ -157,7 +157,7 @@ resource "aws_iam_role_policy_attachment" "worker" {
 
 resource "aws_iam_role" "worker" {
   name                  = "worker"
-  path                  = "/work/"
+  path                  = "/team/"
   description           = "[first|second]"
   max_session_duration  = [3600|7200]
   permissions_boundary  = [null|aws_iam_policy.boundary.arn]
@@ -262,7 +262,7 @@ data "aws_iam_openid_connect_provider" "pods" {
   arn = aws_iam_openid_connect_provider.pods.arn
 }
 data "aws_iam_roles" "work" {
-  path_prefix = "/work/"
+  path_prefix = "/team/"
   depends_on  = [aws_iam_role.worker]
 }
 data "aws_iam_users" "all" {
