@@ -10,10 +10,8 @@ import (
 	"github.com/conclavekms/conclave/keyengine/iam"
 	"github.com/conclavekms/conclave/keyengine/internal/auditfield"
 	"github.com/conclavekms/conclave/keyengine/internal/iamops"
-	"github.com/conclavekms/conclave/keyengine/internal/keymat"
 	"github.com/conclavekms/conclave/keyengine/internal/record"
 	"github.com/conclavekms/conclave/keyengine/internal/request"
-	"github.com/conclavekms/conclave/keyengine/kmsapi"
 )
 
 // AccountInfo describes an account of the cluster.
@@ -31,31 +29,18 @@ type AccountInfo struct {
 // returned encrypted to answerKey, as by CreateAccessKey. Errors: ErrValidation,
 // EntityAlreadyExists, ErrAccessDenied, ErrUnrecognizedClient, ErrUnavailable.
 func (e *Engine) CreateAccount(ctx context.Context, c *iam.Caller, number, name string, answerKey []byte) (id string, sealed []byte, err error) {
-	if err := e.hasRoom(); err != nil {
-		return "", nil, err
-	}
-	if _, err := keymat.SealTo(answerKey, nil, nil); err != nil {
-		return "", nil, kmsapi.Errorf(kmsapi.ErrValidation, "The answer key must be an uncompressed point on P-256.")
-	}
 	ask := record.Event{Parameters: []*auditpb.Field{auditfield.Text("account", number), auditfield.Text("name", name)}}
-	err = e.requested(ctx, c, "CreateAccount", ask, func(ev *request.Evaluation, done *record.Event) error {
-		if err := mustAdminister(ev, "conclave:CreateAccount"); err != nil {
-			return err
-		}
-		if err := mustNotBeSession(ev, "create accounts"); err != nil {
-			return err
-		}
-		return iamops.NewAccount(ev, number, name, func(made *fsmpb.Credential, secret []byte) (err error) {
-			id = made.Id
-			done.Response = []*auditpb.Field{auditfield.Text("accessKeyId", id)}
-			sealed, err = keymat.SealTo(answerKey, accessKeyInfo(id), secret)
-			return err
+	return e.newAccessKey(answerKey, func(handOver handOver) error {
+		return e.requested(ctx, c, "CreateAccount", ask, func(ev *request.Evaluation, done *record.Event) error {
+			if err := mustAdminister(ev, "conclave:CreateAccount"); err != nil {
+				return err
+			}
+			if err := mustNotBeSession(ev, "create accounts"); err != nil {
+				return err
+			}
+			return iamops.NewAccount(ev, number, name, handOver(done))
 		})
 	})
-	if err != nil {
-		return "", nil, err
-	}
-	return id, sealed, nil
 }
 
 // Accounts returns the accounts of the cluster, the one that it was initialised with first.

@@ -154,19 +154,32 @@ func accessKeyInfo(id string) []byte { return []byte("conclave access key v1\x00
 // Errors: ErrValidation, LimitExceeded for a third access key, ErrAccessDenied,
 // ErrUnrecognizedClient, ErrUnavailable.
 func (e *Engine) CreateAccessKey(ctx context.Context, c *iam.Caller, answerKey []byte) (id string, sealed []byte, err error) {
+	return e.newAccessKey(answerKey, func(handOver handOver) error {
+		return e.byRoot(ctx, c, "CreateAccessKey", "create access keys", record.Event{}, func(ev *request.Evaluation, done *record.Event) error {
+			return iamops.RootOf(ev).NewKey(ev, handOver(done))
+		})
+	})
+}
+
+// handOver returns the function that takes a new access key with its secret, and notes the
+// key in the record.
+type handOver func(done *record.Event) func(made *fsmpb.Credential, secret []byte) error
+
+// newAccessKey has create make an access key, and returns its secret encrypted to answerKey.
+func (e *Engine) newAccessKey(answerKey []byte, create func(handOver) error) (id string, sealed []byte, err error) {
 	if err := e.hasRoom(); err != nil {
 		return "", nil, err
 	}
 	if _, err := keymat.SealTo(answerKey, nil, nil); err != nil {
 		return "", nil, kmsapi.Errorf(kmsapi.ErrValidation, "The answer key must be an uncompressed point on P-256.")
 	}
-	err = e.byRoot(ctx, c, "CreateAccessKey", "create access keys", record.Event{}, func(ev *request.Evaluation, done *record.Event) error {
-		return iamops.RootOf(ev).NewKey(ev, func(made *fsmpb.Credential, secret []byte) (err error) {
+	err = create(func(done *record.Event) func(*fsmpb.Credential, []byte) error {
+		return func(made *fsmpb.Credential, secret []byte) (err error) {
 			id = made.Id
 			done.Response = []*auditpb.Field{auditfield.Text("accessKeyId", id)}
 			sealed, err = keymat.SealTo(answerKey, accessKeyInfo(id), secret)
 			return err
-		})
+		}
 	})
 	if err != nil {
 		return "", nil, err
