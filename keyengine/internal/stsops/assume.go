@@ -65,25 +65,33 @@ func assumeRole(ev *request.Evaluation, in *iamapi.AssumeRoleInput) (*iamapi.Ass
 	if in.ExternalId != nil {
 		conditions["sts:externalid"] = []string{*in.ExternalId}
 	}
-	life, err := openRole(ev, role, s, *in.RoleArn, in.DurationSeconds, conditions)
-	if err != nil {
-		return nil, err
-	}
-	if err := p.restrict(ev, fsm.Account(role.Account), s); err != nil {
-		return nil, err
-	}
-	size, err := packed(s)
-	if err != nil {
-		return nil, err
-	}
-	begin(ev, s, life, role.RevokedBefore)
-	c, err := credentials(ev, s)
+	c, size, err := p.open(ev, role, s, *in.RoleArn, in.DurationSeconds, conditions)
 	if err != nil {
 		return nil, err
 	}
 	return &iamapi.AssumeRoleOutput{
 		Credentials: c, AssumedRoleUser: assumedRole(ev, role, s), PackedPolicySize: size, SourceIdentity: optional(s.SourceIdentity),
 	}, nil
+}
+
+// open opens the session s of a role for the caller, if the role's trust policy allows it,
+// and returns the credentials and the size of what was passed, in percent. See openRole for
+// the arguments, and begin for notBefore.
+func (p *passed) open(ev *request.Evaluation, role *fsmpb.Role, s *iampb.Session, arn string, duration *int32, conditions map[string][]string, notBefore ...int64) (*iamapi.Credentials, *int32, error) {
+	life, err := openRole(ev, role, s, arn, duration, conditions)
+	if err != nil {
+		return nil, nil, err
+	}
+	if err := p.restrict(ev, fsm.Account(role.Account), s); err != nil {
+		return nil, nil, err
+	}
+	size, err := packed(s)
+	if err != nil {
+		return nil, nil, err
+	}
+	begin(ev, s, life, append(notBefore, role.RevokedBefore)...)
+	c, err := credentials(ev, s)
+	return c, size, err
 }
 
 // openRole checks whether the caller may open the session s of a role, which has its name,

@@ -135,19 +135,7 @@ func assumeRoleWithWebIdentity(ev *request.Evaluation, in *iamapi.AssumeRoleWith
 		conditions["aws:requesttag/"+fsm.EntityName(t.Key)] = []string{t.Value}
 		conditions["aws:tagkeys"] = append(conditions["aws:tagkeys"], t.Key)
 	}
-	life, err := openRole(ev, role, s, *in.RoleArn, in.DurationSeconds, conditions)
-	if err != nil {
-		return nil, err
-	}
-	if err := p.restrict(ev, fsm.Account(role.Account), s); err != nil {
-		return nil, err
-	}
-	size, err := packed(s)
-	if err != nil {
-		return nil, err
-	}
-	begin(ev, s, life, role.RevokedBefore, who.Provider.RevokedBefore, who.Provider.Created)
-	c, err := credentials(ev, s)
+	c, size, err := p.open(ev, role, s, *in.RoleArn, in.DurationSeconds, conditions, who.Provider.RevokedBefore, who.Provider.Created)
 	if err != nil {
 		return nil, err
 	}
