@@ -105,7 +105,7 @@ func listUsers(ev *request.Evaluation, in *iamapi.ListUsersInput) (*iamapi.ListU
 
 // updateUser changes the name or path of a user. The user keeps its unique id, and with it its
 // access keys, groups and policies. Policies that name the user by its old ARN no longer apply
-// to it, and apply to whoever gets that name next, as in AWS.
+// to it, and apply to whoever gets that name next. AWS keeps the unique id in such policies.
 func updateUser(ev *request.Evaluation, in *iamapi.UpdateUserInput) error {
 	return users.rename(ev, *in.UserName, in.NewUserName, in.NewPath, func(u *fsmpb.User, name, path string) { u.Name, u.Path = name, path })
 }
