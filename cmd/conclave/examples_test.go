@@ -34,9 +34,6 @@ var elsewhere = map[string]string{
 	"conclave iam role": "TestScripts",
 
 	"conclave sts assume-role-with-token": "the tests of web identities", // there is no issuer
-
-	"conclave policy simulate": "the tests of simulation",
-	"conclave policy can-i":    "the tests of simulation",
 }
 
 // exampleOf returns a command's example.

@@ -265,6 +265,9 @@ func contextEntries(given []string) ([]*iampb.ContextEntry, error) {
 
 // run simulates requests of a principal.
 func (s *simulation) run(ctx context.Context, a *cli.App, c *cli.Connection) (*iampb.SimulatePrincipalPolicyResponse, error) {
+	if err := a.Timed(ctx, func(ctx context.Context) error { return s.resolve(ctx, a, c) }); err != nil {
+		return nil, err
+	}
 	entries, err := contextEntries(s.context)
 	if err != nil {
 		return nil, err
@@ -280,7 +283,8 @@ func (s *simulation) run(ctx context.Context, a *cli.App, c *cli.Connection) (*i
 			PolicyInputList: []string{doc}, ActionNames: s.actions, ResourceArns: s.resources, ContextEntries: entries, ResourceOwner: &p.ARN,
 		}
 		if s.resourcePolicy != "" {
-			req.ResourcePolicy, req.CallerArn = &s.resourcePolicy, &p.ARN
+			// As in AWS, no policy of a resource can be simulated for the root user.
+			a.Note("the policy of the resource takes no part, as the principal is the root user")
 		}
 		all, err := everything[*iampb.SimulateCustomPolicyResponse](ctx, a, c, "SimulateCustomPolicy", req)
 		return &iampb.SimulatePrincipalPolicyResponse{EvaluationResults: all.GetEvaluationResults()}, err
@@ -360,9 +364,6 @@ Grants do not: "conclave access list" shows them.`,
 				s.resourcePolicy = string(raw)
 			}
 			return a.WithEach(cmd.Context(), "simulating", func(ctx context.Context, c *cli.Connection) error {
-				if err := a.Timed(ctx, func(ctx context.Context) error { return s.resolve(ctx, a, c) }); err != nil {
-					return err
-				}
 				res, err := s.run(ctx, a, c)
 				if err != nil {
 					return err
@@ -415,9 +416,6 @@ The caller needs the permission to simulate its own policies. Grants do not take
 		RunE: func(cmd *cobra.Command, args []string) error {
 			s.actions, s.resources = args[:1], args[1:]
 			return a.WithEach(cmd.Context(), "simulating", func(ctx context.Context, c *cli.Connection) error {
-				if err := a.Timed(ctx, func(ctx context.Context) error { return s.resolve(ctx, a, c) }); err != nil {
-					return err
-				}
 				res, err := s.run(ctx, a, c)
 				if err != nil {
 					return err
