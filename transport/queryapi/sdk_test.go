@@ -373,8 +373,6 @@ func TestPython(t *testing.T) {
 		optional.Skip(t, "python3 with boto3 is not installed: %v", err)
 	}
 	f := newFixture(t, realClock)
-	srv := httptest.NewServer(f.Before(http.NotFoundHandler()))
-	t.Cleanup(srv.Close)
 	f.engine.do = func(op *keyengine.Operation, in any) (any, error) {
 		switch in := in.(type) {
 		case *iamapi.CreateRoleInput:
@@ -397,6 +395,8 @@ func TestPython(t *testing.T) {
 		}
 		return op.NewOutput(), nil
 	}
+	srv := httptest.NewServer(f.Before(http.NotFoundHandler()))
+	t.Cleanup(srv.Close)
 	const script = `
 import boto3, botocore, json, urllib.request
 iam, sts = boto3.client('iam'), boto3.client('sts')
