@@ -358,7 +358,7 @@ func TestSingleNode(t *testing.T) {
 	n := c.nodes["n1"]
 	for range 20 {
 		v := mustPropose(t, n, clustertest.Record())
-		if err := n.WaitApplied(within(t, time.Second), v.Index); err != nil {
+		if err := n.WaitApplied(within(t, 20*time.Second), v.Index); err != nil {
 			t.Fatal(err)
 		}
 	}

@@ -275,7 +275,7 @@ func TestFailingDiskOfTheLeader(t *testing.T) {
 			case <-time.After(5 * time.Second):
 				t.Error("the old leader did not notice")
 			}
-			if _, err := old.Propose(within(t, time.Second), clustertest.Record()); !errors.Is(err, ErrFenced) {
+			if _, err := old.Propose(within(t, 20*time.Second), clustertest.Record()); !errors.Is(err, ErrFenced) {
 				t.Errorf("Propose on the broken node = %v", err)
 			}
 		})

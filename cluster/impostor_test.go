@@ -383,6 +383,17 @@ func (n *testNode) unsealAgain() {
 // does not keep the leader from hearing the same node over connections with proof.
 func TestRequestsOverOldConnectionsDoNotDisturb(t *testing.T) {
 	t.Parallel()
+	for range 5 {
+		if waited := requestOverOldConnection(t); waited {
+			return
+		}
+	}
+	t.Error("void: no request waited until the end of its round")
+}
+
+// requestOverOldConnection is a round of the test. It reports whether the request waited
+// for the disk: Raft answers it if it comes before what makes Raft wait.
+func requestOverOldConnection(t *testing.T) (waited bool) {
 	disks := newSlowDisks()
 	c := startCluster(t, 3, func(id string, cfg *Config) {
 		disks.edit(id, cfg)
@@ -425,15 +436,19 @@ func TestRequestsOverOldConnectionsDoNotDisturb(t *testing.T) {
 	}
 	select {
 	case err := <-waits:
-		t.Fatalf("void: the request did not wait: %v", err)
+		t.Logf("the request did not wait: %v", err)
 	default:
+		waited = true
 	}
 	release()
-	<-waits
+	if waited {
+		<-waits
+	}
 	for _, n := range c.up() {
 		mustPropose(t, n, clustertest.Record())
 	}
 	c.noFaults()
+	return waited
 }
 
 // A node that proves itself, and whose state is another one, is not believed; it is asked

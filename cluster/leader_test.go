@@ -189,14 +189,14 @@ func TestExecuteOnLeader(t *testing.T) {
 	}
 	l := c.leader()
 	for _, n := range c.up() {
-		out, err := n.ExecuteOnLeader(within(t, time.Second), []byte("x"))
+		out, err := n.ExecuteOnLeader(within(t, 20*time.Second), []byte("x"))
 		if want := l.id + " ran x for " + n.id; err != nil || string(out) != want {
 			t.Errorf("%s: %q, %v; want %q", n.id, out, err, want)
 		}
-		if _, err := n.ExecuteOnLeader(within(t, time.Second), []byte("unknown")); !errors.Is(err, ErrOutcomeUnknown) {
+		if _, err := n.ExecuteOnLeader(within(t, 20*time.Second), []byte("unknown")); !errors.Is(err, ErrOutcomeUnknown) {
 			t.Errorf("%s: unknown outcome became %v", n.id, err)
 		}
-		if _, err := n.ExecuteOnLeader(within(t, time.Second), []byte("refuse")); err == nil || errors.Is(err, ErrOutcomeUnknown) {
+		if _, err := n.ExecuteOnLeader(within(t, 20*time.Second), []byte("refuse")); err == nil || errors.Is(err, ErrOutcomeUnknown) {
 			t.Errorf("%s: refusal became %v", n.id, err)
 		}
 	}

@@ -221,7 +221,9 @@ func (n *Node) assemble() {
 		Watermark: func() uint64 { return n.State().Index() }, Fenced: n.life.Fence,
 	})
 	n.terms = leadership.New(leadership.Config{
+		ID:       raft.ServerID(n.cfg.NodeID),
 		Election: t.Election, ClockTick: t.ClockTick, Raft: n.raft.Load, RaftEnd: n.raftEnd, Notify: n.notify,
+		Rounds: func() leadership.Rounds { return n.trans },
 		Voters: n.voters, Guard: n.guard, Handover: n.handover, Committer: n.committer, Proposer: n.proposer,
 		Weigh:   func(infos map[string]*clusterpb.ClockResponse) { n.space.Weigh(infos, len(n.members.Voters())) },
 		Applied: func() uint64 { return n.State().Index() }, Idle: n.applied.since,

@@ -163,7 +163,7 @@ func TestLostAnswers(t *testing.T) {
 // TestOlderIncarnationIsFenced registers a newer incarnation of a running node.
 func TestOlderIncarnationIsFenced(t *testing.T) {
 	t.Parallel()
-	c := startCluster(t, 3, nil)
+	c := startCluster(t, 3, slowElections)
 	n := c.followers()[0]
 	mustPropose(t, n, clustertest.Record())
 	done := make(chan *clusterpb.SubmitResponse, 1)
@@ -179,10 +179,10 @@ func TestOlderIncarnationIsFenced(t *testing.T) {
 		if !errors.Is(err, ErrIncarnation) {
 			t.Errorf("fault = %v, want %v", err, ErrIncarnation)
 		}
-	case <-time.After(5 * time.Second):
+	case <-time.After(time.Minute):
 		t.Fatal("the older incarnation was not fenced")
 	}
-	if _, err := n.Propose(within(t, time.Second), clustertest.Record()); !errors.Is(err, ErrFenced) {
+	if _, err := n.Propose(within(t, 20*time.Second), clustertest.Record()); !errors.Is(err, ErrFenced) {
 		t.Errorf("Propose on a fenced node = %v, want %v", err, ErrFenced)
 	}
 }
@@ -330,7 +330,7 @@ func TestRecordsThatCannotBeProposed(t *testing.T) {
 		"nil": nil, "unknown field": unknown, "unknown field inside": deep, "large": large, "not UTF-8": text,
 		"empty change": {Changes: []*fsmpb.Change{nil}}, "empty use": {Uses: []*fsmpb.Use{nil}}, "unknown field of a use": use,
 	} {
-		if _, err := n.Propose(within(t, time.Second), r); !errors.Is(err, ErrRecord) {
+		if _, err := n.Propose(within(t, 20*time.Second), r); !errors.Is(err, ErrRecord) {
 			t.Errorf("%s: Propose = %v, want %v", name, err, ErrRecord)
 		}
 	}

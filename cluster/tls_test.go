@@ -276,7 +276,7 @@ func TestPeerServiceRefusesForeignBatches(t *testing.T) {
 			t.Errorf("%s: %v, %v", name, r, err)
 		}
 	}
-	if _, err := client.Hello(within(t, time.Second), &clusterpb.HelloRequest{Node: "n9"}); status.Code(err) != codes.PermissionDenied {
+	if _, err := client.Hello(within(t, 20*time.Second), &clusterpb.HelloRequest{Node: "n9"}); status.Code(err) != codes.PermissionDenied {
 		t.Errorf("Hello in another's name: %v", err)
 	}
 	if got := l.State().Index(); got != before {

@@ -143,7 +143,7 @@ func TestRevocationRace(t *testing.T) {
 
 	var mu sync.Mutex
 	var uses []use
-	var done atomic.Int64
+	var done, doneLate atomic.Int64
 	stop := make(chan struct{})
 	var readers sync.WaitGroup
 	for i := range 16 {
@@ -160,7 +160,9 @@ func TestRevocationRace(t *testing.T) {
 				mu.Lock()
 				uses = append(uses, u)
 				mu.Unlock()
-				done.Add(1)
+				if done.Add(1); at == late {
+					doneLate.Add(1)
+				}
 			}
 		})
 	}
@@ -196,12 +198,13 @@ func TestRevocationRace(t *testing.T) {
 		changes, now = append(changes, s), next
 
 		// Let some uses begin and end under what is in force now, at times some of
-		// the late node's too.
-		enough, limit := done.Load()+12, 150*time.Millisecond
+		// the late node's too: its five readers have one each that began before.
+		count, enough, limit := &done, int64(12), 150*time.Millisecond
 		if len(changes)%50 == 0 {
-			enough, limit = 1<<62, 1500*time.Millisecond
+			count, enough, limit = &doneLate, 10, 20*time.Second
 		}
-		for until := time.Now().Add(limit); done.Load() < enough && time.Now().Before(until); {
+		enough += count.Load()
+		for until := time.Now().Add(limit); count.Load() < enough && time.Now().Before(until); {
 			time.Sleep(2 * time.Millisecond)
 		}
 	}

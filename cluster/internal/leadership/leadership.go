@@ -49,9 +49,17 @@ type Handover interface {
 	CheckTransfer()
 }
 
+// Rounds is the part of rafttransport.Transport that ReadIndex needs.
+type Rounds interface {
+	Mark() uint64
+	Confirmed(node raft.ServerID, mark, term uint64) bool
+}
+
 // Config describes Terms. Everything is required. The functions may be called from any
 // goroutine.
 type Config struct {
+	// ID is the id of this node.
+	ID raft.ServerID
 	// Election is the election timeout, and ClockTick how long cluster time may stand still
 	// on an idle cluster.
 	Election, ClockTick time.Duration
@@ -60,7 +68,9 @@ type Config struct {
 	Raft func() *raft.Raft
 	// RaftEnd ends the futures that Raft no longer answers.
 	RaftEnd raftend.End
-	Notify  <-chan bool
+	// Rounds returns the transport's record of which nodes confirmed this leader.
+	Rounds func() Rounds
+	Notify <-chan bool
 	// Voters asks the other voters for their clocks, for at most wait. Guard records
 	// whether they confirm this node's clock.
 	Voters interface {

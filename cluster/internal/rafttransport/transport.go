@@ -46,6 +46,7 @@ type Transport struct {
 	closed    bool
 
 	silent atomic.Bool
+	rounds rounds
 }
 
 // inbound receives the requests on one connection.
@@ -293,12 +294,16 @@ func (t *Transport) AppendEntries(id raft.ServerID, target raft.ServerAddress, a
 		args.Entries, held = alreadyCommitted(args)
 	}
 	args.Entries = raftscan.Appendable(args.Entries)
+	sent := t.rounds.tick()
 	err := t.ask(id, target, func(target raft.ServerAddress) error {
 		if err := t.NetworkTransport.AppendEntries(id, target, args, resp); err != nil {
 			return err
 		}
 		return t.door.term(string(id), args.Term, resp.Term)
 	})
+	if err == nil && resp.Term == args.Term {
+		t.rounds.confirmed(id, sent, args.Term)
+	}
 	if err == nil && held && len(args.Entries) == 0 {
 		time.Sleep(heldPause) // Raft tries again at once
 	}
