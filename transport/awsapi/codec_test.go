@@ -321,7 +321,7 @@ func TestOtherTypesAreRefused(t *testing.T) {
 // it was encoded and decoded again.
 func FuzzDecode(f *testing.F) {
 	for _, s := range []string{``, `{}`, `{"Text":"t","Number":1,"Flag":true,"When":1.5,"Blob":"aGk=","Texts":["x"],"Map":{"k":"v"},"Inner":{"Deep":{"Plaintext":""}},"Inners":[{}]}`,
-		`{"X":[[[{}]]]}`, `{"Text":null}`, "{\"Text\":\"\xff\"}", `{"When":-1e9}`, `{"Texts":[`} {
+		`{"X":[[[{}]]]}`, `{"Text":null}`, `{"TexT":null}`, "{\"Text\":\"\xff\"}", `{"When":-1e9}`, `{"Texts":[`} {
 		f.Add([]byte(s))
 	}
 	s := kmsapi.OutputSchema[everything]()
@@ -329,7 +329,8 @@ func FuzzDecode(f *testing.F) {
 		var d decoder
 		var in, again everything
 		if err := d.decode(s, &in, body); err != nil {
-			if e, ok := errors.AsType[*kmsapi.Error](err); !ok || e.Code != "SerializationException" {
+			// A member that is spelled almost like a known one is named.
+			if e, ok := errors.AsType[*kmsapi.Error](err); !ok || e.Code != "SerializationException" && e.Code != kmsapi.ErrValidation.Code {
 				t.Fatalf("got %v", err)
 			}
 			return
