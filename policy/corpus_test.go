@@ -23,6 +23,9 @@ type corpusPolicies struct {
 	Boundary json.RawMessage   `json:"boundary"`
 	Session  []json.RawMessage `json:"session"`
 	Grantee  string            `json:"grantee"`
+	// IDs are the unique ids that the key policy or trust policy is bound to; if absent, it
+	// is not bound.
+	IDs map[string]string `json:"ids"`
 }
 
 // A corpusFile is a set of policies of testdata/decisions with requests and
@@ -43,6 +46,7 @@ type corpusRequest struct {
 	Without   []string       `json:"without"`   // fields of the file's policies that do not apply
 	Principal string         `json:"principal"` // an ARN, a service, or a provider; "" is the zero Principal
 	Role      string         `json:"role"`      // given to WithRole
+	ID        string         `json:"id"`        // the principal's unique id
 	Action    string         `json:"action"`
 	Resource  *string        `json:"resource"` // testKey if absent
 	Now       string         `json:"now"`
@@ -159,6 +163,9 @@ func (p corpusPolicies) over(file corpusPolicies, without []string) corpusPolici
 	if p.Grantee == "" && has("grantee") {
 		p.Grantee = file.Grantee
 	}
+	if p.IDs == nil && has("ids") {
+		p.IDs = file.IDs
+	}
 	return p
 }
 
@@ -183,6 +190,12 @@ func (p corpusPolicies) parse(t *testing.T) (policies Policies) {
 	if p.Trust != nil {
 		policies.Resource = parse(TrustPolicy, p.Trust)
 	}
+	if p.IDs != nil {
+		var err error
+		if policies.Resource, err = policies.Resource.Bind(p.IDs); err != nil {
+			t.Fatal(err)
+		}
+	}
 	for _, raw := range p.Identity {
 		policies.Identity = append(policies.Identity, parse(IdentityPolicy, raw))
 	}
@@ -191,13 +204,23 @@ func (p corpusPolicies) parse(t *testing.T) (policies Policies) {
 		policies.Session = append(policies.Session, parse(SessionPolicy, raw))
 	}
 	if p.Grantee != "" {
-		g, err := ParseCaller(p.Grantee)
-		if err != nil {
-			t.Fatal(err)
-		}
+		g := mustGrantee(t, p.Grantee)
 		policies.Grantee = &g
 	}
 	return policies
+}
+
+// mustGrantee parses the grantee of a grant: a caller, or the unique id of one.
+func mustGrantee(t *testing.T, s string) Principal {
+	t.Helper()
+	g, err := ParseUniqueID(s)
+	if err != nil {
+		g, err = ParseCaller(s)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	return g
 }
 
 // deciding returns the document with the statement that decided.
@@ -285,6 +308,7 @@ func testDecision(t *testing.T, i int, file *corpusFile, r *corpusRequest) {
 			t.Fatalf("request %d: %v", i, err)
 		}
 	}
+	req.Principal.ID = r.ID
 	if r.Resource != nil {
 		req.Resource = *r.Resource
 	}

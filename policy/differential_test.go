@@ -32,7 +32,14 @@ var (
 		"arn:aws-cn:iam::111122223333:user/alice",
 	}
 	// diffCallers are drawn more often than the others.
-	diffCallers   = []string{"arn:aws:iam::111122223333:user/alice", "arn:aws:sts::111122223333:assumed-role/app/s1", "arn:aws:iam::444455556666:user/alice"}
+	diffCallers = []string{"arn:aws:iam::111122223333:user/alice", "arn:aws:sts::111122223333:assumed-role/app/s1", "arn:aws:iam::444455556666:user/alice"}
+	// diffIDs are unique ids of users and roles, whatever their names are.
+	diffIDs = map[PrincipalKind][]string{
+		KindUser: {"AIDAAAAAAAAAAAAAAAA1", "AIDAAAAAAAAAAAAAAAA2"},
+		KindRole: {"AROAAAAAAAAAAAAAAAA1", "AROAAAAAAAAAAAAAAAA2"}, KindAssumedRole: {"AROAAAAAAAAAAAAAAAA1", "AROAAAAAAAAAAAAAAAA2"},
+	}
+	// diffDeleted are unique ids in the place of names.
+	diffDeleted   = []string{"AIDAAAAAAAAAAAAAAAA1", "AIDAAAAAAAAAAAAAAAA2", "AROAAAAAAAAAAAAAAAA1", "AROAAAAAAAAAAAAAAAA1:s1", "AROAAAAAAAAAAAAAAAA2:s1"}
 	diffServices  = []string{"backup.example.com", "logs.example.com"}
 	diffProviders = []string{"arn:aws:iam::111122223333:oidc-provider/id.example.com", "arn:aws:iam::111122223333:oidc-provider/id.example.com/two"}
 	diffActions   = []string{"kms:Encrypt", "kms:Decrypt", "kms:ReEncryptFrom", "kms:ReEncryptTo", "kms:GenerateDataKey", "kms:GenerateDataKeyPair", "kms:Sign"}
@@ -136,6 +143,8 @@ func randomPrincipals(rng *rand.Rand, not bool) any {
 			aws = append(aws, []string{"111122223333", "444455556666", "arn:aws:iam::111122223333:root"}[rng.IntN(3)])
 		case 3, 4:
 			aws = append(aws, pick(rng, diffCallers))
+		case 5:
+			aws = append(aws, pick(rng, append(diffDeleted, diffPrincipals...)))
 		default:
 			aws = append(aws, pick(rng, diffPrincipals))
 		}
@@ -356,12 +365,22 @@ func randomPolicies(t *testing.T, rng *rand.Rand, about *Kind) (Policies, plainP
 	if about != nil {
 		p.Resource, plain.resource = document(*about)
 		plain.trust = *about == TrustPolicy
-		if *about == KeyPolicy && rng.IntN(4) == 0 {
-			plain.grantee = pick(rng, append(diffPrincipals, diffServices...))
-			g, err := ParseCaller(plain.grantee)
-			if err != nil {
+		if rng.IntN(2) == 0 {
+			plain.ids = make(map[string]string)
+			for _, named := range p.Resource.Principals() {
+				if named.HasID() && named.ID == "" {
+					plain.ids[named.ARN] = pick(rng, diffIDs[named.Kind])
+				}
+			}
+			var err error
+			if p.Resource, err = p.Resource.Bind(plain.ids); err != nil {
 				t.Fatal(err)
 			}
+			fmt.Fprintf(&text, "with the unique ids %v\n", plain.ids)
+		}
+		if *about == KeyPolicy && rng.IntN(4) == 0 {
+			plain.grantee = pick(rng, slices.Concat(diffPrincipals, diffServices, diffDeleted))
+			g := mustGrantee(t, plain.grantee)
 			p.Grantee = &g
 			fmt.Fprintf(&text, "grantee: %s\n", plain.grantee)
 		}
@@ -433,6 +452,10 @@ func randomRequest(t *testing.T, rng *rand.Rand, about *Kind) (Request, plainReq
 		if req.Principal, err = req.Principal.WithRole(r.role); err != nil {
 			t.Fatal(err)
 		}
+	}
+	if req.Principal.HasID() {
+		r.id = pick(rng, diffIDs[req.Principal.Kind])
+		req.Principal.ID = r.id
 	}
 	return req, r, context
 }

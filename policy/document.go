@@ -85,9 +85,9 @@ type resourceSet struct {
 // Principals returns the principals that the document names as AWS in Principal
 // and NotPrincipal elements, each once and in the order of the document,
 // without "*". An account has KindRoot, whether it was written as an ARN or as
-// a bare id; in the latter case its ARN and Partition are empty. AWS refuses a
-// document that names a principal that does not exist, with
-// InvalidPrincipalMessage.
+// a bare id; in the latter case its ARN and Partition are empty. Unique ids are
+// as ParseUniqueID returns them. AWS refuses a document that names a principal
+// that does not exist, with InvalidPrincipalMessage.
 func (d *Document) Principals() []Principal { return slices.Clone(d.principals) }
 
 // Providers returns the identity providers that the document names as
@@ -204,18 +204,42 @@ func (p *Principal) reaches(c *Principal) reach {
 		default:
 			return reachAccount
 		}
-	case p.Kind == KindRole && (c.Kind == KindAssumedRole && p.ARN == c.Role || c.Kind == KindRole && p.ARN == c.ARN):
+	case p.Kind == KindRole && (p.is(c) || p.isRoleOf(c)):
 		return reachRole
-	case p.ARN == c.ARN && p.Kind == c.Kind:
+	case p.is(c):
 		return reachDirect
 	}
 	return reachNone
 }
 
+// is reports whether p, as a policy or a grant names it, is c.
+func (p *Principal) is(c *Principal) bool {
+	if p.Kind != c.Kind {
+		return false
+	}
+	if p.ID == "" {
+		return p.ARN == c.ARN
+	}
+	return p.ID == c.ID && (p.Kind != KindAssumedRole || p.session() == c.session())
+}
+
+// isRoleOf reports whether p, as a policy or a grant names it, is the role that
+// the session c belongs to.
+func (p *Principal) isRoleOf(c *Principal) bool {
+	if p.Kind != KindRole || c.Kind != KindAssumedRole {
+		return false
+	}
+	if p.ID == "" {
+		return p.ARN == c.Role
+	}
+	return p.ID == c.ID
+}
+
 // denies reports whether a Deny for the set reaches c. An account stands for
-// all of its principals, and a role for all sessions of a role with that name.
-// The names of roles are unique in an account regardless of their paths, so
-// this is right even if the caller's session lacks the path of its role.
+// all of its principals, and a role for all of its sessions: without an ID, for
+// all sessions of a role with that name. The names of roles are unique in an
+// account regardless of their paths, so this is right even if the caller's
+// session lacks the path of its role.
 //
 // A NotPrincipal spares only those for whom everything is listed that AWS tells
 // authors to list, and never a principal that has a permissions boundary.
@@ -234,11 +258,11 @@ func (set *principalSet) denies(c *Principal, bounded bool) bool {
 				return true
 			}
 		case KindRole:
-			if c.Kind == KindAssumedRole && p.Name == c.Name && p.Account == c.Account && p.Partition == c.Partition {
+			if p.isRoleOf(c) || p.ID == "" && c.Kind == KindAssumedRole && p.Name == c.Name && p.Account == c.Account && p.Partition == c.Partition {
 				return true
 			}
 		}
-		if p.ARN == c.ARN {
+		if p.is(c) {
 			return true
 		}
 	}
@@ -257,9 +281,9 @@ func (set *principalSet) spares(c *Principal) bool {
 		switch {
 		case p.Kind == KindRoot:
 			account = account || p.isAccountOf(c)
-		case p.Kind == c.Kind && p.ARN == c.ARN:
+		case p.is(c):
 			self = true
-		case p.Kind == KindRole && p.ARN == c.Role:
+		case p.isRoleOf(c):
 			role = true
 		}
 	}

@@ -17,16 +17,18 @@ import (
 // cost. It shares no code with the package.
 
 // A plainRequest names its principal by ARN, and the role of a session by its
-// ARN too. The values of the context have their keys in lower case.
+// ARN too, with the unique id of the user or role. The values of the context have
+// their keys in lower case.
 type plainRequest struct {
-	principal, role, action, resource string
-	values                            map[string][]string
-	now                               time.Time
+	principal, role, id, action, resource string
+	values                                map[string][]string
+	now                                   time.Time
 }
 
 type plainPolicies struct {
 	resource          any // of a key or a role; nil if there is none
 	trust             bool
+	ids               map[string]string // unique ids of the names in resource; nil if they count as they are
 	grantee           string
 	identity, session []any
 	boundary          any
@@ -41,6 +43,7 @@ type plainCaller struct {
 	plainRequest
 	kind, account, partition, name string
 	bounded                        bool
+	ids                            map[string]string
 }
 
 // plainCallerOf takes the principal's ARN apart.
@@ -73,6 +76,38 @@ func plainLower(s string) string {
 
 func (c *plainCaller) isAccount(name string) bool {
 	return c.account != "" && (name == c.account || name == "arn:"+c.partition+":iam::"+c.account+":root")
+}
+
+// isNamed says whether a name in a policy is that of the caller, or that of the
+// role of the caller's session. A name of a user, a role or a session of a role
+// that has a unique id counts by it.
+func (c *plainCaller) isNamed(name string) (self, role bool) {
+	id, session, isSession := strings.Cut(name, ":")
+	switch {
+	case strings.HasPrefix(name, "AIDA"):
+		return c.kind == "user" && name == c.id, false
+	case strings.HasPrefix(name, "AROA") && isSession:
+		return c.kind == "assumed-role" && id == c.id && strings.HasSuffix(c.principal, "/"+session), false
+	case strings.HasPrefix(name, "AROA"):
+		return c.kind == "role" && name == c.id, c.kind == "assumed-role" && name == c.id
+	}
+	if id, bound := c.ids[name]; bound {
+		if _, session, isSession := strings.Cut(name, ":assumed-role/"); isSession {
+			_, session, _ = strings.Cut(session, "/")
+			id += ":" + session
+		}
+		return c.isNamed(id)
+	}
+	return name == c.principal, c.role != "" && name == c.role
+}
+
+// isListed says whether the caller is among names, and whether its role is.
+func (c *plainCaller) isListed(names []string) (self, role bool) {
+	for _, name := range names {
+		s, r := c.isNamed(name)
+		self, role = self || s, role || r
+	}
+	return self, role
 }
 
 func plainList(v any) []string {
@@ -112,6 +147,7 @@ func plainStatements(doc any) []map[string]any {
 // plainEvaluate implements the order of evaluation.
 func plainEvaluate(p plainPolicies, r plainRequest) plainAnswer {
 	c := plainCallerOf(r, p.boundary != nil)
+	c.ids = p.ids
 	resource := strings.SplitN(r.resource, ":", 6)
 	local := len(resource) == 6 && c.account == resource[4] && c.partition == resource[1]
 	resourceReason := "key-policy"
@@ -198,7 +234,8 @@ func plainEvaluate(p plainPolicies, r plainRequest) plainAnswer {
 	}
 	if p.grantee != "" {
 		element := map[string]any{"AWS": p.grantee}
-		if !strings.HasPrefix(p.grantee, "arn:") {
+		c.ids = nil // they are those of the document
+		if strings.Contains(p.grantee, ".") && !strings.Contains(p.grantee, ":") {
 			element = map[string]any{"Service": p.grantee}
 		}
 		for _, way := range c.allowReaches(element) {
@@ -267,11 +304,12 @@ func (c *plainCaller) allowReaches(element any) (ways []string) {
 	}
 	named, _ := element.(map[string]any)
 	for _, p := range plainList(named["AWS"]) {
+		self, role := c.isNamed(p)
 		switch {
 		case external:
-		case p == "*" || p == c.principal && c.kind != "role", c.kind == "root" && c.isAccount(p):
+		case p == "*" || self && c.kind != "role", c.kind == "root" && c.isAccount(p):
 			ways = append(ways, "direct")
-		case c.role != "" && p == c.role, p == c.principal:
+		case role, self:
 			ways = append(ways, "role")
 		case c.isAccount(p):
 			ways = append(ways, "account")
@@ -293,7 +331,7 @@ func (c *plainCaller) denyReaches(s map[string]any) bool {
 		}
 		aws := plainList(not["AWS"])
 		account := slices.ContainsFunc(aws, c.isAccount)
-		listed := slices.Contains(aws, c.principal)
+		listed, role := c.isListed(aws)
 		switch c.kind {
 		case "service":
 			return !slices.Contains(plainList(not["Service"]), c.principal)
@@ -302,7 +340,7 @@ func (c *plainCaller) denyReaches(s map[string]any) bool {
 		case "root":
 			return !account
 		case "assumed-role":
-			return !account || !listed || !slices.Contains(aws, c.role)
+			return !account || !listed || !role
 		default:
 			return !account || !listed
 		}
@@ -312,9 +350,11 @@ func (c *plainCaller) denyReaches(s map[string]any) bool {
 	}
 	for kind, v := range s["Principal"].(map[string]any) {
 		for _, p := range plainList(v) {
-			sameRoleName := kind == "AWS" && c.kind == "assumed-role" &&
+			self, role := c.isNamed(p)
+			_, bound := c.ids[p]
+			sameRoleName := kind == "AWS" && c.kind == "assumed-role" && !bound &&
 				strings.HasPrefix(p, "arn:"+c.partition+":iam::"+c.account+":role/") && strings.HasSuffix(p, "/"+c.name)
-			if p == "*" || p == c.principal || c.isAccount(p) || sameRoleName {
+			if p == "*" || self || role || c.isAccount(p) || sameRoleName {
 				return true
 			}
 		}

@@ -42,7 +42,7 @@ func Size(doc []byte) int {
 // reference to doc.
 //
 // Parse cannot check that the principals exist, for which there is
-// Document.Principals, or that somebody can still change a key policy, for
+// Document.Principals, or know their unique ids (Document.Bind), or that somebody can still change a key policy, for
 // which there is LockoutSafe.
 func Parse(kind Kind, doc []byte) (*Document, error) {
 	limit := MaxPolicySize
@@ -252,9 +252,10 @@ func (p *statementParser) parsePrincipals(element string, n *node) (set principa
 		return set, p.malformed(element, `want "*" or an object such as {"AWS": "<ARN>"}`)
 	}
 	for _, m := range n.members {
-		parse := parsePrincipal
+		var parse func(string) (Principal, error)
 		switch m.name {
 		case "AWS":
+			parse = parseNamed
 		case "Service":
 			parse = ParseService
 		case "Federated":
@@ -281,6 +282,14 @@ func (p *statementParser) parsePrincipals(element string, n *node) (set principa
 		}
 	}
 	return set, nil
+}
+
+// parseNamed parses a principal that a document names as AWS.
+func parseNamed(s string) (Principal, error) {
+	if p, err := ParseUniqueID(s); err == nil {
+		return p, nil
+	}
+	return parsePrincipal(s)
 }
 
 // parseActions parses "<service>:<action>" patterns, or "*". It is strict about

@@ -112,7 +112,9 @@ func TestParseRefuses(t *testing.T) {
 		{"principal wildcard account", statementWith("Principal", `{"AWS":"arn:aws:iam::*:root"}`), ErrInvalidPrincipal, 1, "Principal.AWS", "12 digits"},
 		{"principal two stars", statementWith("Principal", `{"AWS":"**"}`), ErrInvalidPrincipal, 1, "Principal.AWS", ""},
 		{"principal group", statementWith("Principal", `{"AWS":"arn:aws:iam::111122223333:group/g"}`), ErrInvalidPrincipal, 1, "Principal.AWS", "group"},
-		{"principal unique id", statementWith("Principal", `{"AWS":"AIDACKCEVSQ6C2EXAMPLE"}`), ErrInvalidPrincipal, 1, "Principal.AWS", ""},
+		{"principal unique id of a group", statementWith("Principal", `{"AWS":"AGPACKCEVSQ6C2EXAMPLE"}`), ErrInvalidPrincipal, 1, "Principal.AWS", ""},
+		{"principal unique id in lower case", statementWith("Principal", `{"AWS":"AIDAckcevsq6c2example"}`), ErrInvalidPrincipal, 1, "Principal.AWS", ""},
+		{"principal session of a user", statementWith("Principal", `{"AWS":"AIDACKCEVSQ6C2EXAMPLE:one"}`), ErrInvalidPrincipal, 1, "Principal.AWS", ""},
 		{"principal after good ones", statementWith("Principal", `{"AWS":["111122223333","1111222233334"]}`), ErrInvalidPrincipal, 1, "Principal.AWS", "1111222233334"},
 
 		{"Action null", statementWith("Action", `null`), ErrMalformed, 1, "Action", "string"},
@@ -462,10 +464,24 @@ func FuzzParse(f *testing.F) {
 			}
 		}
 		for _, p := range d.Principals() {
-			again, err := ParsePrincipal(p.String())
+			again, err := parseNamed(p.String())
 			if err != nil || again != p {
 				t.Fatalf("principal %+v reads back as %+v, %v", p, again, err)
 			}
+		}
+		if same, err := RenamePrincipals(string(doc), nil); err != nil || same != string(doc) {
+			t.Fatalf("with no names to replace, the document became %s, %v", same, err)
+		}
+		names := make(map[string]string)
+		for _, p := range d.Principals() {
+			names[p.String()] = "AIDAAAAAAAAAAAAAAAA9"
+		}
+		renamed, err := RenamePrincipals(string(doc), names)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if other, err := Parse(k, []byte(renamed)); err != nil && len(renamed) <= len(doc) || err == nil && len(names) > 0 && (len(other.principals) != 1 || other.principals[0].ID != "AIDAAAAAAAAAAAAAAAA9") {
+			t.Fatalf("with other names, the document became %s, %v", renamed, err)
 		}
 		policies := Policies{Resource: d}
 		if !k.hasPrincipals() {

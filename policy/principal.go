@@ -60,6 +60,11 @@ type Principal struct {
 	// ARN does not contain the role's path, so ParsePrincipal fills in the ARN
 	// of a role without a path; see WithRole.
 	Role string
+	// ID is the unique id of the user or role, or of the role that a session
+	// belongs to. It is empty for all others, and where it is not known. What a
+	// policy or a grant names with an ID is the caller with the same ID, and
+	// what it names without one is the caller with the same ARN.
+	ID string
 }
 
 // ParsePrincipal parses a principal as a key policy or a grant may name it: the
