@@ -47,6 +47,12 @@ func compactGrant(t *intern.Texts, _ *table, o *object, m *fsmpb.Grant) {
 	}
 }
 
+func shareBindings(t *intern.Texts, list []*fsmpb.Binding) {
+	for _, b := range list {
+		t.Share(&b.Name, &b.Id)
+	}
+}
+
 // last returns the n bytes of the id that come before its last before bytes. The
 // slice has no spare capacity, so that appending to it copies.
 func (o *object) last(n, before int) []byte {

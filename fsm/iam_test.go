@@ -178,6 +178,7 @@ func completeIAM() []*fsmpb.Change {
 		})),
 		putRole(testRole("app", 1, func(r *fsmpb.Role) {
 			r.Boundary, r.Policies, r.Inline, r.Tags, r.Description, r.MaxSession, r.RevokedBefore = arns[0], arns, inline, tags, "d", 3600, 7
+			r.TrustBindings = []*fsmpb.Binding{{Name: "arn:aws:iam::000000000000:user/a", Id: uniqueID("AIDA", 1)}}
 		})),
 		putProvider(testProvider(func(p *fsmpb.OidcProvider) {
 			p.ClientIds, p.Thumbprints, p.Tags, p.Jwks = []string{"c"}, []string{"t"}, tags, []byte("{}")
@@ -341,6 +342,7 @@ var iamRuleCases = []ruleCase{
 	{"it deletes a user who has access keys", "", changing(deleteUser("ann")), changing(deleteUser("ann"), deleteCredential(annsKey))},
 	{"a trust policy is not a JSON object of at most 32768 bytes", "", changing(putRole(testRole("x", 9, func(r *fsmpb.Role) { r.Trust = "" }))),
 		changing(putRole(testRole("x", 9, func(r *fsmpb.Role) { r.Trust = padded(32768) })))},
+	{"a binding of a policy has no valid name or unique id", "trust", changing(putRole(testRole("x", 9, func(r *fsmpb.Role) { r.TrustBindings = []*fsmpb.Binding{{Name: "a"}} }))), nil},
 	{"it restores sessions that were revoked", "role", changing(putRole(with(app(), []func(*fsmpb.Role){func(r *fsmpb.Role) { r.RevokedBefore-- }}))),
 		changing(putRole(with(app(), []func(*fsmpb.Role){func(r *fsmpb.Role) { r.RevokedBefore++ }})))},
 	{"it restores sessions that were revoked", "renamed", changing(deleteRole("app"), putRole(testRole("x", 1))), changing(deleteRole("app"), putRole(testRole("x", 9)))},

@@ -193,6 +193,7 @@ func iamKinds() []*row {
 			compact: func(t *intern.Texts, _ *table, _ *object, m *fsmpb.Role) {
 				t.Share(&m.Path, &m.Boundary, &m.Trust)
 				shareAll(t, m.Policies, m.Inline)
+				shareBindings(t, m.TrustBindings)
 			},
 			indexes: []*index[*fsmpb.Role]{rolesByID},
 		}),

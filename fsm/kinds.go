@@ -58,6 +58,7 @@ func kinds() []*row {
 			compact: func(t *intern.Texts, _ *table, o *object, m *fsmpb.KeyPolicy) {
 				m.Key = o.last(len(m.Key), 0)
 				t.Share(&m.Region, &m.Document)
+				shareBindings(t, m.Bindings)
 			},
 		}),
 		newRow(spec[*fsmpb.KeyTags]{

@@ -385,10 +385,11 @@ func (a *applier) checkCredential(was, n *fsmpb.Credential) (broken string) {
 // parsed as a policy here, since parsers differ between releases and apply must
 // decide the same on nodes of all of them.
 func (a *applier) checkPolicy(_, p *fsmpb.KeyPolicy) (broken string) {
-	if most := limitsAt(a.state.level).policy; !form.IsPolicy(p.Document, most) {
-		return fmt.Sprintf("a key policy is not a JSON object of at most %d bytes", most)
+	most := limitsAt(a.state.level)
+	if !form.IsPolicy(p.Document, most.policy) {
+		return fmt.Sprintf("a key policy is not a JSON object of at most %d bytes", most.policy)
 	}
-	return ""
+	return form.CheckBindings(p.Bindings, most.iam())
 }
 
 // checkAlias: names of aliases begin with "alias/".

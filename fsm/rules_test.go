@@ -350,6 +350,12 @@ var ruleCases = []ruleCase{
 	{"a key policy is not a JSON object of at most 32768 bytes", "nothing", changing(putPolicy(ownKey, "")), nil},
 	{"a key policy is not a JSON object of at most 32768 bytes", "cut short", changing(putPolicy(ownKey, `{"Version":"2012-10-17"`)), nil},
 	{"a key policy is not a JSON object of at most 32768 bytes", "long", changing(putPolicy(ownKey, `{"Id":"`+strings.Repeat("x", 32768-8)+`"}`)), changing(putPolicy(ownKey, `{"Id":"`+strings.Repeat("x", 32768-9)+`"}`))},
+	{"the bindings of a policy are not in order, or too many", "", changing(putBound(ownKey, "b", "AIDA345678901234", "a", "AIDA345678901234")), changing(putBound(ownKey, "a", "AIDA345678901234", "b", "AIDA345678901234"))},
+	{"the bindings of a policy are not in order, or too many", "twice", changing(putBound(ownKey, "a", "AIDA345678901234", "a", "AIDA345678901235")), nil},
+	{"a binding of a policy has no valid name or unique id", "no name", changing(putBound(ownKey, "", "AIDA345678901234")), nil},
+	{"a binding of a policy has no valid name or unique id", "long name", changing(putBound(ownKey, strings.Repeat("x", 769), "AIDA345678901234")), changing(putBound(ownKey, strings.Repeat("x", 768), "AIDA345678901234"))},
+	{"a binding of a policy has no valid name or unique id", "no id", changing(putBound(ownKey, "a", "")), nil},
+	{"a binding of a policy has no valid name or unique id", "id", changing(putBound(ownKey, "a", "AIDA34567890123:")), changing(putBound(ownKey, "a", "AROA345678901234"))},
 	{"it stores a policy, tags, an alias or a grant for a key that does not exist", "policy", changing(putPolicy(noKey, "{}")), changing(putPolicy(noKey, "{}"), putKey(keyOf(noKey)))},
 	{"it stores a policy, tags, an alias or a grant for a key that does not exist", "tags", changing(tagsOf(goneKey)), changing(tagsOf(ownKey))},
 	{"it stores a policy, tags, an alias or a grant for a key that does not exist", "alias", changing(putAlias(noKey, "alias/b")), changing(putAlias(ownKey, "alias/b"))},
@@ -429,6 +435,16 @@ func TestRules(t *testing.T) {
 			}
 		})
 	}
+}
+
+// putBound puts a policy with bindings, from names and ids in turn.
+func putBound(id KeyID, namesAndIDs ...string) *fsmpb.Change {
+	c := putPolicy(id, "{}")
+	for i := 0; i < len(namesAndIDs); i += 2 {
+		p := c.GetPutKeyPolicy()
+		p.Bindings = append(p.Bindings, &fsmpb.Binding{Name: namesAndIDs[i], Id: namesAndIDs[i+1]})
+	}
+	return c
 }
 
 // TestEveryRuleHasACase reads the rules from the source.

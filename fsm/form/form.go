@@ -33,6 +33,7 @@ const (
 	MaxURL = 255
 
 	maxPath      = 512
+	maxPrincipal = maxPath + 2*MaxName // of the ARN of a principal, or of a session
 	minUniqueID  = 16
 	maxUniqueID  = 128
 	maxAccount   = 255 // of what operators call an account
@@ -85,12 +86,17 @@ func CheckEntity(m Entity, prefix string, most Limits) (broken string) {
 	switch {
 	case proto.Size(m) > most.Object:
 		return fmt.Sprintf("an entity has more than %d bytes", most.Object)
-	case len(id) < minUniqueID || len(id) > maxUniqueID || !strings.HasPrefix(id, prefix) || !only(id, lettersUpper+digits):
+	case !isUniqueID(id, prefix):
 		return "an entity has no unique id of its kind"
 	case path == "" || len(path) > maxPath || path[0] != '/' || path[len(path)-1] != '/' || !IsVisible(path):
 		return "an entity has no valid path"
 	}
 	return ""
+}
+
+// isUniqueID reports whether a text can be the unique id of an entity.
+func isUniqueID(id, prefix string) bool {
+	return len(id) >= minUniqueID && len(id) <= maxUniqueID && strings.HasPrefix(id, prefix) && only(id, lettersUpper+digits)
 }
 
 // ascending reports whether a list has at most that many items, in ascending order of
@@ -134,6 +140,20 @@ func CheckRole(was, n *fsmpb.Role, most Limits) (broken string) {
 		return "it restores sessions that were revoked"
 	case !IsPolicy(n.Trust, most.Policy):
 		return fmt.Sprintf("a trust policy is not a JSON object of at most %d bytes", most.Policy)
+	}
+	return CheckBindings(n.TrustBindings, most)
+}
+
+// CheckBindings checks who is meant by the names in a policy. Whether they are all of its
+// names is not checked: a policy with a name that has no binding is refused when it is used.
+func CheckBindings(list []*fsmpb.Binding, most Limits) (broken string) {
+	if !ascending(most.List, list, (*fsmpb.Binding).GetName) {
+		return "the bindings of a policy are not in order, or too many"
+	}
+	for _, b := range list {
+		if b.Name == "" || len(b.Name) > maxPrincipal || !isUniqueID(b.Id, "A") {
+			return "a binding of a policy has no valid name or unique id"
+		}
 	}
 	return ""
 }

@@ -2514,8 +2514,9 @@ type Grant struct {
 	Key    []byte                 `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
 	Region string                 `protobuf:"bytes,2,opt,name=region,proto3" json:"region,omitempty"`
 	Id     []byte                 `protobuf:"bytes,3,opt,name=id,proto3" json:"id,omitempty"` // 32 bytes
-	// The grantee and the retiring principal: each is a principal's ARN, or the name
-	// of a service principal, which has no colon. Retiring is "" if there is none.
+	// The grantee and the retiring principal. A user or a role is its unique id, and a
+	// session of a role is AROA…:name, so that who is made again under the same name has
+	// no grants. Others are an ARN, or the name of a service. Retiring is "" if there is none.
 	Grantee    string   `protobuf:"bytes,4,opt,name=grantee,proto3" json:"grantee,omitempty"`
 	Retiring   string   `protobuf:"bytes,5,opt,name=retiring,proto3" json:"retiring,omitempty"`
 	Operations []string `protobuf:"bytes,6,rep,name=operations,proto3" json:"operations,omitempty"`
@@ -2528,8 +2529,11 @@ type Grant struct {
 	SourceArn     string        `protobuf:"bytes,12,opt,name=source_arn,json=sourceArn,proto3" json:"source_arn,omitempty"` // resource that a request must be made for; "" for any
 	Version       uint64        `protobuf:"varint,15,opt,name=version,proto3" json:"version,omitempty"`
 	Account       uint64        `protobuf:"varint,13,opt,name=account,proto3" json:"account,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	// The accounts of a grantee and a retiring principal that are unique ids.
+	GranteeAccount  uint64 `protobuf:"varint,14,opt,name=grantee_account,json=granteeAccount,proto3" json:"grantee_account,omitempty"`
+	RetiringAccount uint64 `protobuf:"varint,16,opt,name=retiring_account,json=retiringAccount,proto3" json:"retiring_account,omitempty"`
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
 }
 
 func (x *Grant) Reset() {
@@ -2656,6 +2660,20 @@ func (x *Grant) GetVersion() uint64 {
 func (x *Grant) GetAccount() uint64 {
 	if x != nil {
 		return x.Account
+	}
+	return 0
+}
+
+func (x *Grant) GetGranteeAccount() uint64 {
+	if x != nil {
+		return x.GranteeAccount
+	}
+	return 0
+}
+
+func (x *Grant) GetRetiringAccount() uint64 {
+	if x != nil {
+		return x.RetiringAccount
 	}
 	return 0
 }
@@ -3375,6 +3393,7 @@ type KeyPolicy struct {
 	Document      string                 `protobuf:"bytes,3,opt,name=document,proto3" json:"document,omitempty"`
 	Version       uint64                 `protobuf:"varint,15,opt,name=version,proto3" json:"version,omitempty"`
 	Account       uint64                 `protobuf:"varint,4,opt,name=account,proto3" json:"account,omitempty"`
+	Bindings      []*Binding             `protobuf:"bytes,5,rep,name=bindings,proto3" json:"bindings,omitempty"` // of all users, roles and sessions of roles in document
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -3444,6 +3463,67 @@ func (x *KeyPolicy) GetAccount() uint64 {
 	return 0
 }
 
+func (x *KeyPolicy) GetBindings() []*Binding {
+	if x != nil {
+		return x.Bindings
+	}
+	return nil
+}
+
+// Binding says who is meant by a name in a policy: the user or role that had the name when
+// the policy was stored.
+type Binding struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"` // ARN, as in the policy; or a unique id, of who was deleted since
+	Id            string                 `protobuf:"bytes,2,opt,name=id,proto3" json:"id,omitempty"`     // AIDA… or AROA…; of a session of a role, the role's
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Binding) Reset() {
+	*x = Binding{}
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[32]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Binding) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Binding) ProtoMessage() {}
+
+func (x *Binding) ProtoReflect() protoreflect.Message {
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[32]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Binding.ProtoReflect.Descriptor instead.
+func (*Binding) Descriptor() ([]byte, []int) {
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{32}
+}
+
+func (x *Binding) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *Binding) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
 type KeyTags struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Key           []byte                 `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
@@ -3457,7 +3537,7 @@ type KeyTags struct {
 
 func (x *KeyTags) Reset() {
 	*x = KeyTags{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[32]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3469,7 +3549,7 @@ func (x *KeyTags) String() string {
 func (*KeyTags) ProtoMessage() {}
 
 func (x *KeyTags) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[32]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3482,7 +3562,7 @@ func (x *KeyTags) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KeyTags.ProtoReflect.Descriptor instead.
 func (*KeyTags) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{32}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *KeyTags) GetKey() []byte {
@@ -3530,7 +3610,7 @@ type Tag struct {
 
 func (x *Tag) Reset() {
 	*x = Tag{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[33]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3542,7 +3622,7 @@ func (x *Tag) String() string {
 func (*Tag) ProtoMessage() {}
 
 func (x *Tag) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[33]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3555,7 +3635,7 @@ func (x *Tag) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Tag.ProtoReflect.Descriptor instead.
 func (*Tag) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{33}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *Tag) GetKey() string {
@@ -3587,7 +3667,7 @@ type Alias struct {
 
 func (x *Alias) Reset() {
 	*x = Alias{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[34]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3599,7 +3679,7 @@ func (x *Alias) String() string {
 func (*Alias) ProtoMessage() {}
 
 func (x *Alias) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[34]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3612,7 +3692,7 @@ func (x *Alias) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Alias.ProtoReflect.Descriptor instead.
 func (*Alias) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{34}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *Alias) GetName() string {
@@ -3675,7 +3755,7 @@ type AliasName struct {
 
 func (x *AliasName) Reset() {
 	*x = AliasName{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[35]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3687,7 +3767,7 @@ func (x *AliasName) String() string {
 func (*AliasName) ProtoMessage() {}
 
 func (x *AliasName) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[35]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3700,7 +3780,7 @@ func (x *AliasName) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AliasName.ProtoReflect.Descriptor instead.
 func (*AliasName) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{35}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *AliasName) GetName() string {
@@ -3748,7 +3828,7 @@ type Credential struct {
 
 func (x *Credential) Reset() {
 	*x = Credential{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[36]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3760,7 +3840,7 @@ func (x *Credential) String() string {
 func (*Credential) ProtoMessage() {}
 
 func (x *Credential) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[36]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3773,7 +3853,7 @@ func (x *Credential) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Credential.ProtoReflect.Descriptor instead.
 func (*Credential) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{36}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *Credential) GetId() string {
@@ -3871,7 +3951,7 @@ type CredentialID struct {
 
 func (x *CredentialID) Reset() {
 	*x = CredentialID{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[37]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3883,7 +3963,7 @@ func (x *CredentialID) String() string {
 func (*CredentialID) ProtoMessage() {}
 
 func (x *CredentialID) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[37]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3896,7 +3976,7 @@ func (x *CredentialID) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CredentialID.ProtoReflect.Descriptor instead.
 func (*CredentialID) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{37}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *CredentialID) GetId() string {
@@ -3929,7 +4009,7 @@ type Account struct {
 
 func (x *Account) Reset() {
 	*x = Account{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[38]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3941,7 +4021,7 @@ func (x *Account) String() string {
 func (*Account) ProtoMessage() {}
 
 func (x *Account) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[38]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3954,7 +4034,7 @@ func (x *Account) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Account.ProtoReflect.Descriptor instead.
 func (*Account) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{38}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *Account) GetAccount() uint64 {
@@ -4014,7 +4094,7 @@ type User struct {
 
 func (x *User) Reset() {
 	*x = User{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[39]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4026,7 +4106,7 @@ func (x *User) String() string {
 func (*User) ProtoMessage() {}
 
 func (x *User) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[39]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4039,7 +4119,7 @@ func (x *User) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use User.ProtoReflect.Descriptor instead.
 func (*User) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{39}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *User) GetAccount() uint64 {
@@ -4136,7 +4216,7 @@ type InlinePolicy struct {
 
 func (x *InlinePolicy) Reset() {
 	*x = InlinePolicy{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[40]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4148,7 +4228,7 @@ func (x *InlinePolicy) String() string {
 func (*InlinePolicy) ProtoMessage() {}
 
 func (x *InlinePolicy) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[40]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4161,7 +4241,7 @@ func (x *InlinePolicy) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InlinePolicy.ProtoReflect.Descriptor instead.
 func (*InlinePolicy) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{40}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *InlinePolicy) GetName() string {
@@ -4194,7 +4274,7 @@ type Group struct {
 
 func (x *Group) Reset() {
 	*x = Group{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[41]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4206,7 +4286,7 @@ func (x *Group) String() string {
 func (*Group) ProtoMessage() {}
 
 func (x *Group) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[41]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4219,7 +4299,7 @@ func (x *Group) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Group.ProtoReflect.Descriptor instead.
 func (*Group) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{41}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *Group) GetAccount() uint64 {
@@ -4294,15 +4374,16 @@ type Role struct {
 	Description string                 `protobuf:"bytes,11,opt,name=description,proto3" json:"description,omitempty"`
 	MaxSession  uint32                 `protobuf:"varint,12,opt,name=max_session,json=maxSession,proto3" json:"max_session,omitempty"` // seconds
 	// Sessions that were issued before this time have ended; 0 for none.
-	RevokedBefore int64  `protobuf:"varint,13,opt,name=revoked_before,json=revokedBefore,proto3" json:"revoked_before,omitempty"`
-	Version       uint64 `protobuf:"varint,15,opt,name=version,proto3" json:"version,omitempty"`
+	RevokedBefore int64      `protobuf:"varint,13,opt,name=revoked_before,json=revokedBefore,proto3" json:"revoked_before,omitempty"`
+	TrustBindings []*Binding `protobuf:"bytes,14,rep,name=trust_bindings,json=trustBindings,proto3" json:"trust_bindings,omitempty"` // of all users, roles and sessions of roles in trust
+	Version       uint64     `protobuf:"varint,15,opt,name=version,proto3" json:"version,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Role) Reset() {
 	*x = Role{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[42]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4314,7 +4395,7 @@ func (x *Role) String() string {
 func (*Role) ProtoMessage() {}
 
 func (x *Role) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[42]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4327,7 +4408,7 @@ func (x *Role) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Role.ProtoReflect.Descriptor instead.
 func (*Role) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{42}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *Role) GetAccount() uint64 {
@@ -4421,6 +4502,13 @@ func (x *Role) GetRevokedBefore() int64 {
 	return 0
 }
 
+func (x *Role) GetTrustBindings() []*Binding {
+	if x != nil {
+		return x.TrustBindings
+	}
+	return nil
+}
+
 func (x *Role) GetVersion() uint64 {
 	if x != nil {
 		return x.Version
@@ -4451,7 +4539,7 @@ type Policy struct {
 
 func (x *Policy) Reset() {
 	*x = Policy{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[43]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4463,7 +4551,7 @@ func (x *Policy) String() string {
 func (*Policy) ProtoMessage() {}
 
 func (x *Policy) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[43]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4476,7 +4564,7 @@ func (x *Policy) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Policy.ProtoReflect.Descriptor instead.
 func (*Policy) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{43}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *Policy) GetAccount() uint64 {
@@ -4577,7 +4665,7 @@ type PolicyVersion struct {
 
 func (x *PolicyVersion) Reset() {
 	*x = PolicyVersion{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[44]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4589,7 +4677,7 @@ func (x *PolicyVersion) String() string {
 func (*PolicyVersion) ProtoMessage() {}
 
 func (x *PolicyVersion) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[44]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4602,7 +4690,7 @@ func (x *PolicyVersion) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PolicyVersion.ProtoReflect.Descriptor instead.
 func (*PolicyVersion) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{44}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *PolicyVersion) GetAccount() uint64 {
@@ -4658,7 +4746,7 @@ type PolicyVersionID struct {
 
 func (x *PolicyVersionID) Reset() {
 	*x = PolicyVersionID{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[45]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4670,7 +4758,7 @@ func (x *PolicyVersionID) String() string {
 func (*PolicyVersionID) ProtoMessage() {}
 
 func (x *PolicyVersionID) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[45]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4683,7 +4771,7 @@ func (x *PolicyVersionID) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PolicyVersionID.ProtoReflect.Descriptor instead.
 func (*PolicyVersionID) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{45}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *PolicyVersionID) GetAccount() uint64 {
@@ -4720,7 +4808,7 @@ type GroupMembers struct {
 
 func (x *GroupMembers) Reset() {
 	*x = GroupMembers{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[46]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4732,7 +4820,7 @@ func (x *GroupMembers) String() string {
 func (*GroupMembers) ProtoMessage() {}
 
 func (x *GroupMembers) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[46]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4745,7 +4833,7 @@ func (x *GroupMembers) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GroupMembers.ProtoReflect.Descriptor instead.
 func (*GroupMembers) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{46}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *GroupMembers) GetAccount() uint64 {
@@ -4790,7 +4878,7 @@ type PolicyUses struct {
 
 func (x *PolicyUses) Reset() {
 	*x = PolicyUses{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[47]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4802,7 +4890,7 @@ func (x *PolicyUses) String() string {
 func (*PolicyUses) ProtoMessage() {}
 
 func (x *PolicyUses) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[47]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4815,7 +4903,7 @@ func (x *PolicyUses) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PolicyUses.ProtoReflect.Descriptor instead.
 func (*PolicyUses) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{47}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *PolicyUses) GetAccount() uint64 {
@@ -4866,7 +4954,7 @@ type OidcProvider struct {
 
 func (x *OidcProvider) Reset() {
 	*x = OidcProvider{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[48]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4878,7 +4966,7 @@ func (x *OidcProvider) String() string {
 func (*OidcProvider) ProtoMessage() {}
 
 func (x *OidcProvider) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[48]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4891,7 +4979,7 @@ func (x *OidcProvider) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OidcProvider.ProtoReflect.Descriptor instead.
 func (*OidcProvider) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{48}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *OidcProvider) GetAccount() uint64 {
@@ -4968,7 +5056,7 @@ type EntityID struct {
 
 func (x *EntityID) Reset() {
 	*x = EntityID{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[49]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4980,7 +5068,7 @@ func (x *EntityID) String() string {
 func (*EntityID) ProtoMessage() {}
 
 func (x *EntityID) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[49]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4993,7 +5081,7 @@ func (x *EntityID) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EntityID.ProtoReflect.Descriptor instead.
 func (*EntityID) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{49}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *EntityID) GetAccount() uint64 {
@@ -5023,7 +5111,7 @@ type DeleteKey struct {
 
 func (x *DeleteKey) Reset() {
 	*x = DeleteKey{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[50]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5035,7 +5123,7 @@ func (x *DeleteKey) String() string {
 func (*DeleteKey) ProtoMessage() {}
 
 func (x *DeleteKey) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[50]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5048,7 +5136,7 @@ func (x *DeleteKey) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteKey.ProtoReflect.Descriptor instead.
 func (*DeleteKey) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{50}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{51}
 }
 
 func (x *DeleteKey) GetKey() []byte {
@@ -5087,7 +5175,7 @@ type Tombstone struct {
 
 func (x *Tombstone) Reset() {
 	*x = Tombstone{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[51]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5099,7 +5187,7 @@ func (x *Tombstone) String() string {
 func (*Tombstone) ProtoMessage() {}
 
 func (x *Tombstone) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[51]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5112,7 +5200,7 @@ func (x *Tombstone) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Tombstone.ProtoReflect.Descriptor instead.
 func (*Tombstone) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{51}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{52}
 }
 
 func (x *Tombstone) GetKey() []byte {
@@ -5164,7 +5252,7 @@ type KeyAliases struct {
 
 func (x *KeyAliases) Reset() {
 	*x = KeyAliases{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[52]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5176,7 +5264,7 @@ func (x *KeyAliases) String() string {
 func (*KeyAliases) ProtoMessage() {}
 
 func (x *KeyAliases) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[52]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5189,7 +5277,7 @@ func (x *KeyAliases) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KeyAliases.ProtoReflect.Descriptor instead.
 func (*KeyAliases) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{52}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{53}
 }
 
 func (x *KeyAliases) GetKey() []byte {
@@ -5273,7 +5361,7 @@ type SnapshotItem struct {
 
 func (x *SnapshotItem) Reset() {
 	*x = SnapshotItem{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[53]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5285,7 +5373,7 @@ func (x *SnapshotItem) String() string {
 func (*SnapshotItem) ProtoMessage() {}
 
 func (x *SnapshotItem) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[53]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5298,7 +5386,7 @@ func (x *SnapshotItem) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SnapshotItem.ProtoReflect.Descriptor instead.
 func (*SnapshotItem) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{53}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{54}
 }
 
 func (x *SnapshotItem) GetItem() isSnapshotItem_Item {
@@ -5806,7 +5894,7 @@ type SnapshotHeader struct {
 
 func (x *SnapshotHeader) Reset() {
 	*x = SnapshotHeader{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[54]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[55]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5818,7 +5906,7 @@ func (x *SnapshotHeader) String() string {
 func (*SnapshotHeader) ProtoMessage() {}
 
 func (x *SnapshotHeader) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[54]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[55]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5831,7 +5919,7 @@ func (x *SnapshotHeader) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SnapshotHeader.ProtoReflect.Descriptor instead.
 func (*SnapshotHeader) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{54}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{55}
 }
 
 func (x *SnapshotHeader) GetSchema() uint32 {
@@ -5935,7 +6023,7 @@ type StateChecks struct {
 
 func (x *StateChecks) Reset() {
 	*x = StateChecks{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[55]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[56]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5947,7 +6035,7 @@ func (x *StateChecks) String() string {
 func (*StateChecks) ProtoMessage() {}
 
 func (x *StateChecks) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[55]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[56]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5960,7 +6048,7 @@ func (x *StateChecks) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StateChecks.ProtoReflect.Descriptor instead.
 func (*StateChecks) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{55}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{56}
 }
 
 func (x *StateChecks) GetChecks() []*StateCheck {
@@ -5983,7 +6071,7 @@ type Observation struct {
 
 func (x *Observation) Reset() {
 	*x = Observation{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[56]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[57]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5995,7 +6083,7 @@ func (x *Observation) String() string {
 func (*Observation) ProtoMessage() {}
 
 func (x *Observation) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[56]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[57]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6008,7 +6096,7 @@ func (x *Observation) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Observation.ProtoReflect.Descriptor instead.
 func (*Observation) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{56}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{57}
 }
 
 func (x *Observation) GetHeard() int64 {
@@ -6038,7 +6126,7 @@ type Attestation struct {
 
 func (x *Attestation) Reset() {
 	*x = Attestation{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[57]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[58]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6050,7 +6138,7 @@ func (x *Attestation) String() string {
 func (*Attestation) ProtoMessage() {}
 
 func (x *Attestation) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[57]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[58]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6063,7 +6151,7 @@ func (x *Attestation) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Attestation.ProtoReflect.Descriptor instead.
 func (*Attestation) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{57}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{58}
 }
 
 func (x *Attestation) GetGeneration() uint32 {
@@ -6090,7 +6178,7 @@ type SnapshotEnd struct {
 
 func (x *SnapshotEnd) Reset() {
 	*x = SnapshotEnd{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[58]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[59]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6102,7 +6190,7 @@ func (x *SnapshotEnd) String() string {
 func (*SnapshotEnd) ProtoMessage() {}
 
 func (x *SnapshotEnd) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[58]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[59]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6115,7 +6203,7 @@ func (x *SnapshotEnd) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SnapshotEnd.ProtoReflect.Descriptor instead.
 func (*SnapshotEnd) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{58}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{59}
 }
 
 func (x *SnapshotEnd) GetItems() uint64 {
@@ -6139,7 +6227,7 @@ type Session struct {
 
 func (x *Session) Reset() {
 	*x = Session{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[59]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[60]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6151,7 +6239,7 @@ func (x *Session) String() string {
 func (*Session) ProtoMessage() {}
 
 func (x *Session) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[59]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[60]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6164,7 +6252,7 @@ func (x *Session) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Session.ProtoReflect.Descriptor instead.
 func (*Session) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{59}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{60}
 }
 
 func (x *Session) GetNode() string {
@@ -6213,7 +6301,7 @@ type AppliedBatch struct {
 
 func (x *AppliedBatch) Reset() {
 	*x = AppliedBatch{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[60]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[61]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6225,7 +6313,7 @@ func (x *AppliedBatch) String() string {
 func (*AppliedBatch) ProtoMessage() {}
 
 func (x *AppliedBatch) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[60]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[61]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6238,7 +6326,7 @@ func (x *AppliedBatch) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AppliedBatch.ProtoReflect.Descriptor instead.
 func (*AppliedBatch) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{60}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{61}
 }
 
 func (x *AppliedBatch) GetSeq() uint64 {
@@ -6470,7 +6558,7 @@ const file_fsm_fsmpb_fsm_proto_rawDesc = "" +
 	"\apending\x18\t \x01(\bR\apending\x12\x19\n" +
 	"\bvalid_to\x18\n" +
 	" \x01(\x03R\avalidTo\x12 \n" +
-	"\vdescription\x18\v \x01(\tR\vdescription\"\xbc\x03\n" +
+	"\vdescription\x18\v \x01(\tR\vdescription\"\x90\x04\n" +
 	"\x05Grant\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\fR\x03key\x12\x16\n" +
 	"\x06region\x18\x02 \x01(\tR\x06region\x12\x0e\n" +
@@ -6489,7 +6577,9 @@ const file_fsm_fsmpb_fsm_proto_rawDesc = "" +
 	"\n" +
 	"source_arn\x18\f \x01(\tR\tsourceArn\x12\x18\n" +
 	"\aversion\x18\x0f \x01(\x04R\aversion\x12\x18\n" +
-	"\aaccount\x18\r \x01(\x04R\aaccount\":\n" +
+	"\aaccount\x18\r \x01(\x04R\aaccount\x12'\n" +
+	"\x0fgrantee_account\x18\x0e \x01(\x04R\x0egranteeAccount\x12)\n" +
+	"\x10retiring_account\x18\x10 \x01(\x04R\x0fretiringAccount\":\n" +
 	"\fGrantContext\x12*\n" +
 	"\x05pairs\x18\x01 \x03(\v2\x14.conclave.fsm.v1.TagR\x05pairs\"]\n" +
 	"\aGrantID\x12\x10\n" +
@@ -6552,13 +6642,17 @@ const file_fsm_fsmpb_fsm_proto_rawDesc = "" +
 	"\aaccount\x18\x01 \x01(\x04R\aaccount\x12\x0e\n" +
 	"\x02id\x18\x02 \x01(\tR\x02id\x12\x1c\n" +
 	"\toperation\x18\x03 \x01(\rR\toperation\x12\x12\n" +
-	"\x04time\x18\x04 \x01(\x03R\x04time\"\x85\x01\n" +
+	"\x04time\x18\x04 \x01(\x03R\x04time\"\xbb\x01\n" +
 	"\tKeyPolicy\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\fR\x03key\x12\x16\n" +
 	"\x06region\x18\x02 \x01(\tR\x06region\x12\x1a\n" +
 	"\bdocument\x18\x03 \x01(\tR\bdocument\x12\x18\n" +
 	"\aversion\x18\x0f \x01(\x04R\aversion\x12\x18\n" +
-	"\aaccount\x18\x04 \x01(\x04R\aaccount\"\x91\x01\n" +
+	"\aaccount\x18\x04 \x01(\x04R\aaccount\x124\n" +
+	"\bbindings\x18\x05 \x03(\v2\x18.conclave.fsm.v1.BindingR\bbindings\"-\n" +
+	"\aBinding\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x0e\n" +
+	"\x02id\x18\x02 \x01(\tR\x02id\"\x91\x01\n" +
 	"\aKeyTags\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\fR\x03key\x12\x16\n" +
 	"\x06region\x18\x02 \x01(\tR\x06region\x12(\n" +
@@ -6632,7 +6726,7 @@ const file_fsm_fsmpb_fsm_proto_rawDesc = "" +
 	"\acreated\x18\x05 \x01(\x03R\acreated\x12\x1a\n" +
 	"\bpolicies\x18\x06 \x03(\tR\bpolicies\x125\n" +
 	"\x06inline\x18\a \x03(\v2\x1d.conclave.fsm.v1.InlinePolicyR\x06inline\x12\x18\n" +
-	"\aversion\x18\x0f \x01(\x04R\aversion\"\xa5\x03\n" +
+	"\aversion\x18\x0f \x01(\x04R\aversion\"\xe6\x03\n" +
 	"\x04Role\x12\x18\n" +
 	"\aaccount\x18\x01 \x01(\x04R\aaccount\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x12\n" +
@@ -6648,7 +6742,8 @@ const file_fsm_fsmpb_fsm_proto_rawDesc = "" +
 	"\vdescription\x18\v \x01(\tR\vdescription\x12\x1f\n" +
 	"\vmax_session\x18\f \x01(\rR\n" +
 	"maxSession\x12%\n" +
-	"\x0erevoked_before\x18\r \x01(\x03R\rrevokedBefore\x12\x18\n" +
+	"\x0erevoked_before\x18\r \x01(\x03R\rrevokedBefore\x12?\n" +
+	"\x0etrust_bindings\x18\x0e \x03(\v2\x18.conclave.fsm.v1.BindingR\rtrustBindings\x12\x18\n" +
 	"\aversion\x18\x0f \x01(\x04R\aversion\"\xd1\x02\n" +
 	"\x06Policy\x12\x18\n" +
 	"\aaccount\x18\x01 \x01(\x04R\aaccount\x12\x12\n" +
@@ -6857,7 +6952,7 @@ func file_fsm_fsmpb_fsm_proto_rawDescGZIP() []byte {
 }
 
 var file_fsm_fsmpb_fsm_proto_enumTypes = make([]protoimpl.EnumInfo, 4)
-var file_fsm_fsmpb_fsm_proto_msgTypes = make([]protoimpl.MessageInfo, 61)
+var file_fsm_fsmpb_fsm_proto_msgTypes = make([]protoimpl.MessageInfo, 62)
 var file_fsm_fsmpb_fsm_proto_goTypes = []any{
 	(Kind)(0),               // 0: conclave.fsm.v1.Kind
 	(KeyState)(0),           // 1: conclave.fsm.v1.KeyState
@@ -6895,35 +6990,36 @@ var file_fsm_fsmpb_fsm_proto_goTypes = []any{
 	(*KeyUse)(nil),          // 33: conclave.fsm.v1.KeyUse
 	(*CredentialUse)(nil),   // 34: conclave.fsm.v1.CredentialUse
 	(*KeyPolicy)(nil),       // 35: conclave.fsm.v1.KeyPolicy
-	(*KeyTags)(nil),         // 36: conclave.fsm.v1.KeyTags
-	(*Tag)(nil),             // 37: conclave.fsm.v1.Tag
-	(*Alias)(nil),           // 38: conclave.fsm.v1.Alias
-	(*AliasName)(nil),       // 39: conclave.fsm.v1.AliasName
-	(*Credential)(nil),      // 40: conclave.fsm.v1.Credential
-	(*CredentialID)(nil),    // 41: conclave.fsm.v1.CredentialID
-	(*Account)(nil),         // 42: conclave.fsm.v1.Account
-	(*User)(nil),            // 43: conclave.fsm.v1.User
-	(*InlinePolicy)(nil),    // 44: conclave.fsm.v1.InlinePolicy
-	(*Group)(nil),           // 45: conclave.fsm.v1.Group
-	(*Role)(nil),            // 46: conclave.fsm.v1.Role
-	(*Policy)(nil),          // 47: conclave.fsm.v1.Policy
-	(*PolicyVersion)(nil),   // 48: conclave.fsm.v1.PolicyVersion
-	(*PolicyVersionID)(nil), // 49: conclave.fsm.v1.PolicyVersionID
-	(*GroupMembers)(nil),    // 50: conclave.fsm.v1.GroupMembers
-	(*PolicyUses)(nil),      // 51: conclave.fsm.v1.PolicyUses
-	(*OidcProvider)(nil),    // 52: conclave.fsm.v1.OidcProvider
-	(*EntityID)(nil),        // 53: conclave.fsm.v1.EntityID
-	(*DeleteKey)(nil),       // 54: conclave.fsm.v1.DeleteKey
-	(*Tombstone)(nil),       // 55: conclave.fsm.v1.Tombstone
-	(*KeyAliases)(nil),      // 56: conclave.fsm.v1.KeyAliases
-	(*SnapshotItem)(nil),    // 57: conclave.fsm.v1.SnapshotItem
-	(*SnapshotHeader)(nil),  // 58: conclave.fsm.v1.SnapshotHeader
-	(*StateChecks)(nil),     // 59: conclave.fsm.v1.StateChecks
-	(*Observation)(nil),     // 60: conclave.fsm.v1.Observation
-	(*Attestation)(nil),     // 61: conclave.fsm.v1.Attestation
-	(*SnapshotEnd)(nil),     // 62: conclave.fsm.v1.SnapshotEnd
-	(*Session)(nil),         // 63: conclave.fsm.v1.Session
-	(*AppliedBatch)(nil),    // 64: conclave.fsm.v1.AppliedBatch
+	(*Binding)(nil),         // 36: conclave.fsm.v1.Binding
+	(*KeyTags)(nil),         // 37: conclave.fsm.v1.KeyTags
+	(*Tag)(nil),             // 38: conclave.fsm.v1.Tag
+	(*Alias)(nil),           // 39: conclave.fsm.v1.Alias
+	(*AliasName)(nil),       // 40: conclave.fsm.v1.AliasName
+	(*Credential)(nil),      // 41: conclave.fsm.v1.Credential
+	(*CredentialID)(nil),    // 42: conclave.fsm.v1.CredentialID
+	(*Account)(nil),         // 43: conclave.fsm.v1.Account
+	(*User)(nil),            // 44: conclave.fsm.v1.User
+	(*InlinePolicy)(nil),    // 45: conclave.fsm.v1.InlinePolicy
+	(*Group)(nil),           // 46: conclave.fsm.v1.Group
+	(*Role)(nil),            // 47: conclave.fsm.v1.Role
+	(*Policy)(nil),          // 48: conclave.fsm.v1.Policy
+	(*PolicyVersion)(nil),   // 49: conclave.fsm.v1.PolicyVersion
+	(*PolicyVersionID)(nil), // 50: conclave.fsm.v1.PolicyVersionID
+	(*GroupMembers)(nil),    // 51: conclave.fsm.v1.GroupMembers
+	(*PolicyUses)(nil),      // 52: conclave.fsm.v1.PolicyUses
+	(*OidcProvider)(nil),    // 53: conclave.fsm.v1.OidcProvider
+	(*EntityID)(nil),        // 54: conclave.fsm.v1.EntityID
+	(*DeleteKey)(nil),       // 55: conclave.fsm.v1.DeleteKey
+	(*Tombstone)(nil),       // 56: conclave.fsm.v1.Tombstone
+	(*KeyAliases)(nil),      // 57: conclave.fsm.v1.KeyAliases
+	(*SnapshotItem)(nil),    // 58: conclave.fsm.v1.SnapshotItem
+	(*SnapshotHeader)(nil),  // 59: conclave.fsm.v1.SnapshotHeader
+	(*StateChecks)(nil),     // 60: conclave.fsm.v1.StateChecks
+	(*Observation)(nil),     // 61: conclave.fsm.v1.Observation
+	(*Attestation)(nil),     // 62: conclave.fsm.v1.Attestation
+	(*SnapshotEnd)(nil),     // 63: conclave.fsm.v1.SnapshotEnd
+	(*Session)(nil),         // 64: conclave.fsm.v1.Session
+	(*AppliedBatch)(nil),    // 65: conclave.fsm.v1.AppliedBatch
 }
 var file_fsm_fsmpb_fsm_proto_depIdxs = []int32{
 	6,  // 0: conclave.fsm.v1.Entry.clock:type_name -> conclave.fsm.v1.Clock
@@ -6941,30 +7037,30 @@ var file_fsm_fsmpb_fsm_proto_depIdxs = []int32{
 	17, // 12: conclave.fsm.v1.Change.put_cluster:type_name -> conclave.fsm.v1.Cluster
 	21, // 13: conclave.fsm.v1.Change.put_key:type_name -> conclave.fsm.v1.Key
 	35, // 14: conclave.fsm.v1.Change.put_key_policy:type_name -> conclave.fsm.v1.KeyPolicy
-	36, // 15: conclave.fsm.v1.Change.put_key_tags:type_name -> conclave.fsm.v1.KeyTags
-	38, // 16: conclave.fsm.v1.Change.put_alias:type_name -> conclave.fsm.v1.Alias
-	39, // 17: conclave.fsm.v1.Change.delete_alias:type_name -> conclave.fsm.v1.AliasName
-	40, // 18: conclave.fsm.v1.Change.put_credential:type_name -> conclave.fsm.v1.Credential
-	54, // 19: conclave.fsm.v1.Change.delete_key:type_name -> conclave.fsm.v1.DeleteKey
+	37, // 15: conclave.fsm.v1.Change.put_key_tags:type_name -> conclave.fsm.v1.KeyTags
+	39, // 16: conclave.fsm.v1.Change.put_alias:type_name -> conclave.fsm.v1.Alias
+	40, // 17: conclave.fsm.v1.Change.delete_alias:type_name -> conclave.fsm.v1.AliasName
+	41, // 18: conclave.fsm.v1.Change.put_credential:type_name -> conclave.fsm.v1.Credential
+	55, // 19: conclave.fsm.v1.Change.delete_key:type_name -> conclave.fsm.v1.DeleteKey
 	9,  // 20: conclave.fsm.v1.Change.confirm_time:type_name -> conclave.fsm.v1.ConfirmTime
 	25, // 21: conclave.fsm.v1.Change.put_grant:type_name -> conclave.fsm.v1.Grant
 	27, // 22: conclave.fsm.v1.Change.delete_grant:type_name -> conclave.fsm.v1.GrantID
 	29, // 23: conclave.fsm.v1.Change.put_key_store:type_name -> conclave.fsm.v1.KeyStore
 	30, // 24: conclave.fsm.v1.Change.delete_key_store:type_name -> conclave.fsm.v1.KeyStoreID
-	41, // 25: conclave.fsm.v1.Change.delete_credential:type_name -> conclave.fsm.v1.CredentialID
-	42, // 26: conclave.fsm.v1.Change.put_account:type_name -> conclave.fsm.v1.Account
-	43, // 27: conclave.fsm.v1.Change.put_user:type_name -> conclave.fsm.v1.User
-	53, // 28: conclave.fsm.v1.Change.delete_user:type_name -> conclave.fsm.v1.EntityID
-	45, // 29: conclave.fsm.v1.Change.put_group:type_name -> conclave.fsm.v1.Group
-	53, // 30: conclave.fsm.v1.Change.delete_group:type_name -> conclave.fsm.v1.EntityID
-	46, // 31: conclave.fsm.v1.Change.put_role:type_name -> conclave.fsm.v1.Role
-	53, // 32: conclave.fsm.v1.Change.delete_role:type_name -> conclave.fsm.v1.EntityID
-	47, // 33: conclave.fsm.v1.Change.put_policy:type_name -> conclave.fsm.v1.Policy
-	53, // 34: conclave.fsm.v1.Change.delete_policy:type_name -> conclave.fsm.v1.EntityID
-	48, // 35: conclave.fsm.v1.Change.put_policy_version:type_name -> conclave.fsm.v1.PolicyVersion
-	49, // 36: conclave.fsm.v1.Change.delete_policy_version:type_name -> conclave.fsm.v1.PolicyVersionID
-	52, // 37: conclave.fsm.v1.Change.put_oidc_provider:type_name -> conclave.fsm.v1.OidcProvider
-	53, // 38: conclave.fsm.v1.Change.delete_oidc_provider:type_name -> conclave.fsm.v1.EntityID
+	42, // 25: conclave.fsm.v1.Change.delete_credential:type_name -> conclave.fsm.v1.CredentialID
+	43, // 26: conclave.fsm.v1.Change.put_account:type_name -> conclave.fsm.v1.Account
+	44, // 27: conclave.fsm.v1.Change.put_user:type_name -> conclave.fsm.v1.User
+	54, // 28: conclave.fsm.v1.Change.delete_user:type_name -> conclave.fsm.v1.EntityID
+	46, // 29: conclave.fsm.v1.Change.put_group:type_name -> conclave.fsm.v1.Group
+	54, // 30: conclave.fsm.v1.Change.delete_group:type_name -> conclave.fsm.v1.EntityID
+	47, // 31: conclave.fsm.v1.Change.put_role:type_name -> conclave.fsm.v1.Role
+	54, // 32: conclave.fsm.v1.Change.delete_role:type_name -> conclave.fsm.v1.EntityID
+	48, // 33: conclave.fsm.v1.Change.put_policy:type_name -> conclave.fsm.v1.Policy
+	54, // 34: conclave.fsm.v1.Change.delete_policy:type_name -> conclave.fsm.v1.EntityID
+	49, // 35: conclave.fsm.v1.Change.put_policy_version:type_name -> conclave.fsm.v1.PolicyVersion
+	50, // 36: conclave.fsm.v1.Change.delete_policy_version:type_name -> conclave.fsm.v1.PolicyVersionID
+	53, // 37: conclave.fsm.v1.Change.put_oidc_provider:type_name -> conclave.fsm.v1.OidcProvider
+	54, // 38: conclave.fsm.v1.Change.delete_oidc_provider:type_name -> conclave.fsm.v1.EntityID
 	19, // 39: conclave.fsm.v1.Cluster.shares:type_name -> conclave.fsm.v1.ShareSet
 	20, // 40: conclave.fsm.v1.Cluster.keyring:type_name -> conclave.fsm.v1.WrappedKEK
 	18, // 41: conclave.fsm.v1.Cluster.origin_keys:type_name -> conclave.fsm.v1.OriginKey
@@ -6974,55 +7070,57 @@ var file_fsm_fsmpb_fsm_proto_depIdxs = []int32{
 	23, // 45: conclave.fsm.v1.Key.used_tokens:type_name -> conclave.fsm.v1.UsedToken
 	26, // 46: conclave.fsm.v1.Grant.context_equals:type_name -> conclave.fsm.v1.GrantContext
 	26, // 47: conclave.fsm.v1.Grant.context_subset:type_name -> conclave.fsm.v1.GrantContext
-	37, // 48: conclave.fsm.v1.GrantContext.pairs:type_name -> conclave.fsm.v1.Tag
+	38, // 48: conclave.fsm.v1.GrantContext.pairs:type_name -> conclave.fsm.v1.Tag
 	2,  // 49: conclave.fsm.v1.KeyStore.state:type_name -> conclave.fsm.v1.ConnectionState
-	37, // 50: conclave.fsm.v1.KeyTags.tags:type_name -> conclave.fsm.v1.Tag
-	3,  // 51: conclave.fsm.v1.Credential.kind:type_name -> conclave.fsm.v1.CredentialKind
-	44, // 52: conclave.fsm.v1.User.inline:type_name -> conclave.fsm.v1.InlinePolicy
-	37, // 53: conclave.fsm.v1.User.tags:type_name -> conclave.fsm.v1.Tag
-	44, // 54: conclave.fsm.v1.Group.inline:type_name -> conclave.fsm.v1.InlinePolicy
-	44, // 55: conclave.fsm.v1.Role.inline:type_name -> conclave.fsm.v1.InlinePolicy
-	37, // 56: conclave.fsm.v1.Role.tags:type_name -> conclave.fsm.v1.Tag
-	37, // 57: conclave.fsm.v1.Policy.tags:type_name -> conclave.fsm.v1.Tag
-	37, // 58: conclave.fsm.v1.OidcProvider.tags:type_name -> conclave.fsm.v1.Tag
-	58, // 59: conclave.fsm.v1.SnapshotItem.header:type_name -> conclave.fsm.v1.SnapshotHeader
-	17, // 60: conclave.fsm.v1.SnapshotItem.cluster:type_name -> conclave.fsm.v1.Cluster
-	21, // 61: conclave.fsm.v1.SnapshotItem.key:type_name -> conclave.fsm.v1.Key
-	35, // 62: conclave.fsm.v1.SnapshotItem.key_policy:type_name -> conclave.fsm.v1.KeyPolicy
-	36, // 63: conclave.fsm.v1.SnapshotItem.key_tags:type_name -> conclave.fsm.v1.KeyTags
-	38, // 64: conclave.fsm.v1.SnapshotItem.alias:type_name -> conclave.fsm.v1.Alias
-	56, // 65: conclave.fsm.v1.SnapshotItem.key_aliases:type_name -> conclave.fsm.v1.KeyAliases
-	40, // 66: conclave.fsm.v1.SnapshotItem.credential:type_name -> conclave.fsm.v1.Credential
-	55, // 67: conclave.fsm.v1.SnapshotItem.tombstone:type_name -> conclave.fsm.v1.Tombstone
-	10, // 68: conclave.fsm.v1.SnapshotItem.node:type_name -> conclave.fsm.v1.RegisterNode
-	63, // 69: conclave.fsm.v1.SnapshotItem.session:type_name -> conclave.fsm.v1.Session
-	62, // 70: conclave.fsm.v1.SnapshotItem.end:type_name -> conclave.fsm.v1.SnapshotEnd
-	25, // 71: conclave.fsm.v1.SnapshotItem.grant:type_name -> conclave.fsm.v1.Grant
-	28, // 72: conclave.fsm.v1.SnapshotItem.key_grants:type_name -> conclave.fsm.v1.KeyGrants
-	29, // 73: conclave.fsm.v1.SnapshotItem.key_store:type_name -> conclave.fsm.v1.KeyStore
-	31, // 74: conclave.fsm.v1.SnapshotItem.key_stores:type_name -> conclave.fsm.v1.KeyStores
-	32, // 75: conclave.fsm.v1.SnapshotItem.store_keys:type_name -> conclave.fsm.v1.StoreKeys
-	33, // 76: conclave.fsm.v1.SnapshotItem.key_use:type_name -> conclave.fsm.v1.KeyUse
-	61, // 77: conclave.fsm.v1.SnapshotItem.attestation:type_name -> conclave.fsm.v1.Attestation
-	59, // 78: conclave.fsm.v1.SnapshotItem.state_checks:type_name -> conclave.fsm.v1.StateChecks
-	60, // 79: conclave.fsm.v1.SnapshotItem.observation:type_name -> conclave.fsm.v1.Observation
-	42, // 80: conclave.fsm.v1.SnapshotItem.account:type_name -> conclave.fsm.v1.Account
-	43, // 81: conclave.fsm.v1.SnapshotItem.user:type_name -> conclave.fsm.v1.User
-	45, // 82: conclave.fsm.v1.SnapshotItem.group:type_name -> conclave.fsm.v1.Group
-	46, // 83: conclave.fsm.v1.SnapshotItem.role:type_name -> conclave.fsm.v1.Role
-	47, // 84: conclave.fsm.v1.SnapshotItem.policy:type_name -> conclave.fsm.v1.Policy
-	48, // 85: conclave.fsm.v1.SnapshotItem.policy_version:type_name -> conclave.fsm.v1.PolicyVersion
-	50, // 86: conclave.fsm.v1.SnapshotItem.group_members:type_name -> conclave.fsm.v1.GroupMembers
-	51, // 87: conclave.fsm.v1.SnapshotItem.policy_uses:type_name -> conclave.fsm.v1.PolicyUses
-	52, // 88: conclave.fsm.v1.SnapshotItem.oidc_provider:type_name -> conclave.fsm.v1.OidcProvider
-	34, // 89: conclave.fsm.v1.SnapshotItem.credential_use:type_name -> conclave.fsm.v1.CredentialUse
-	8,  // 90: conclave.fsm.v1.StateChecks.checks:type_name -> conclave.fsm.v1.StateCheck
-	64, // 91: conclave.fsm.v1.Session.batches:type_name -> conclave.fsm.v1.AppliedBatch
-	92, // [92:92] is the sub-list for method output_type
-	92, // [92:92] is the sub-list for method input_type
-	92, // [92:92] is the sub-list for extension type_name
-	92, // [92:92] is the sub-list for extension extendee
-	0,  // [0:92] is the sub-list for field type_name
+	36, // 50: conclave.fsm.v1.KeyPolicy.bindings:type_name -> conclave.fsm.v1.Binding
+	38, // 51: conclave.fsm.v1.KeyTags.tags:type_name -> conclave.fsm.v1.Tag
+	3,  // 52: conclave.fsm.v1.Credential.kind:type_name -> conclave.fsm.v1.CredentialKind
+	45, // 53: conclave.fsm.v1.User.inline:type_name -> conclave.fsm.v1.InlinePolicy
+	38, // 54: conclave.fsm.v1.User.tags:type_name -> conclave.fsm.v1.Tag
+	45, // 55: conclave.fsm.v1.Group.inline:type_name -> conclave.fsm.v1.InlinePolicy
+	45, // 56: conclave.fsm.v1.Role.inline:type_name -> conclave.fsm.v1.InlinePolicy
+	38, // 57: conclave.fsm.v1.Role.tags:type_name -> conclave.fsm.v1.Tag
+	36, // 58: conclave.fsm.v1.Role.trust_bindings:type_name -> conclave.fsm.v1.Binding
+	38, // 59: conclave.fsm.v1.Policy.tags:type_name -> conclave.fsm.v1.Tag
+	38, // 60: conclave.fsm.v1.OidcProvider.tags:type_name -> conclave.fsm.v1.Tag
+	59, // 61: conclave.fsm.v1.SnapshotItem.header:type_name -> conclave.fsm.v1.SnapshotHeader
+	17, // 62: conclave.fsm.v1.SnapshotItem.cluster:type_name -> conclave.fsm.v1.Cluster
+	21, // 63: conclave.fsm.v1.SnapshotItem.key:type_name -> conclave.fsm.v1.Key
+	35, // 64: conclave.fsm.v1.SnapshotItem.key_policy:type_name -> conclave.fsm.v1.KeyPolicy
+	37, // 65: conclave.fsm.v1.SnapshotItem.key_tags:type_name -> conclave.fsm.v1.KeyTags
+	39, // 66: conclave.fsm.v1.SnapshotItem.alias:type_name -> conclave.fsm.v1.Alias
+	57, // 67: conclave.fsm.v1.SnapshotItem.key_aliases:type_name -> conclave.fsm.v1.KeyAliases
+	41, // 68: conclave.fsm.v1.SnapshotItem.credential:type_name -> conclave.fsm.v1.Credential
+	56, // 69: conclave.fsm.v1.SnapshotItem.tombstone:type_name -> conclave.fsm.v1.Tombstone
+	10, // 70: conclave.fsm.v1.SnapshotItem.node:type_name -> conclave.fsm.v1.RegisterNode
+	64, // 71: conclave.fsm.v1.SnapshotItem.session:type_name -> conclave.fsm.v1.Session
+	63, // 72: conclave.fsm.v1.SnapshotItem.end:type_name -> conclave.fsm.v1.SnapshotEnd
+	25, // 73: conclave.fsm.v1.SnapshotItem.grant:type_name -> conclave.fsm.v1.Grant
+	28, // 74: conclave.fsm.v1.SnapshotItem.key_grants:type_name -> conclave.fsm.v1.KeyGrants
+	29, // 75: conclave.fsm.v1.SnapshotItem.key_store:type_name -> conclave.fsm.v1.KeyStore
+	31, // 76: conclave.fsm.v1.SnapshotItem.key_stores:type_name -> conclave.fsm.v1.KeyStores
+	32, // 77: conclave.fsm.v1.SnapshotItem.store_keys:type_name -> conclave.fsm.v1.StoreKeys
+	33, // 78: conclave.fsm.v1.SnapshotItem.key_use:type_name -> conclave.fsm.v1.KeyUse
+	62, // 79: conclave.fsm.v1.SnapshotItem.attestation:type_name -> conclave.fsm.v1.Attestation
+	60, // 80: conclave.fsm.v1.SnapshotItem.state_checks:type_name -> conclave.fsm.v1.StateChecks
+	61, // 81: conclave.fsm.v1.SnapshotItem.observation:type_name -> conclave.fsm.v1.Observation
+	43, // 82: conclave.fsm.v1.SnapshotItem.account:type_name -> conclave.fsm.v1.Account
+	44, // 83: conclave.fsm.v1.SnapshotItem.user:type_name -> conclave.fsm.v1.User
+	46, // 84: conclave.fsm.v1.SnapshotItem.group:type_name -> conclave.fsm.v1.Group
+	47, // 85: conclave.fsm.v1.SnapshotItem.role:type_name -> conclave.fsm.v1.Role
+	48, // 86: conclave.fsm.v1.SnapshotItem.policy:type_name -> conclave.fsm.v1.Policy
+	49, // 87: conclave.fsm.v1.SnapshotItem.policy_version:type_name -> conclave.fsm.v1.PolicyVersion
+	51, // 88: conclave.fsm.v1.SnapshotItem.group_members:type_name -> conclave.fsm.v1.GroupMembers
+	52, // 89: conclave.fsm.v1.SnapshotItem.policy_uses:type_name -> conclave.fsm.v1.PolicyUses
+	53, // 90: conclave.fsm.v1.SnapshotItem.oidc_provider:type_name -> conclave.fsm.v1.OidcProvider
+	34, // 91: conclave.fsm.v1.SnapshotItem.credential_use:type_name -> conclave.fsm.v1.CredentialUse
+	8,  // 92: conclave.fsm.v1.StateChecks.checks:type_name -> conclave.fsm.v1.StateCheck
+	65, // 93: conclave.fsm.v1.Session.batches:type_name -> conclave.fsm.v1.AppliedBatch
+	94, // [94:94] is the sub-list for method output_type
+	94, // [94:94] is the sub-list for method input_type
+	94, // [94:94] is the sub-list for extension type_name
+	94, // [94:94] is the sub-list for extension extendee
+	0,  // [0:94] is the sub-list for field type_name
 }
 
 func init() { file_fsm_fsmpb_fsm_proto_init() }
@@ -7063,7 +7161,7 @@ func file_fsm_fsmpb_fsm_proto_init() {
 		(*Change_PutOidcProvider)(nil),
 		(*Change_DeleteOidcProvider)(nil),
 	}
-	file_fsm_fsmpb_fsm_proto_msgTypes[53].OneofWrappers = []any{
+	file_fsm_fsmpb_fsm_proto_msgTypes[54].OneofWrappers = []any{
 		(*SnapshotItem_Header)(nil),
 		(*SnapshotItem_Cluster)(nil),
 		(*SnapshotItem_Key)(nil),
@@ -7102,7 +7200,7 @@ func file_fsm_fsmpb_fsm_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_fsm_fsmpb_fsm_proto_rawDesc), len(file_fsm_fsmpb_fsm_proto_rawDesc)),
 			NumEnums:      4,
-			NumMessages:   61,
+			NumMessages:   62,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
