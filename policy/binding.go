@@ -1,7 +1,6 @@
 package policy
 
 import (
-	"bytes"
 	"fmt"
 	"io"
 	"slices"
@@ -45,13 +44,14 @@ func (p *Principal) HasID() bool {
 // UniqueID returns p as ParseUniqueID takes it, or "" if p has no ID.
 func (p *Principal) UniqueID() string {
 	if p.ID != "" && p.Kind == KindAssumedRole {
-		return p.ID + ":" + p.session()
+		return p.ID + ":" + p.SessionName()
 	}
 	return p.ID
 }
 
-// session returns the name of a session of a role.
-func (p *Principal) session() string { return p.ARN[strings.LastIndexAny(p.ARN, "/:")+1:] }
+// SessionName returns the name of a session of a role, given by its ARN or by its
+// unique id.
+func (p *Principal) SessionName() string { return p.ARN[strings.LastIndexAny(p.ARN, "/:")+1:] }
 
 // Bind returns the document with the unique ids of the users and roles that it
 // names. ids has them by the names in the document, for a session that of its
@@ -91,49 +91,39 @@ func (d *Document) Bind(ids map[string]string) (*Document, error) {
 
 // RenamePrincipals returns the text of a document with other names for the
 // principals that it names as AWS. names has the new ones by the old ones, and
-// the names that it does not have stay. Everything else stays as it is written.
-// The document must be one that Parse accepts.
-func RenamePrincipals(doc string, names map[string]string) (string, error) {
+// the names that it does not have stay. Everything else stays as it is written,
+// and so does a text that is not JSON.
+func RenamePrincipals(doc string, names map[string]string) string {
 	dec := jsontext.NewDecoder(strings.NewReader(doc))
-	var out bytes.Buffer
+	var out []byte
 	copied := 0
 	for {
-		switch dec.PeekKind() {
-		case jsontext.KindInvalid:
-			if _, err := dec.ReadToken(); err != io.EOF {
-				return "", fmt.Errorf("renaming the principals of a document: %w", err)
+		if dec.PeekKind() != jsontext.KindString {
+			if _, err := dec.ReadToken(); err == io.EOF {
+				return string(append(out, doc[copied:]...))
+			} else if err != nil {
+				return doc
 			}
-			out.WriteString(doc[copied:])
-			return out.String(), nil
-		case jsontext.KindString:
-			raw, err := dec.ReadValue()
-			if err != nil {
-				return "", fmt.Errorf("renaming the principals of a document: %w", err)
-			}
+			continue
+		}
+		raw, err := dec.ReadValue()
+		if err != nil {
+			return doc
+		}
+		if isObjectName(dec) || !namesPrincipal(string(dec.StackPointer())) {
+			continue
+		}
+		text, err := jsontext.AppendUnquote(nil, raw)
+		if err != nil {
+			return doc
+		}
+		if name, ok := names[string(text)]; ok {
 			end := int(dec.InputOffset())
-			start := end - len(raw)
-			if !namesPrincipal(string(dec.StackPointer())) || isObjectName(dec) {
-				continue
+			out = append(out, doc[copied:end-len(raw)]...)
+			if out, err = jsontext.AppendQuote(out, name); err != nil {
+				return doc
 			}
-			text, err := jsontext.AppendUnquote(nil, raw)
-			if err != nil {
-				return "", err
-			}
-			name, ok := names[string(text)]
-			if !ok {
-				continue
-			}
-			quoted, err := jsontext.AppendQuote(nil, name)
-			if err != nil {
-				return "", err
-			}
-			out.WriteString(doc[copied:start])
-			out.Write(quoted)
 			copied = end
-		default:
-			if _, err := dec.ReadToken(); err != nil {
-				return "", fmt.Errorf("renaming the principals of a document: %w", err)
-			}
 		}
 	}
 }

@@ -220,7 +220,7 @@ func (p *Principal) is(c *Principal) bool {
 	if p.ID == "" {
 		return p.ARN == c.ARN
 	}
-	return p.ID == c.ID && (p.Kind != KindAssumedRole || p.session() == c.session())
+	return p.ID == c.ID && (p.Kind != KindAssumedRole || p.SessionName() == c.SessionName())
 }
 
 // isRoleOf reports whether p, as a policy or a grant names it, is the role that

@@ -469,17 +469,14 @@ func FuzzParse(f *testing.F) {
 				t.Fatalf("principal %+v reads back as %+v, %v", p, again, err)
 			}
 		}
-		if same, err := RenamePrincipals(string(doc), nil); err != nil || same != string(doc) {
-			t.Fatalf("with no names to replace, the document became %s, %v", same, err)
+		if same := RenamePrincipals(string(doc), nil); same != string(doc) {
+			t.Fatalf("with no names to replace, the document became %s", same)
 		}
 		names := make(map[string]string)
 		for _, p := range d.Principals() {
 			names[p.String()] = "AIDAAAAAAAAAAAAAAAA9"
 		}
-		renamed, err := RenamePrincipals(string(doc), names)
-		if err != nil {
-			t.Fatal(err)
-		}
+		renamed := RenamePrincipals(string(doc), names)
 		if other, err := Parse(k, []byte(renamed)); err != nil && len(renamed) <= len(doc) || err == nil && len(names) > 0 && (len(other.principals) != 1 || other.principals[0].ID != "AIDAAAAAAAAAAAAAAAA9") {
 			t.Fatalf("with other names, the document became %s, %v", renamed, err)
 		}

@@ -88,6 +88,7 @@ func entityOf(s *fsm.State, account fsm.Account, known *vault.Known) (Entity, er
 
 func userEntity(s *fsm.State, u *fsmpb.User) (Entity, error) {
 	p, err := policy.ParsePrincipal(UserARN(partitionOf(s), u))
+	p.ID = u.Id
 	return Entity{Principal: p, Account: fsm.Account(u.Account), ID: u.Id, User: u}, err
 }
 
@@ -102,6 +103,7 @@ func roleEntity(s *fsm.State, session *iampb.Session) (Entity, error) {
 	p, err := policy.ParsePrincipal(SessionARN(partition, r, session.Name))
 	if err == nil {
 		p, err = p.WithRole(RoleARN(partition, r))
+		p.ID = r.Id
 	}
 	e := Entity{Principal: p, Account: account, ID: r.Id + ":" + session.Name, Role: r, Session: session}
 	if err == nil && session.Issuer != "" {

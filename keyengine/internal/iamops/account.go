@@ -10,6 +10,7 @@ import (
 	"github.com/conclavekms/conclave/fsm/fsmpb"
 	"github.com/conclavekms/conclave/keyengine/iam"
 	"github.com/conclavekms/conclave/keyengine/iamapi"
+	"github.com/conclavekms/conclave/keyengine/internal/binding"
 	"github.com/conclavekms/conclave/keyengine/internal/request"
 	"github.com/conclavekms/conclave/keyengine/kmsapi"
 )
@@ -257,7 +258,7 @@ func (d *details) group(g *fsmpb.Group) {
 func (d *details) role(r *fsmpb.Role) {
 	d.out.RoleDetailList = append(d.out.RoleDetailList, iamapi.RoleDetail{
 		Path: &r.Path, RoleName: &r.Name, RoleId: &r.Id, Arn: new(iam.RoleARN(partition(d.ev), r)), CreateDate: timeOf(r.Created),
-		AssumeRolePolicyDocument: &r.Trust, InstanceProfileList: []iamapi.InstanceProfile{}, RolePolicyList: inlineDetails(r.Inline),
+		AssumeRolePolicyDocument: new(binding.Document(d.state, r.Trust, r.TrustBindings, nil)), InstanceProfileList: []iamapi.InstanceProfile{}, RolePolicyList: inlineDetails(r.Inline),
 		AttachedManagedPolicies: attachedPolicies(r.Policies), PermissionsBoundary: boundaryOf(r.Boundary), Tags: tagsOf(r.Tags),
 	})
 }

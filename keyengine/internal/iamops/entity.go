@@ -121,17 +121,18 @@ func (k *kind[M]) named(ev *request.Evaluation, name string) M {
 }
 
 // find authorises the operation on the entity with a name, and returns the entity. more are
-// values of condition keys; see request.Conditions.
+// values of condition keys; see request.Conditions. A denial does not tell whether there is an
+// entity with the name.
 func (k *kind[M]) find(ev *request.Evaluation, name string, more map[string][]string) (M, error) {
 	var none M
-	m := k.named(ev, name)
+	m, unknown := k.named(ev, name), iam.EntityARN(partition(ev), account(ev), k.noun, "/", name)
 	if m == none {
-		if err := k.authorise(ev, iam.EntityARN(partition(ev), account(ev), k.noun, "/", name), parts{}, more); err != nil {
+		if err := k.authorise(ev, unknown, parts{}, more); err != nil {
 			return none, err
 		}
 		return none, k.absent(name)
 	}
-	return m, k.authorise(ev, k.arn(ev, m), k.parts(m), more)
+	return m, k.authoriseNamed(ev, k.arn(ev, m), k.parts(m), more, unknown)
 }
 
 // absent returns the error for a name that no entity has.
@@ -141,6 +142,12 @@ func (k *kind[M]) absent(name string) error {
 
 // authorise authorises the operation on an entity with an ARN and parts.
 func (k *kind[M]) authorise(ev *request.Evaluation, arn string, p parts, more map[string][]string) error {
+	return k.authoriseNamed(ev, arn, p, more, arn)
+}
+
+// authoriseNamed is authorise for an entity that the caller may not know. A denial reads as if
+// there were only what has the ARN told.
+func (k *kind[M]) authoriseNamed(ev *request.Evaluation, arn string, p parts, more map[string][]string, told string) error {
 	ev.Resource(k.resource, arn)
 	c := &request.Conditions{More: more}
 	if p.tags != nil {
@@ -153,7 +160,7 @@ func (k *kind[M]) authorise(ev *request.Evaluation, arn string, p parts, more ma
 		}
 		c.More[keyBoundary] = []string{*p.boundary}
 	}
-	return ev.AuthoriseResource(ev.Op.Action(), arn, c)
+	return ev.AuthoriseNamed(ev.Op.Action(), arn, c, told, &request.Conditions{More: more})
 }
 
 // change authorises the operation on the entity with a name and edits a copy of the entity. If

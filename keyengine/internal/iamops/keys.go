@@ -308,7 +308,8 @@ func updateAccessKey(ev *request.Evaluation, in *iamapi.UpdateAccessKeyInput) er
 }
 
 // getAccessKeyLastUsed says when an access key was last used, also if the request was refused,
-// and for which service. The answer may be newer than the decision.
+// and for which service. The answer may be newer than the decision. A denial tells neither whether
+// there is such an access key nor whose it is.
 func getAccessKeyLastUsed(ev *request.Evaluation, in *iamapi.GetAccessKeyLastUsedInput) (*iamapi.GetAccessKeyLastUsedOutput, error) {
 	a, id := request.AccountOf(ev), *in.AccessKeyId
 	c := ev.Credential(a, id)
@@ -321,11 +322,11 @@ func getAccessKeyLastUsed(ev *request.Evaluation, in *iamapi.GetAccessKeyLastUse
 	var out iamapi.GetAccessKeyLastUsedOutput
 	if u := fsm.UserByID(ev.State, a, c.Principal); u != nil {
 		ev.Note(fsmpb.Kind_KIND_USER, fsm.EntityID(a, u.Name), u.Version)
-		if err := users.authorise(ev, users.arn(ev, u), users.parts(u), nil); err != nil {
+		if err := users.authoriseNamed(ev, users.arn(ev, u), users.parts(u), nil, "*"); err != nil {
 			return nil, err
 		}
 		out.UserName = &u.Name
-	} else if err := ev.AuthoriseAccount(ev.Op.Action(), c.Principal); err != nil {
+	} else if err := ev.AuthoriseNamed(ev.Op.Action(), c.Principal, &request.Conditions{}, "*", &request.Conditions{}); err != nil {
 		return nil, err
 	}
 	ev.Later = func(s *fsm.State) (any, error) {

@@ -5,6 +5,7 @@ import (
 	"github.com/conclavekms/conclave/fsm/fsmpb"
 	"github.com/conclavekms/conclave/keyengine/iam"
 	"github.com/conclavekms/conclave/keyengine/iamapi"
+	"github.com/conclavekms/conclave/keyengine/internal/binding"
 	"github.com/conclavekms/conclave/keyengine/internal/request"
 	"github.com/conclavekms/conclave/keyengine/kmsapi"
 	"github.com/conclavekms/conclave/policy"
@@ -13,11 +14,13 @@ import (
 // defaultSession is the default of MaxSessionDuration, in seconds.
 const defaultSession = 3600
 
-// describeRole returns a role as answers have it. Lists leave out the boundary and the tags.
-func describeRole(partition string, r *fsmpb.Role, whole bool) *iamapi.Role {
+// describeRole returns a role as answers have it, with its trust policy as binding.Document
+// shows it. Lists leave out the boundary and the tags.
+func describeRole(partition string, s *fsm.State, note binding.Note, r *fsmpb.Role, whole bool) *iamapi.Role {
+	trust := binding.Document(s, r.Trust, r.TrustBindings, note)
 	out := &iamapi.Role{
 		Path: &r.Path, RoleName: &r.Name, RoleId: &r.Id, Arn: new(iam.RoleARN(partition, r)), CreateDate: timeOf(r.Created),
-		AssumeRolePolicyDocument: &r.Trust, Description: some(r.Description), MaxSessionDuration: new(int32(r.MaxSession)),
+		AssumeRolePolicyDocument: &trust, Description: some(r.Description), MaxSessionDuration: new(int32(r.MaxSession)),
 	}
 	if whole {
 		out.PermissionsBoundary, out.Tags = boundaryOf(r.Boundary), tagsOf(r.Tags)
@@ -34,7 +37,7 @@ func createRole(ev *request.Evaluation, in *iamapi.CreateRoleInput) (*iamapi.Cre
 		r.MaxSession = uint32(*in.MaxSessionDuration)
 	}
 	err := roles.create(ev, r, in.Tags, boundaryKey(r.Boundary), func() (err error) {
-		if err := checkTrust(ev, r.Trust); err != nil {
+		if err := bindTrust(ev, r); err != nil {
 			return err
 		}
 		if r.Tags, err = addTags(ev, nil, in.Tags); err != nil {
@@ -45,26 +48,29 @@ func createRole(ev *request.Evaluation, in *iamapi.CreateRoleInput) (*iamapi.Cre
 	if err != nil {
 		return nil, err
 	}
-	return &iamapi.CreateRoleOutput{Role: describeRole(partition(ev), r, true)}, nil
+	return &iamapi.CreateRoleOutput{Role: describeRole(partition(ev), ev.State, ev.Note, r, true)}, nil
 }
 
-// checkTrust checks a trust policy. The principals that it names must exist, also in other
-// accounts.
-func checkTrust(ev *request.Evaluation, document string) error {
-	doc, err := parseDocument(policy.TrustPolicy, document, "ACLSizePerRole", ev.Quotas.TrustPolicySize)
+// bindTrust checks the trust policy of a role, and sets who is meant by its names in place of
+// what the role has for the one that is replaced. The principals that it names must exist, also
+// in other accounts.
+func bindTrust(ev *request.Evaluation, r *fsmpb.Role) error {
+	doc, err := parseDocument(policy.TrustPolicy, r.Trust, "ACLSizePerRole", ev.Quotas.TrustPolicySize)
 	if err != nil {
 		return err
 	}
-	for _, p := range append(doc.Principals(), doc.Providers()...) {
-		if request.Exists(ev, p) {
-			continue
-		}
+	bindings, invalid := request.Bind(ev, doc, r.TrustBindings)
+	switch {
+	case invalid != nil:
 		element := "AWS"
-		if p.Kind == policy.KindFederated {
+		if invalid.Kind == policy.KindFederated {
 			element = "Federated"
 		}
-		return kmsapi.Errorf(iamapi.ErrMalformedPolicyDocument, `Invalid principal in policy: "%s":"%s"`, element, p)
+		return kmsapi.Errorf(iamapi.ErrMalformedPolicyDocument, `Invalid principal in policy: "%s":"%s"`, element, *invalid)
+	case len(bindings) > request.MaxBindings:
+		return quotaExceeded("PrincipalsPerPolicy", request.MaxBindings)
 	}
+	r.TrustBindings = bindings
 	return nil
 }
 
@@ -73,7 +79,7 @@ func getRole(ev *request.Evaluation, in *iamapi.GetRoleInput) (*iamapi.GetRoleOu
 	if err != nil {
 		return nil, err
 	}
-	return &iamapi.GetRoleOutput{Role: describeRole(partition(ev), r, true)}, nil
+	return &iamapi.GetRoleOutput{Role: describeRole(partition(ev), ev.State, ev.Note, r, true)}, nil
 }
 
 func listRoles(ev *request.Evaluation, in *iamapi.ListRolesInput) (*iamapi.ListRolesOutput, error) {
@@ -84,7 +90,7 @@ func listRoles(ev *request.Evaluation, in *iamapi.ListRolesInput) (*iamapi.ListR
 	ev.Later = func(s *fsm.State) (any, error) {
 		out := &iamapi.ListRolesOutput{Roles: []iamapi.Role{}}
 		out.Marker, out.IsTruncated, err = request.Fill(p, from[*fsmpb.Role](s, request.AccountOf(ev), p.After, or(in.PathPrefix, "/")), placeOf, func(r *fsmpb.Role) {
-			out.Roles = append(out.Roles, *describeRole(partition(ev), r, false))
+			out.Roles = append(out.Roles, *describeRole(partition(ev), s, nil, r, false))
 		})
 		return out, err
 	}
@@ -112,7 +118,7 @@ func updateRoleDescription(ev *request.Evaluation, in *iamapi.UpdateRoleDescript
 	var out iamapi.UpdateRoleDescriptionOutput
 	err := roles.change(ev, *in.RoleName, nil, func(r *fsmpb.Role) error {
 		r.Description = *in.Description
-		out.Role = describeRole(partition(ev), r, true)
+		out.Role = describeRole(partition(ev), ev.State, ev.Note, r, true)
 		return nil
 	})
 	if err != nil {
@@ -124,7 +130,7 @@ func updateRoleDescription(ev *request.Evaluation, in *iamapi.UpdateRoleDescript
 func updateAssumeRolePolicy(ev *request.Evaluation, in *iamapi.UpdateAssumeRolePolicyInput) error {
 	return roles.change(ev, *in.RoleName, nil, func(r *fsmpb.Role) error {
 		r.Trust = *in.PolicyDocument
-		return checkTrust(ev, r.Trust)
+		return bindTrust(ev, r)
 	})
 }
 

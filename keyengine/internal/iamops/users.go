@@ -104,8 +104,8 @@ func listUsers(ev *request.Evaluation, in *iamapi.ListUsersInput) (*iamapi.ListU
 }
 
 // updateUser changes the name or path of a user. The user keeps its unique id, and with it its
-// access keys, groups and policies. Policies that name the user by its old ARN no longer apply
-// to it, and apply to whoever gets that name next. AWS keeps the unique id in such policies.
+// access keys, groups and policies, and what policies and grants that name it give to it. They
+// show its new ARN.
 func updateUser(ev *request.Evaluation, in *iamapi.UpdateUserInput) error {
 	return users.rename(ev, *in.UserName, in.NewUserName, in.NewPath, func(u *fsmpb.User, name, path string) { u.Name, u.Path = name, path })
 }

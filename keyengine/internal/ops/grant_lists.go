@@ -2,12 +2,14 @@ package ops
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/hex"
 	"iter"
 	"slices"
 
 	"github.com/conclavekms/conclave/fsm"
 	"github.com/conclavekms/conclave/fsm/fsmpb"
+	"github.com/conclavekms/conclave/keyengine/internal/binding"
 	"github.com/conclavekms/conclave/keyengine/internal/request"
 	"github.com/conclavekms/conclave/keyengine/kmsapi"
 	"github.com/conclavekms/conclave/policy"
@@ -23,7 +25,7 @@ func listGrants(ev *request.Evaluation, in *kmsapi.ListGrantsInput) (*kmsapi.Lis
 		filter.id = id[:]
 	}
 	var err error
-	if filter.grantee, err = party(ev, "GranteePrincipal", in.GranteePrincipal, "GranteeServicePrincipal", in.GranteeServicePrincipal); err != nil {
+	if filter.grantee, err = partyOf(ev, "GranteePrincipal", in.GranteePrincipal, "GranteeServicePrincipal", in.GranteeServicePrincipal); err != nil {
 		return nil, err
 	}
 	t, err := ev.Managed(*in.KeyId)
@@ -43,11 +45,35 @@ func listGrants(ev *request.Evaluation, in *kmsapi.ListGrantsInput) (*kmsapi.Lis
 		out.NextMarker, out.Truncated, err = request.Fill(p, filter.grants(s, t.ID, after), func(g *fsmpb.Grant) string {
 			return hex.EncodeToString(g.Id)
 		}, func(g *fsmpb.Grant) {
-			out.Grants = append(out.Grants, grantEntry(ev.Cluster(), t.ARN, g))
+			out.Grants = append(out.Grants, grantEntry(ev.Cluster(), s, t.ARN, g))
 		})
 		return out, err
 	}
 	return nil, nil
+}
+
+// partyOf is party for the filter of a list, which may also be the unique id of a principal
+// that was deleted, as lists show it.
+func partyOf(ev *request.Evaluation, member string, principal *string, serviceMember string, service *string) (string, error) {
+	if principal != nil && service == nil {
+		if _, err := policy.ParseUniqueID(*principal); err == nil {
+			return *principal, nil
+		}
+	}
+	return party(ev, member, principal, serviceMember, service)
+}
+
+// stored returns a party as grants have it, or "" if it does not exist, given as in a request.
+func stored(s *fsm.State, who string) string {
+	p, err := policy.ParseCaller(who)
+	if err != nil {
+		return who // a unique id
+	}
+	id, ok := binding.Find(s, p, nil)
+	if !ok {
+		return ""
+	}
+	return cmp.Or(id, who)
 }
 
 // grantFilter selects a key's grants for a list. Fields that are empty select all.
@@ -58,21 +84,27 @@ type grantFilter struct {
 
 // grants returns the selected grants on a key, ordered by id, beginning after the given id.
 func (f *grantFilter) grants(s *fsm.State, key fsm.KeyID, after []byte) iter.Seq[*fsmpb.Grant] {
+	grantee := ""
+	if f.grantee != "" {
+		if grantee = stored(s, f.grantee); grantee == "" {
+			return func(func(*fsmpb.Grant) bool) {}
+		}
+	}
 	switch {
 	case f.id != nil:
 		return func(yield func(*fsmpb.Grant) bool) {
-			if g, _ := s.Grant(key, f.id); g != nil && (f.grantee == "" || g.Grantee == f.grantee) {
+			if g, _ := s.Grant(key, f.id); g != nil && (grantee == "" || g.Grantee == grantee) {
 				yield(g)
 			}
 		}
-	case f.grantee != "":
-		return s.GrantsTo(key, f.grantee, after)
+	case grantee != "":
+		return s.GrantsTo(key, grantee, after)
 	}
 	return s.Grants(key, after)
 }
 
 func listRetirableGrants(ev *request.Evaluation, in *kmsapi.ListRetirableGrantsInput) (*kmsapi.ListRetirableGrantsOutput, error) {
-	who, err := party(ev, "RetiringPrincipal", in.RetiringPrincipal, "RetiringServicePrincipal", in.RetiringServicePrincipal)
+	who, err := partyOf(ev, "RetiringPrincipal", in.RetiringPrincipal, "RetiringServicePrincipal", in.RetiringServicePrincipal)
 	if err != nil {
 		return nil, err
 	}
@@ -99,7 +131,7 @@ func listRetirableGrants(ev *request.Evaluation, in *kmsapi.ListRetirableGrantsI
 			// A key that was deleted has no grants.
 			k, _ := s.Key(keyOf(g))
 			arn := request.KeyARN(ev.Cluster(), fsm.Account(g.Account), region, request.FormatKeyID([16]byte(g.Key), k.GetMultiRegion()))
-			out.Grants = append(out.Grants, grantEntry(ev.Cluster(), arn, g))
+			out.Grants = append(out.Grants, grantEntry(ev.Cluster(), s, arn, g))
 		})
 		return out, err
 	}
@@ -122,6 +154,10 @@ func mayListRetirable(ev *request.Evaluation, who string) error {
 // accounts, in the order of their ids and beginning after a given one.
 func retiredBy(s *fsm.State, region, who string, after []byte) iter.Seq[*fsmpb.Grant] {
 	return func(yield func(*fsmpb.Grant) bool) {
+		who := stored(s, who)
+		if who == "" {
+			return
+		}
 		for _, a := range slices.Sorted(fsm.Accounts(s)) {
 			if bytes.Compare(fsm.AccountID(a), after[:min(len(after), len(fsm.AccountID(a)))]) < 0 {
 				continue // all of its grants come before
@@ -153,14 +189,15 @@ func grantAfter(name string) ([]byte, error) {
 	return b, nil
 }
 
-// grantEntry returns a grant as an entry of a list. Without a name, its Name is empty.
-func grantEntry(c *fsmpb.Cluster, keyARN string, g *fsmpb.Grant) kmsapi.GrantListEntry {
+// grantEntry returns a grant as an entry of a list, with what its parties are called in the
+// state, or their unique ids if they no longer exist. Without a name, its Name is empty.
+func grantEntry(c *fsmpb.Cluster, s *fsm.State, keyARN string, g *fsmpb.Grant) kmsapi.GrantListEntry {
 	e := kmsapi.GrantListEntry{
 		KeyId: &keyARN, GrantId: new(hex.EncodeToString(g.Id)), Name: new(g.Name), CreationDate: TimeOf(g.Created),
 		IssuingAccount: new(request.RootARN(c.Partition, g.Issuer)), Operations: slices.Clone(g.Operations),
 	}
-	e.GranteePrincipal, e.GranteeServicePrincipal = eitherParty(g.Grantee)
-	e.RetiringPrincipal, e.RetiringServicePrincipal = eitherParty(g.Retiring)
+	e.GranteePrincipal, e.GranteeServicePrincipal = eitherParty(binding.Name(s, fsm.Account(g.GranteeAccount), g.Grantee, nil))
+	e.RetiringPrincipal, e.RetiringServicePrincipal = eitherParty(binding.Name(s, fsm.Account(g.RetiringAccount), g.Retiring, nil))
 	if g.ContextEquals == nil && g.ContextSubset == nil && g.SourceArn == "" {
 		return e
 	}

@@ -15,6 +15,7 @@ import (
 	"github.com/conclavekms/conclave/fsm"
 	"github.com/conclavekms/conclave/fsm/fsmpb"
 	"github.com/conclavekms/conclave/keyengine/internal/auditfield"
+	"github.com/conclavekms/conclave/keyengine/internal/binding"
 	"github.com/conclavekms/conclave/keyengine/internal/request"
 	"github.com/conclavekms/conclave/keyengine/kmsapi"
 	"github.com/conclavekms/conclave/policy"
@@ -38,6 +39,9 @@ func createGrant(ev *request.Evaluation, in *kmsapi.CreateGrantInput) (*kmsapi.C
 	}
 	n.Account, n.Region, n.Key = uint64(t.ID.Account), t.ID.Region, t.ID.ID[:]
 	if err := request.AuthoriseNewGrant(ev, t, n); err != nil {
+		return nil, err
+	}
+	if err := bindParties(ev, n); err != nil {
 		return nil, err
 	}
 	if err := ev.Op.States.Check(t.ARN, t.Key.State); err != nil {
@@ -107,7 +111,7 @@ func issuer(ev *request.Evaluation) string {
 	return cmp.Or(ev.Principal().Account, request.AccountOf(ev).String())
 }
 
-// parties sets the grantee and the retiring principal of a grant. A grant to a service
+// parties sets the grantee and the retiring principal of a grant, as they are named. A grant to a service
 // needs a retiring principal, because the service has no account whose principals could
 // retire it.
 func parties(ev *request.Evaluation, in *kmsapi.CreateGrantInput, g *fsmpb.Grant) (err error) {
@@ -139,12 +143,42 @@ func party(ev *request.Evaluation, member string, principal *string, serviceMemb
 	return "", nil
 }
 
-// principalOfGrant checks that a grant may name a principal. It does not check that the
-// principal exists, because principals are not kept in the state.
+// errPrincipal is AWS's answer to a principal that does not exist.
+var errPrincipal = kmsapi.Errorf(kmsapi.ErrInvalidArn, "ARN does not refer to a valid principal")
+
+// principalOfGrant checks that a grant may name a principal. Whether it exists is checked by
+// bindParties: only those who may create the grant are told.
 func principalOfGrant(ev *request.Evaluation, arn string) error {
 	p, err := policy.ParsePrincipal(arn)
 	if err != nil || p.Partition != ev.Cluster().Partition { // an account id has no partition
-		return kmsapi.Errorf(kmsapi.ErrInvalidArn, "ARN does not refer to a valid principal")
+		return errPrincipal
+	}
+	return nil
+}
+
+// bindParties replaces the grantee and the retiring principal of a grant by their unique ids, if
+// they are users, roles or sessions of roles. What says whether they exist is added to the read
+// set.
+func bindParties(ev *request.Evaluation, g *fsmpb.Grant) error {
+	for _, party := range []struct {
+		who     *string
+		account *uint64
+	}{{&g.Grantee, &g.GranteeAccount}, {&g.Retiring, &g.RetiringAccount}} {
+		if *party.who == "" {
+			continue
+		}
+		p, err := policy.ParseCaller(*party.who)
+		if err != nil {
+			return errPrincipal
+		}
+		id, ok := binding.Find(ev.State, p, ev.Note)
+		if !ok {
+			return errPrincipal
+		}
+		if id != "" {
+			account, _ := fsm.ParseAccount(p.Account)
+			*party.who, *party.account = id, uint64(account)
+		}
 	}
 	return nil
 }

@@ -44,9 +44,10 @@ func createKey(ev *request.Evaluation, in *kmsapi.CreateKeyInput) (*kmsapi.Creat
 	k.Id = id.ID[:]
 	t := &request.Target{ID: id, Key: k, ARN: request.KeyARN(c, id.Account, id.Region, request.FormatKeyID(id.ID, k.MultiRegion))}
 	doc := policy.DefaultKeyPolicy(c.Partition, id.Account.String())
+	var bindings []*fsmpb.Binding
 	if in.Policy != nil {
 		doc = *in.Policy
-		if err := request.CheckPolicy(ev, doc, t, true, request.IsSet(in.BypassPolicyLockoutSafetyCheck)); err != nil {
+		if bindings, err = request.CheckPolicy(ev, doc, t, nil, request.IsSet(in.BypassPolicyLockoutSafetyCheck)); err != nil {
 			return nil, err
 		}
 	}
@@ -64,7 +65,7 @@ func createKey(ev *request.Evaluation, in *kmsapi.CreateKeyInput) (*kmsapi.Creat
 	}
 	ev.Key(id) // the record requires that the id is not in use
 	PutKey(ev, k)
-	putPolicy(ev, id, doc)
+	putPolicy(ev, id, doc, bindings)
 	if len(tags) > 0 {
 		PutTags(ev, id, tags)
 	}

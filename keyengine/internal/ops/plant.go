@@ -123,12 +123,16 @@ func randomMaterial(ev *request.Evaluation, k *fsmpb.Key) (*fsmpb.Material, erro
 
 func plantRest(ev *request.Evaluation, t *request.Target, s *Seed) error {
 	doc := s.Policy
+	var bindings []*fsmpb.Binding
 	if doc == "" {
 		doc = policy.DefaultKeyPolicy(ev.Cluster().Partition, t.ID.Account.String())
-	} else if err := request.CheckPolicy(ev, doc, t, true, true); err != nil {
-		return err
+	} else {
+		var err error
+		if bindings, err = request.CheckPolicy(ev, doc, t, nil, true); err != nil {
+			return err
+		}
 	}
-	putPolicy(ev, t.ID, doc)
+	putPolicy(ev, t.ID, doc, bindings)
 	var add []kmsapi.Tag
 	for k, v := range s.Tags {
 		add = append(add, kmsapi.Tag{TagKey: &k, TagValue: &v})

@@ -6,6 +6,7 @@ import (
 
 	"github.com/conclavekms/conclave/fsm"
 	"github.com/conclavekms/conclave/fsm/fsmpb"
+	"github.com/conclavekms/conclave/keyengine/internal/binding"
 	"github.com/conclavekms/conclave/keyengine/internal/request"
 	"github.com/conclavekms/conclave/keyengine/kmsapi"
 )
@@ -22,7 +23,8 @@ func getKeyPolicy(ev *request.Evaluation, in *kmsapi.GetKeyPolicyInput) (*kmsapi
 	if p == nil {
 		return nil, fmt.Errorf("key %s has no policy", t.ID)
 	}
-	return &kmsapi.GetKeyPolicyOutput{Policy: new(p.Document), PolicyName: new(kmsapi.DefaultPolicyName)}, nil
+	text := binding.Document(ev.State, p.Document, p.Bindings, ev.Note)
+	return &kmsapi.GetKeyPolicyOutput{Policy: &text, PolicyName: new(kmsapi.DefaultPolicyName)}, nil
 }
 
 func putKeyPolicy(ev *request.Evaluation, in *kmsapi.PutKeyPolicyInput) (*request.None, error) {
@@ -33,10 +35,15 @@ func putKeyPolicy(ev *request.Evaluation, in *kmsapi.PutKeyPolicyInput) (*reques
 	if err := onlyPolicy(in.PolicyName); err != nil {
 		return nil, err
 	}
-	if err := request.CheckPolicy(ev, *in.Policy, t, false, request.IsSet(in.BypassPolicyLockoutSafetyCheck)); err != nil {
+	was, _ := ev.KeyPolicy(t.ID)
+	if was == nil {
+		return nil, fmt.Errorf("key %s has no policy", t.ID)
+	}
+	bindings, err := request.CheckPolicy(ev, *in.Policy, t, was, request.IsSet(in.BypassPolicyLockoutSafetyCheck))
+	if err != nil {
 		return nil, err
 	}
-	putPolicy(ev, t.ID, *in.Policy)
+	putPolicy(ev, t.ID, *in.Policy, bindings)
 	return &request.None{}, nil
 }
 
@@ -66,6 +73,8 @@ func onlyPolicy(name *string) error {
 	return nil
 }
 
-func putPolicy(ev *request.Evaluation, id fsm.KeyID, doc string) {
-	ev.Change(&fsmpb.Change{Change: &fsmpb.Change_PutKeyPolicy{PutKeyPolicy: &fsmpb.KeyPolicy{Account: uint64(id.Account), Key: id.ID[:], Region: id.Region, Document: doc}}})
+func putPolicy(ev *request.Evaluation, id fsm.KeyID, doc string, bindings []*fsmpb.Binding) {
+	ev.Change(&fsmpb.Change{Change: &fsmpb.Change_PutKeyPolicy{PutKeyPolicy: &fsmpb.KeyPolicy{
+		Account: uint64(id.Account), Key: id.ID[:], Region: id.Region, Document: doc, Bindings: bindings,
+	}}})
 }

@@ -176,10 +176,11 @@ func replicateKey(ev *request.Evaluation, in *kmsapi.ReplicateKeyInput) (*kmsapi
 	}
 	c := ev.Cluster()
 	doc := policy.DefaultKeyPolicy(c.Partition, t.ID.Account.String())
+	var bindings []*fsmpb.Binding
 	if in.Policy != nil {
 		doc = *in.Policy
 		toBe := &request.Target{ID: r.ID, Key: replicaKind(t, r.ID.Region), ARN: r.ARN}
-		if err := request.CheckPolicy(ev, doc, toBe, true, request.IsSet(in.BypassPolicyLockoutSafetyCheck)); err != nil {
+		if bindings, err = request.CheckPolicy(ev, doc, toBe, nil, request.IsSet(in.BypassPolicyLockoutSafetyCheck)); err != nil {
 			return nil, err
 		}
 	}
@@ -190,7 +191,7 @@ func replicateKey(ev *request.Evaluation, in *kmsapi.ReplicateKeyInput) (*kmsapi
 		return nil, err
 	}
 	PutKey(ev, r.Key)
-	putPolicy(ev, r.ID, doc)
+	putPolicy(ev, r.ID, doc, bindings)
 	if len(tags) > 0 {
 		PutTags(ev, r.ID, tags)
 	}

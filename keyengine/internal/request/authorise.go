@@ -7,9 +7,7 @@ import (
 	"fmt"
 	"strconv"
 
-	"github.com/conclavekms/conclave/fsm"
 	"github.com/conclavekms/conclave/fsm/fsmpb"
-	"github.com/conclavekms/conclave/keyengine/iam"
 	"github.com/conclavekms/conclave/keyengine/iamapi"
 	"github.com/conclavekms/conclave/keyengine/kmsapi"
 	"github.com/conclavekms/conclave/policy"
@@ -44,7 +42,7 @@ func authoriseKey(ev *Evaluation, c *Conditions, action string, good func(*fsmpb
 	if p == nil {
 		return fmt.Errorf("key %s has no policy", t.ID)
 	}
-	doc, err := ev.Policies.parsed(policy.KeyPolicy, p.Document, func() string {
+	doc, err := ev.Policies.bound(policy.KeyPolicy, p.Document, p.Bindings, func() string {
 		return "policy of key " + t.ID.String() + ", version " + strconv.FormatUint(v, 10)
 	})
 	if err != nil {
@@ -118,6 +116,27 @@ func (ev *Evaluation) Decided(req policy.Request, d policy.Decision, g *fsmpb.Gr
 	return ev.denial(d.Explain(req))
 }
 
+// AuthoriseNamed is AuthoriseResource for a resource that the caller named in a way which does
+// not tell whether it exists. A denial reads as it would if there were no such resource: told
+// is what would be denied then, and absent its conditions.
+func (ev *Evaluation) AuthoriseNamed(action, resource string, c *Conditions, told string, absent *Conditions) error {
+	err := ev.AuthoriseResource(action, resource, c)
+	if err == nil || err != error(ev.denied) {
+		return err
+	}
+	d := ev.decisions[len(ev.decisions)-1].Decision
+	absent.ev, absent.action, absent.resource = ev, action, told
+	req := policy.Request{Principal: ev.Principal(), Action: action, Resource: told, Context: absent}
+	without, err := decide(ev, req, nil, nil)
+	if err != nil {
+		return err
+	}
+	if !without.Allowed() {
+		d = without
+	}
+	return ev.denial(d.Explain(req))
+}
+
 // denial returns the caller's error for the last decision, which is a denial.
 func (ev *Evaluation) denial(message string) error {
 	ev.denied = &kmsapi.Error{Code: kmsapi.ErrAccessDenied.Code, Message: message}
@@ -170,64 +189,41 @@ func (d decision) String() string {
 }
 
 // CheckPolicy checks a new policy for a key: it must be valid, name only principals that
-// exist, and allow the caller to replace it again unless bypass is set. isNew says that the key
-// is not in the state yet.
-func CheckPolicy(ev *Evaluation, text string, t *Target, isNew, bypass bool) error {
+// exist, and allow the caller to replace it again unless bypass is set. replaced is the policy
+// in whose place it is put, and nil if the key is not in the state yet. CheckPolicy returns the
+// bindings of the new policy.
+func CheckPolicy(ev *Evaluation, text string, t *Target, replaced *fsmpb.KeyPolicy, bypass bool) ([]*fsmpb.Binding, error) {
 	doc, err := policy.Parse(policy.KeyPolicy, []byte(text))
 	if err != nil {
-		return malformed(err)
+		return nil, malformed(err)
 	}
-	for _, p := range doc.Principals() {
-		if !Exists(ev, p) {
-			return kmsapi.Errorf(kmsapi.ErrMalformedPolicy, "%s", policy.InvalidPrincipalMessage)
-		}
+	bindings, invalid := Bind(ev, doc, replaced.GetBindings())
+	switch {
+	case invalid != nil:
+		return nil, kmsapi.Errorf(kmsapi.ErrMalformedPolicy, "%s", policy.InvalidPrincipalMessage)
+	case len(bindings) > MaxBindings:
+		return nil, kmsapi.Errorf(kmsapi.ErrLimitExceeded, "The policy names more than %d users, roles and sessions of roles.", MaxBindings)
+	case bypass:
+		return bindings, nil
 	}
-	if bypass {
-		return nil
+	if doc, err = doc.Bind(idsOf(bindings)); err != nil {
+		return nil, err
 	}
 	r, err := ownRulesOf(ev)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	c := &Conditions{ev: ev, action: actionPutKeyPolicy, resource: t.ARN, target: t}
-	if isNew {
+	if replaced == nil {
 		c.target, c.New = nil, t.Key
 	}
 	if !policy.LockoutSafe(policy.Policies{Resource: doc, Identity: r.identity, Boundary: r.boundary, Session: r.session}, ev.Principal(), t.ARN, c) {
-		return kmsapi.Errorf(kmsapi.ErrMalformedPolicy, "%s", policy.LockoutMessage)
+		return nil, kmsapi.Errorf(kmsapi.ErrMalformedPolicy, "%s", policy.LockoutMessage)
 	}
-	return nil
+	return bindings, nil
 }
 
 const actionPutKeyPolicy = "kms:PutKeyPolicy"
-
-// Exists reports whether a principal that a policy or a grant names exists, and adds what
-// says so to the read set. Of sessions, only the role has to exist.
-func Exists(ev *Evaluation, p policy.Principal) bool {
-	partition := ev.Cluster().GetPartition()
-	if p.Partition != "" && p.Partition != partition {
-		return false
-	}
-	account, ok := fsm.ParseAccount(p.Account)
-	if !ok {
-		return p.Kind == policy.KindService
-	}
-	switch p.Kind {
-	case policy.KindRoot:
-		return account == fsm.AccountOf(ev.State) || Read[*fsmpb.Account](ev, fsm.AccountID(account)) != nil
-	case policy.KindUser:
-		u := Read[*fsmpb.User](ev, fsm.EntityID(account, p.Name))
-		return u != nil && iam.UserARN(partition, u) == p.ARN
-	case policy.KindRole:
-		r := Read[*fsmpb.Role](ev, fsm.EntityID(account, p.Name))
-		return r != nil && iam.RoleARN(partition, r) == p.ARN
-	case policy.KindAssumedRole:
-		return Read[*fsmpb.Role](ev, fsm.EntityID(account, p.Name)) != nil
-	case policy.KindFederated:
-		return Read[*fsmpb.OidcProvider](ev, fsm.OidcProviderID(account, iam.ProviderURL(p.ARN))) != nil
-	}
-	return false
-}
 
 // MalformedDocument returns the error of IAM and STS for a policy document that policy.Parse
 // refuses.

@@ -1,6 +1,7 @@
 package request
 
 import (
+	"cmp"
 	"slices"
 	"strings"
 
@@ -56,7 +57,10 @@ func granted(ev *Evaluation, t *Target, req policy.Request, doc *policy.Document
 // evaluateGrant returns the decision on a request if there is a grant for it to the
 // grantee.
 func evaluateGrant(ev *Evaluation, req policy.Request, doc *policy.Document, grantee string) (policy.Decision, error) {
-	p, err := policy.ParseCaller(grantee)
+	p, err := policy.ParseUniqueID(grantee)
+	if err != nil {
+		p, err = policy.ParseCaller(grantee)
+	}
 	if err != nil {
 		return policy.Decision{Statement: policy.NoStatement}, nil
 	}
@@ -70,15 +74,15 @@ func fromSource(ev *Evaluation, g *fsmpb.Grant) bool {
 	return g.SourceArn == "" || g.SourceArn == ev.Caller.SourceArn
 }
 
-// granteeNames returns the grantees that could include a caller: itself, its role and its
-// account. The policy package decides whether they do.
+// granteeNames returns the grantees, as grants have them, that could include a caller: itself,
+// its role and its account. The policy package decides whether they do.
 func granteeNames(p policy.Principal) []string {
-	names := []string{p.ARN}
+	names := []string{cmp.Or(p.UniqueID(), p.ARN)}
 	if p.Kind == policy.KindService {
 		return names
 	}
-	if p.Role != "" {
-		names = append(names, p.Role)
+	if p.Kind == policy.KindAssumedRole && p.ID != "" {
+		names = append(names, p.ID)
 	}
 	if root := RootARN(p.Partition, p.Account); root != p.ARN {
 		names = append(names, root)

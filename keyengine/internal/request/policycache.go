@@ -4,13 +4,35 @@ import (
 	"fmt"
 	"sync"
 
+	"github.com/conclavekms/conclave/fsm/fsmpb"
 	"github.com/conclavekms/conclave/policy"
 )
 
-// policyText identifies a parsed policy: the same text can be a policy of several kinds.
+// policyText identifies a parsed policy: the same text can be a policy of several kinds, and
+// its names can mean several users and roles.
 type policyText struct {
-	kind policy.Kind
-	text string
+	kind     policy.Kind
+	text     string
+	bindings string // see appendBindings
+}
+
+func (t *policyText) size() int { return len(t.text) + len(t.bindings) }
+
+// appendBindings appends the bindings of a policy to b, so that no two lists are the same.
+func appendBindings(b []byte, list []*fsmpb.Binding) []byte {
+	for _, p := range list {
+		b = append(append(append(append(b, p.Name...), 0), p.Id...), 0)
+	}
+	return b
+}
+
+// idsOf returns the unique ids of the names in a policy.
+func idsOf(list []*fsmpb.Binding) map[string]string {
+	ids := make(map[string]string, len(list))
+	for _, b := range list {
+		ids[b.Name] = b.Id
+	}
+	return ids
 }
 
 // PolicyCache caches parsed policies by their text. Most keys have the same policy, and
@@ -31,12 +53,6 @@ func NewPolicyCache() *PolicyCache {
 	return &PolicyCache{docs: make(map[policyText]*policy.Document), max: maxCachedPolicies}
 }
 
-func (c *PolicyCache) get(text policyText) *policy.Document {
-	c.mu.RLock()
-	defer c.mu.RUnlock()
-	return c.docs[text]
-}
-
 // put adds a policy. If the cache is full, it evicts arbitrary entries.
 func (c *PolicyCache) put(text policyText, doc *policy.Document) {
 	c.mu.Lock()
@@ -45,14 +61,14 @@ func (c *PolicyCache) put(text policyText, doc *policy.Document) {
 		return
 	}
 	c.docs[text] = doc
-	c.size += len(text.text)
+	c.size += text.size()
 	for old := range c.docs {
 		if c.size <= c.max {
 			return
 		}
 		if old != text {
 			delete(c.docs, old)
-			c.size -= len(old.text)
+			c.size -= old.size()
 		}
 	}
 }
@@ -67,14 +83,27 @@ func (c *PolicyCache) Len() int {
 // parsed returns a stored policy, parsed. A policy that cannot be parsed is an internal
 // error, and so allows nothing. what says which policy it is, for the error.
 func (c *PolicyCache) parsed(kind policy.Kind, text string, what func() string) (*policy.Document, error) {
-	key := policyText{kind, text}
-	if doc := c.get(key); doc != nil {
+	return c.bound(kind, text, nil, what)
+}
+
+// bound returns a stored policy that names principals, parsed and with its bindings. If a name
+// has none, nobody knows whom a Deny is for, which is an internal error too.
+func (c *PolicyCache) bound(kind policy.Kind, text string, bindings []*fsmpb.Binding, what func() string) (*policy.Document, error) {
+	var room [256]byte
+	b := appendBindings(room[:0], bindings)
+	c.mu.RLock()
+	doc := c.docs[policyText{kind, text, string(b)}] // does not allocate
+	c.mu.RUnlock()
+	if doc != nil {
 		return doc, nil
 	}
 	doc, err := policy.Parse(kind, []byte(text))
+	if err == nil {
+		doc, err = doc.Bind(idsOf(bindings))
+	}
 	if err != nil {
 		return nil, fmt.Errorf("stored %s: %w", what(), err)
 	}
-	c.put(key, doc)
+	c.put(policyText{kind, text, string(b)}, doc)
 	return doc, nil
 }

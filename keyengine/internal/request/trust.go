@@ -14,7 +14,7 @@ func (ev *Evaluation) AuthoriseRole(r *fsmpb.Role, arn, action string, c *Condit
 	trust := nothing
 	if r != nil {
 		var err error
-		if trust, err = ev.Policies.parsed(policy.TrustPolicy, r.Trust, func() string { return "trust policy of " + arn }); err != nil {
+		if trust, err = ev.Policies.bound(policy.TrustPolicy, r.Trust, r.TrustBindings, func() string { return "trust policy of " + arn }); err != nil {
 			return err
 		}
 		c.Tags = r.Tags
