@@ -127,6 +127,7 @@ func algorithm(values map[string]string) map[string]string {
 
 // newGrantInput returns a request for a grant that has what the case is about.
 func newGrantInput(k *conditionKey) *kmsapi.CreateGrantInput {
+	k.exist(bobARN, carolARN)
 	in := &kmsapi.CreateGrantInput{
 		KeyId: &k.id, GranteePrincipal: new(bobARN), RetiringPrincipal: new(carolARN), Operations: []string{"Encrypt", "Decrypt"},
 		Constraints: &kmsapi.GrantConstraints{EncryptionContextSubset: caseContext},

@@ -15,8 +15,10 @@ import (
 	"github.com/conclavekms/conclave/keyengine/kmsapi"
 )
 
+// createGrant makes a grant to a user or a role, which it makes too if it does not exist.
 func (c *testCluster) createGrant(key, grantee string, operations ...string) *kmsapi.CreateGrantOutput {
 	c.t.Helper()
+	c.exist(grantee)
 	return must[kmsapi.CreateGrantOutput](c, "CreateGrant", &kmsapi.CreateGrantInput{KeyId: &key, GranteePrincipal: &grantee, Operations: operations})
 }
 
@@ -25,6 +27,7 @@ func (c *testCluster) createGrant(key, grantee string, operations ...string) *km
 func TestGrantTokens(t *testing.T) {
 	t.Parallel()
 	c := newTestCluster(t, withNodes(2))
+	c.exist(aliceARN)
 	id, _ := c.newKey()
 	out := c.createGrant(id, aliceARN, "Encrypt")
 	token := *out.GrantToken
@@ -130,6 +133,7 @@ func TestGrantTokens(t *testing.T) {
 func TestGrantTokenOfAnotherRegion(t *testing.T) {
 	t.Parallel()
 	c := newTestCluster(t, withRegions(threeRegions()...))
+	c.exist(aliceARN)
 	id := c.newMultiKey(kmsapi.CreateKeyInput{}, secondRegion)
 	there := mustIn[kmsapi.CreateGrantOutput](c, secondRegion, "CreateGrant", &kmsapi.CreateGrantInput{KeyId: &id, GranteePrincipal: new(aliceARN), Operations: []string{"Encrypt"}})
 	_, err := call[kmsapi.EncryptOutput](c, "Encrypt", &kmsapi.EncryptInput{KeyId: &id, Plaintext: []byte("x"), GrantTokens: []string{*there.GrantToken}})
@@ -144,6 +148,7 @@ func TestGrantTokenOfAnotherRegion(t *testing.T) {
 func TestGrantTokensEverywhere(t *testing.T) {
 	t.Parallel()
 	c := newTestCluster(t)
+	c.exist(aliceARN)
 	id, _ := c.newKey()
 	newKey := func(spec, usage string) *string {
 		return must[kmsapi.CreateKeyOutput](c, "CreateKey", &kmsapi.CreateKeyInput{KeySpec: &spec, KeyUsage: &usage}).KeyMetadata.KeyId

@@ -25,8 +25,9 @@ func bytesOfGrant(id string) []byte {
 // grantChange returns the change that makes a grant.
 func (c *testCluster) grantChange(key, id, grantee string, operations ...string) *fsmpb.Change {
 	k := c.keyID(key)
+	who, account := c.party(grantee)
 	return &fsmpb.Change{Change: &fsmpb.Change_PutGrant{PutGrant: &fsmpb.Grant{
-		Account: uint64(testAccountNumber), Key: k.ID[:], Region: k.Region, Id: bytesOfGrant(id), Grantee: grantee, Operations: operations, Issuer: testAccount,
+		Account: uint64(testAccountNumber), Key: k.ID[:], Region: k.Region, Id: bytesOfGrant(id), Grantee: who, GranteeAccount: account, Operations: operations, Issuer: testAccount,
 	}}}
 }
 

@@ -83,6 +83,7 @@ func TestSourceArn(t *testing.T) {
 func TestSourceArnOfOrdinaryCallers(t *testing.T) {
 	t.Parallel()
 	c := newTestCluster(t)
+	c.exist(aliceARN)
 	id, _ := c.newKey()
 	alice, backup := c.newUser(aliceARN), c.newUser(backupService)
 	grant := func(grantee string) {
@@ -133,6 +134,7 @@ func TestSourceArnOfOrdinaryCallers(t *testing.T) {
 func TestSourceArnAndContext(t *testing.T) {
 	t.Parallel()
 	c := newTestCluster(t)
+	c.exist(bobARN)
 	backup := c.newUser(backupService)
 	for kind, constraints := range map[string]*kmsapi.GrantConstraints{"equals": equals(contextOf("app", "one")), "subset": subset(contextOf("app", "one"))} {
 		id, arn := c.newKey()
@@ -168,6 +170,7 @@ func TestSourceArnAndContext(t *testing.T) {
 func TestEmptyConstraintMaps(t *testing.T) {
 	t.Parallel()
 	c := newTestCluster(t)
+	c.exist(aliceARN)
 	for name, tt := range map[string]struct{ sent, want *kmsapi.GrantConstraints }{
 		"empty subset beside equals": {&kmsapi.GrantConstraints{EncryptionContextEquals: contextOf("a", "1"), EncryptionContextSubset: contextOf()}, equals(contextOf("a", "1"))},
 		"empty equals beside subset": {&kmsapi.GrantConstraints{EncryptionContextSubset: contextOf("a", "1"), EncryptionContextEquals: contextOf()}, subset(contextOf("a", "1"))},
@@ -186,6 +189,7 @@ func TestEmptyConstraintMaps(t *testing.T) {
 func TestGrantsOfServices(t *testing.T) {
 	t.Parallel()
 	c := newTestCluster(t)
+	c.exist(aliceARN, bobARN)
 	id, arn := c.newKey()
 	backup, other := c.newUser(backupService), c.newUser(otherService)
 	first := c.grantToService(id, backupService, tableARN, "Encrypt", "RetireGrant")
@@ -258,6 +262,7 @@ func TestGrantsOfServices(t *testing.T) {
 func TestChildSource(t *testing.T) {
 	t.Parallel()
 	c := newTestCluster(t)
+	c.exist(aliceARN)
 	id, _ := c.newKey()
 	backup := c.newUser(backupService)
 	c.grantToService(id, backupService, tableARN, "Encrypt", "CreateGrant")

@@ -71,6 +71,7 @@ func TestGrantConstraints(t *testing.T) {
 		{"subset, empty value for a missing key", subset(contextOf("a", "")), contextOf("b", ""), false},
 	}
 	c := newTestCluster(t)
+	c.exist(aliceARN)
 	open, _ := c.newKey()
 	alice := c.newUser(aliceARN)
 	c.setPolicy(open, policyDocument(rootStatement, statement("Allow", aliceARN, "kms:*")))
@@ -124,6 +125,7 @@ func TestGrantConstraints(t *testing.T) {
 func TestGrantedOperations(t *testing.T) {
 	t.Parallel()
 	c := newTestCluster(t)
+	c.exist(aliceARN, bobARN)
 	alice := c.newUser(aliceARN)
 	blobOf := func(id string) []byte {
 		return must[kmsapi.EncryptOutput](c, "Encrypt", &kmsapi.EncryptInput{KeyId: &id, Plaintext: []byte("x")}).CiphertextBlob
@@ -220,6 +222,7 @@ func TestGrantees(t *testing.T) {
 func TestDenyDespiteGrant(t *testing.T) {
 	t.Parallel()
 	c := newTestCluster(t)
+	c.exist(aliceARN, bobARN)
 	alice := c.newUser(aliceARN)
 	id, arn := c.newKey()
 	c.createGrant(id, aliceARN, "Encrypt", "Decrypt", "CreateGrant")
@@ -242,6 +245,7 @@ func TestDenyDespiteGrant(t *testing.T) {
 func TestGrantsEverywhere(t *testing.T) {
 	t.Parallel()
 	c := newTestCluster(t, withNodes(2))
+	c.exist(aliceARN, bobARN)
 	alice := c.newUser(aliceARN)
 	id, arn := c.newKey()
 	behind, n2 := c.Replica("n2"), c.engines["n2"]
@@ -294,6 +298,7 @@ func TestGrantsEverywhere(t *testing.T) {
 func TestEscalationByGrants(t *testing.T) {
 	t.Parallel()
 	c := newTestCluster(t)
+	c.exist(aliceARN, bobARN)
 	alice, bob := c.newUser(aliceARN), c.newUser(bobARN)
 	id, arn := c.newKey()
 	other, _ := c.newKey()

@@ -33,6 +33,7 @@ func grantIDs(grants []kmsapi.GrantListEntry) (ids []string) {
 func TestCreateGrant(t *testing.T) {
 	t.Parallel()
 	c := newTestCluster(t)
+	c.exist(aliceARN, bobARN)
 	id, arn := c.newKey()
 	c.Clock.Advance(90 * time.Second)
 	pairs := contextOf("a", "1", "", "")
@@ -94,6 +95,7 @@ func TestCreateGrant(t *testing.T) {
 func TestCreateGrantErrors(t *testing.T) {
 	t.Parallel()
 	c := newTestCluster(t)
+	c.exist(aliceARN)
 	id, arn := c.newKey()
 	rsa := *must[kmsapi.CreateKeyOutput](c, "CreateKey", &kmsapi.CreateKeyInput{KeySpec: new("RSA_2048"), KeyUsage: new(kmsapi.UsageEncrypt)}).KeyMetadata.KeyId
 	must[request.None](c, "CreateAlias", &kmsapi.CreateAliasInput{AliasName: new("alias/app"), TargetKeyId: &id})
@@ -205,6 +207,7 @@ func TestCreateGrantErrors(t *testing.T) {
 func TestGrantOperationsOfKeys(t *testing.T) {
 	t.Parallel()
 	c := newTestCluster(t)
+	c.exist(aliceARN)
 	const common = " CreateGrant DescribeKey RetireGrant"
 	for _, tt := range []struct{ spec, usage, want string }{
 		{kmsapi.SpecSymmetric, kmsapi.UsageEncrypt, "Decrypt Encrypt GenerateDataKey GenerateDataKeyPair GenerateDataKeyPairWithoutPlaintext GenerateDataKeyWithoutPlaintext ReEncryptFrom ReEncryptTo"},
@@ -243,6 +246,7 @@ func TestGrantOperationsOfKeys(t *testing.T) {
 func TestNamedGrants(t *testing.T) {
 	t.Parallel()
 	c := newTestCluster(t, withNodes(2))
+	c.exist(aliceARN, bobARN, carolARN)
 	id, _ := c.newKey()
 	other, _ := c.newKey()
 	in := func(f func(*kmsapi.CreateGrantInput)) *kmsapi.CreateGrantInput {
@@ -315,6 +319,7 @@ func TestNamedGrants(t *testing.T) {
 func TestConcurrentNamedGrants(t *testing.T) {
 	t.Parallel()
 	c := newTestCluster(t, withNodes(2))
+	c.exist(aliceARN)
 	id, _ := c.newKey()
 	type result struct {
 		id  string
@@ -351,6 +356,7 @@ func TestConcurrentNamedGrants(t *testing.T) {
 func TestListGrants(t *testing.T) {
 	t.Parallel()
 	c := newTestCluster(t, withNodes(2), withRegions(threeRegions()...))
+	c.exist(aliceARN, bobARN, carolARN)
 	id, arn := c.newKey()
 	other, otherARN := c.newKey()
 	var all, toAlice, retirable []string
@@ -477,6 +483,7 @@ func TestRetireGrant(t *testing.T) {
 		root    = "arn:aws:iam::" + testAccount + ":root"
 	)
 	c := newTestCluster(t)
+	c.exist(aliceARN, bobARN, carolARN)
 	id, arn := c.newKey()
 	for _, tt := range []struct {
 		name, grantee, retiring, ops, issuer string
@@ -546,6 +553,7 @@ func TestRetireGrant(t *testing.T) {
 func TestEndGrantErrors(t *testing.T) {
 	t.Parallel()
 	c := newTestCluster(t)
+	c.exist(aliceARN)
 	id, arn := c.newKey()
 	other, _ := c.newKey()
 	out := c.createGrant(id, aliceARN, "Encrypt", "RetireGrant")
@@ -605,6 +613,7 @@ func TestEndGrantErrors(t *testing.T) {
 func TestGrantsAndKeys(t *testing.T) {
 	t.Parallel()
 	c := newTestCluster(t, withRegions(threeRegions()...))
+	c.exist(aliceARN, bobARN)
 	alice := c.newUser(aliceARN)
 	id, arn := c.newKey()
 	out := c.createGrant(id, aliceARN, "Encrypt", "RetireGrant")
@@ -675,6 +684,7 @@ func TestGrantsAndKeys(t *testing.T) {
 func TestGrantQuota(t *testing.T) {
 	t.Parallel()
 	c := newTestCluster(t, withNodes(2))
+	c.exist(aliceARN, bobARN, carolARN)
 	alice := c.newUser(aliceARN)
 	id, arn := c.newKey()
 	k := c.keyID(id)

@@ -12,6 +12,7 @@ import (
 func TestQuotas(t *testing.T) {
 	t.Parallel()
 	c := newTestCluster(t)
+	c.exist(aliceARN)
 	id, _ := c.newKey()
 	if c.engine.services.Quotas != request.DefaultQuotas {
 		t.Errorf("got default quotas %+v, want %+v", c.engine.services.Quotas, request.DefaultQuotas)

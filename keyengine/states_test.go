@@ -159,6 +159,7 @@ type stateKey struct {
 // deletion, for which it must have none.
 func newStateKey(c *testCluster, kind, origin, other string, multi bool, state fsmpb.KeyState) *stateKey {
 	c.t.Helper()
+	c.exist(aliceARN)
 	spec := stateKinds[kind]
 	m := must[kmsapi.CreateKeyOutput](c, "CreateKey", &kmsapi.CreateKeyInput{KeySpec: &spec[0], KeyUsage: &spec[1], Origin: &origin, MultiRegion: &multi}).KeyMetadata
 	k := &stateKey{testCluster: c, id: *m.KeyId, arn: *m.Arn, spec: spec[0], origin: origin, other: other}

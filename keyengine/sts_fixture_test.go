@@ -59,10 +59,8 @@ func (c *testCluster) storeUser(a fsm.Account, name, doc string) iam.Identity {
 // ARN.
 func (c *testCluster) storeRole(a fsm.Account, name, trust, doc string) string {
 	c.t.Helper()
-	if _, err := policy.Parse(policy.TrustPolicy, []byte(trust)); err != nil {
-		c.t.Fatal(err)
-	}
 	r := &fsmpb.Role{Account: uint64(a), Name: name, Path: "/", Id: uniqueID("AROA", a.String()+name), Created: 1, Trust: trust, MaxSession: 7200}
+	r.TrustBindings = c.bindings(policy.TrustPolicy, trust)
 	if doc != "" {
 		r.Inline = []*fsmpb.InlinePolicy{{Name: "own", Document: doc}}
 	}
@@ -80,6 +78,12 @@ func (c *testCluster) editRole(a fsm.Account, name string, edit func(*fsmpb.Role
 	r = proto.CloneOf(r)
 	edit(r)
 	c.Change(&fsmpb.Change{Change: &fsmpb.Change_PutRole{PutRole: r}})
+}
+
+// editTrust changes the trust policy of a role.
+func (c *testCluster) editTrust(a fsm.Account, name, trust string) {
+	c.t.Helper()
+	c.editRole(a, name, func(r *fsmpb.Role) { r.Trust, r.TrustBindings = trust, c.bindings(policy.TrustPolicy, trust) })
 }
 
 // putPolicy makes a managed policy and returns its ARN.

@@ -21,7 +21,7 @@ func TestGetCallerIdentity(t *testing.T) {
 	role := c.storeRole(otherAccount, "app", trusts(aliceARN, ""), denied)
 	c.editRole(otherAccount, "app", func(r *fsmpb.Role) {})
 	bob := c.storeUser(testAccountNumber, "bob", identityPolicy("Allow", "sts:*", "*"))
-	c.editRole(otherAccount, "app", func(r *fsmpb.Role) { r.Trust = trusts(bobARN, "") })
+	c.editTrust(otherAccount, "app", trusts(bobARN, ""))
 	for name, tt := range map[string]struct {
 		id                   iam.Identity
 		arn, userID, account string

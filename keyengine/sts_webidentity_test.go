@@ -253,7 +253,7 @@ func TestProviderEverywhere(t *testing.T) {
 			c.editProvider(i, func(p *fsmpb.OidcProvider) { p.Jwks = i.Keys() })
 		}, nil, iamapi.ErrInvalidIdentityToken},
 		"trust taken away": {func(c *testCluster, i *issuertest.Issuer) {
-			c.editRole(testAccountNumber, "app", func(r *fsmpb.Role) { r.Trust = trusts(aliceARN, "") })
+			c.editTrust(testAccountNumber, "app", trusts(aliceARN, ""))
 		}, nil, kmsapi.ErrAccessDenied},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -324,7 +324,7 @@ func TestWebIdentityOnANodeThatIsBehind(t *testing.T) {
 	}{
 		{"registered", func() {
 			c.register(i, i.Keys(), "other")
-			c.editRole(testAccountNumber, "app", func(r *fsmpb.Role) { r.Trust = trustsWeb(i, "") })
+			c.editTrust(testAccountNumber, "app", trustsWeb(i, ""))
 		}, false},
 		{"audience added", func() {
 			c.editProvider(i, func(p *fsmpb.OidcProvider) { p.ClientIds = []string{"other", "conclave"} })
@@ -335,10 +335,10 @@ func TestWebIdentityOnANodeThatIsBehind(t *testing.T) {
 			token = i.Sign(i.Claims(c.Clock.Now(), "ann", "conclave"))
 		}, true},
 		{"trust changed", func() {
-			c.editRole(testAccountNumber, "app", func(r *fsmpb.Role) { r.Trust = trustsWeb(i, `{"StringEquals":{"ISSUER:sub":"bob"}}`) })
+			c.editTrust(testAccountNumber, "app", trustsWeb(i, `{"StringEquals":{"ISSUER:sub":"bob"}}`))
 		}, false},
 		{"trust restored", func() {
-			c.editRole(testAccountNumber, "app", func(r *fsmpb.Role) { r.Trust = trustsWeb(i, "") })
+			c.editTrust(testAccountNumber, "app", trustsWeb(i, ""))
 		}, true},
 		{"audience removed", func() {
 			c.editProvider(i, func(p *fsmpb.OidcProvider) { p.ClientIds = []string{"other"} })

@@ -16,6 +16,7 @@ import (
 	"github.com/conclavekms/conclave/keyengine/attesttest"
 	"github.com/conclavekms/conclave/keyengine/ceremony"
 	"github.com/conclavekms/conclave/keyengine/iam"
+	"github.com/conclavekms/conclave/keyengine/iam/iampb"
 	"github.com/conclavekms/conclave/keyengine/internal/enginetest"
 	"github.com/conclavekms/conclave/keyengine/internal/schedule"
 	"github.com/conclavekms/conclave/keyengine/kmsapi"
@@ -197,19 +198,27 @@ func putSigned(t testing.TB, e *Engine, c *fsmpb.Credential) *fsmpb.Change {
 	return &fsmpb.Change{Change: &fsmpb.Change_PutCredential{PutCredential: c}}
 }
 
-// newUser gives a principal a certificate and authenticates with it. The principal may also
-// be a role, a session or a service.
+// newUser returns an identity of a principal, which it makes if it does not exist. Sessions of
+// roles have temporary credentials, and all others, services among them, have a certificate.
 func (c *testCluster) newUser(arn string) iam.Identity {
 	c.t.Helper()
-	uri, account := "spiffe://test/"+arn, testAccountNumber
+	uri, account, principal := "spiffe://test/"+arn, testAccountNumber, arn
 	if p, err := policy.ParsePrincipal(arn); err == nil {
 		account, _ = fsm.ParseAccount(p.Account)
-	}
-	if !fsm.AccountExists(c.State(), account) {
-		c.Change(&fsmpb.Change{Change: &fsmpb.Change_PutAccount{PutAccount: &fsmpb.Account{Account: uint64(account), Name: account.String(), Created: 1}}})
+		if !fsm.AccountExists(c.State(), account) {
+			c.Change(&fsmpb.Change{Change: &fsmpb.Change_PutAccount{PutAccount: &fsmpb.Account{Account: uint64(account), Name: account.String(), Created: 1}}})
+		}
+		switch p.Kind {
+		case policy.KindUser:
+			c.exist(arn)
+			principal = c.idOf(p)
+		case policy.KindAssumedRole:
+			c.exist(arn)
+			return c.newSession(p.Name, func(s *iampb.Session) { s.Account, s.Role, s.Name = uint64(account), c.idOf(p), p.SessionName() })
+		}
 	}
 	c.Change(putSigned(c.t, c.engine, &fsmpb.Credential{
-		Account: uint64(account), Id: uri, Kind: fsmpb.CredentialKind_CREDENTIAL_KIND_CERTIFICATE, Principal: arn, Active: true, Created: 1,
+		Account: uint64(account), Id: uri, Kind: fsmpb.CredentialKind_CREDENTIAL_KIND_CERTIFICATE, Principal: principal, Active: true, Created: 1,
 	}))
 	return c.identity(uri)
 }

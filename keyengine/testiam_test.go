@@ -3,6 +3,8 @@ package keyengine
 import (
 	"crypto/sha256"
 	"encoding/base32"
+	"slices"
+	"strings"
 	"time"
 
 	"google.golang.org/protobuf/proto"
@@ -11,6 +13,7 @@ import (
 	"github.com/conclavekms/conclave/fsm/fsmpb"
 	"github.com/conclavekms/conclave/keyengine/iam"
 	"github.com/conclavekms/conclave/keyengine/iam/iampb"
+	"github.com/conclavekms/conclave/keyengine/internal/binding"
 	"github.com/conclavekms/conclave/policy"
 )
 
@@ -48,6 +51,85 @@ func (c *testCluster) putUser(name string, edit func(*fsmpb.User)) {
 	u = proto.CloneOf(u)
 	edit(u)
 	c.Change(&fsmpb.Change{Change: &fsmpb.Change_PutUser{PutUser: u}})
+}
+
+// idOf returns the unique id of a user or a role, or of the role of a session: the one in the
+// state, or else the one that putUser and putRole would give to it.
+func (c *testCluster) idOf(p policy.Principal) string {
+	if id, ok := binding.Find(c.State(), p, nil); ok {
+		id, _, _ := strings.Cut(id, ":")
+		return id
+	}
+	prefix, name := "AROA", p.Name
+	if p.Kind == policy.KindUser {
+		prefix = "AIDA"
+	}
+	if p.Account != testAccount || p.Kind != policy.KindAssumedRole && strings.Count(p.ARN, "/") > 1 {
+		name = p.ARN
+	}
+	return uniqueID(prefix, name)
+}
+
+// bindings returns what a policy that names principals is stored with.
+func (c *testCluster) bindings(kind policy.Kind, text string) (list []*fsmpb.Binding) {
+	c.t.Helper()
+	doc, err := policy.Parse(kind, []byte(text))
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	for _, p := range doc.Principals() {
+		if p.HasID() {
+			list = append(list, &fsmpb.Binding{Name: p.ARN, Id: c.idOf(p)})
+		}
+	}
+	slices.SortFunc(list, func(a, b *fsmpb.Binding) int { return strings.Compare(a.Name, b.Name) })
+	return list
+}
+
+// party returns what a grant has in the place of a principal, and its account.
+func (c *testCluster) party(arn string) (string, uint64) {
+	c.t.Helper()
+	p, err := policy.ParseCaller(arn)
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	if !p.HasID() {
+		return arn, 0
+	}
+	p.ID = c.idOf(p)
+	account, _ := fsm.ParseAccount(p.Account)
+	return p.UniqueID(), uint64(account)
+}
+
+// exist makes the users and the roles, given by their ARNs, that do not exist.
+func (c *testCluster) exist(arns ...string) {
+	c.t.Helper()
+	for _, arn := range arns {
+		p, err := policy.ParsePrincipal(arn)
+		if err != nil {
+			c.t.Fatal(err)
+		}
+		if _, ok := binding.Find(c.State(), p, nil); ok {
+			continue
+		}
+		account, _ := fsm.ParseAccount(p.Account)
+		if !fsm.AccountExists(c.State(), account) {
+			c.Change(&fsmpb.Change{Change: &fsmpb.Change_PutAccount{PutAccount: &fsmpb.Account{Account: uint64(account), Name: account.String(), Created: 1}}})
+		}
+		_, path, _ := strings.Cut(p.ARN, "/")
+		path = "/" + strings.TrimSuffix(path, p.Name)
+		switch p.Kind {
+		case policy.KindUser:
+			c.Change(&fsmpb.Change{Change: &fsmpb.Change_PutUser{PutUser: &fsmpb.User{Account: uint64(account), Name: p.Name, Path: path, Id: c.idOf(p), Created: 1}}})
+		case policy.KindRole:
+			c.Change(&fsmpb.Change{Change: &fsmpb.Change_PutRole{PutRole: &fsmpb.Role{
+				Account: uint64(account), Name: p.Name, Path: path, Id: c.idOf(p), Created: 1, MaxSession: 3600,
+				Trust: policyDocument(`{"Effect":"Allow","Principal":{"AWS":"` + p.Account + `"},"Action":"sts:AssumeRole"}`),
+			}}})
+		case policy.KindAssumedRole:
+			c.exist(p.Role)
+		}
+	}
 }
 
 // newIAMUser writes a user and returns an identity that was proved with a certificate.

@@ -297,5 +297,7 @@ func (c *testCluster) setPolicy(id string, doc string) {
 func (c *testCluster) setPolicyIn(region, id string, doc string) {
 	c.t.Helper()
 	k := c.keyID(id)
-	c.Change(&fsmpb.Change{Change: &fsmpb.Change_PutKeyPolicy{PutKeyPolicy: &fsmpb.KeyPolicy{Account: uint64(testAccountNumber), Key: k.ID[:], Region: region, Document: doc}}})
+	c.Change(&fsmpb.Change{Change: &fsmpb.Change_PutKeyPolicy{PutKeyPolicy: &fsmpb.KeyPolicy{
+		Account: uint64(testAccountNumber), Key: k.ID[:], Region: region, Document: doc, Bindings: c.bindings(policy.KeyPolicy, doc),
+	}}})
 }
