@@ -461,7 +461,7 @@ func TestBrokenPolicy(t *testing.T) {
 	t.Parallel()
 	c := newTestCluster(t)
 	id, _ := c.newKey()
-	c.setPolicy(id, "{}")
+	c.setPolicy(id, brokenPolicy)
 	var log bytes.Buffer
 	c.engine.log = slog.New(slog.NewTextHandler(&log, nil))
 	c.engine.services.Log = c.engine.log

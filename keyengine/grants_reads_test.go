@@ -108,7 +108,13 @@ func grantReadCases() []readCase {
 		}
 	}
 	dry := new(true)
+	toBob := func(f *readFixture) any {
+		f.exist(bobARN)
+		return &kmsapi.CreateGrantInput{KeyId: &f.id, GranteePrincipal: new(bobARN), Operations: []string{"Encrypt"}}
+	}
 	return []readCase{
+		{"grant made, grantee deleted", "CreateGrant", toBob, fsmpb.Kind_KIND_USER, bob, deleteBob, "ok", "InvalidArnException", byPolicy + " USER", false, false},
+		{"grant made, grantee renamed", "CreateGrant", toBob, fsmpb.Kind_KIND_USER, bob, renameBob, "ok", "InvalidArnException", byPolicy + " USER", false, false},
 		{"encrypt by grant, grant revoked", "Encrypt", granted("Encrypt", encrypt), kindGrant, grant, revoked, "ok", "AccessDeniedException", byGrant, false, false},
 		{"encrypt by grant, denied by policy since", "Encrypt", granted("Encrypt", encrypt), kindPolicy, key, denied, "ok", "AccessDeniedException", byGrant, false, false},
 		{"encrypt by grant, key disabled", "Encrypt", granted("Encrypt", encrypt), kindKey, key, (*readFixture).disable, "ok", "DisabledException", byGrant, false, false},

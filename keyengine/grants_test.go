@@ -183,7 +183,6 @@ func TestGrantees(t *testing.T) {
 		foreign = "arn:aws:iam::444455556666:root"
 		theirs  = "arn:aws:iam::444455556666:user/eve"
 	)
-	c := newTestCluster(t)
 	for _, tt := range []struct {
 		grantee, caller string
 		want            bool
@@ -203,6 +202,7 @@ func TestGrantees(t *testing.T) {
 		{foreign, theirs, false},
 		{theirs, theirs, false}, // its own account has to allow it too
 	} {
+		c := newTestCluster(t)
 		id, arn := c.newKey()
 		c.setPolicy(id, policyDocument(statement("Allow", bobARN+"2", "kms:*")))
 		c.putGrant(id, grantHex(1), tt.grantee, "Encrypt")
@@ -212,6 +212,7 @@ func TestGrantees(t *testing.T) {
 		}
 	}
 	// A grant also allows the root user something that the policy does not.
+	c := newTestCluster(t)
 	id, arn := c.newKey()
 	c.setPolicy(id, policyDocument(statement("Allow", bobARN, "kms:*")))
 	c.putGrant(id, grantHex(1), root, "Encrypt")
@@ -298,7 +299,7 @@ func TestGrantsEverywhere(t *testing.T) {
 func TestEscalationByGrants(t *testing.T) {
 	t.Parallel()
 	c := newTestCluster(t)
-	c.exist(aliceARN, bobARN)
+	c.exist(carolARN)
 	alice, bob := c.newUser(aliceARN), c.newUser(bobARN)
 	id, arn := c.newKey()
 	other, _ := c.newKey()

@@ -38,7 +38,11 @@ func TestIAMResources(t *testing.T) {
 		fillRequired(t, op, in, members)
 		resource := resourceOf(op.Name)
 		_, err := c.engine.Do(t.Context(), c.caller(ann.identity), op, in)
-		wantError(t, err, kmsapi.ErrAccessDenied, fmt.Sprintf("User: %s is not authorized to perform: iam:%s on resource: %s because no identity-based policy allows the iam:%s action", ann.arn, op.Name, resource, op.Name))
+		told := resource
+		if op.Name == "GetAccessKeyLastUsed" {
+			told = "*" // it does not say whose the access key is
+		}
+		wantError(t, err, kmsapi.ErrAccessDenied, fmt.Sprintf("User: %s is not authorized to perform: iam:%s on resource: %s because no identity-based policy allows the iam:%s action", ann.arn, op.Name, told, op.Name))
 		must[request.None](c, "PutUserPolicy", &iamapi.PutUserPolicyInput{UserName: &ann.name, PolicyName: new("only"), PolicyDocument: new(policyDocument(allow("iam:"+op.Name, resource)))})
 		in = op.NewInput()
 		fillRequired(t, op, in, members)

@@ -466,8 +466,9 @@ func TestListGrants(t *testing.T) {
 		t.Errorf("ListRetirableGrants in another Region returned %d grants, want 0", len(got))
 	}
 	foreign := "arn:aws:iam::444455556666:root"
+	stranger := c.newUser(foreign)
 	must[kmsapi.CreateGrantOutput](c, "CreateGrant", &kmsapi.CreateGrantInput{KeyId: &id, GranteePrincipal: new(aliceARN), RetiringPrincipal: &foreign, Operations: []string{"Encrypt"}})
-	theirs, err := callAs[kmsapi.ListRetirableGrantsOutput](c, c.engine, c.newUser(foreign), "ListRetirableGrants", &kmsapi.ListRetirableGrantsInput{RetiringPrincipal: &foreign})
+	theirs, err := callAs[kmsapi.ListRetirableGrantsOutput](c, c.engine, stranger, "ListRetirableGrants", &kmsapi.ListRetirableGrantsInput{RetiringPrincipal: &foreign})
 	if err != nil || len(theirs.Grants) != 1 || *theirs.Grants[0].KeyId != arn {
 		t.Errorf("ListRetirableGrants by another account: got %v, error %v; want one grant", theirs, err)
 	}

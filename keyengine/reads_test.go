@@ -154,6 +154,7 @@ func readCases() []readCase {
 		kindTags   = fsmpb.Kind_KIND_KEY_TAGS
 		kindAlias  = fsmpb.Kind_KIND_ALIAS
 		kindCred   = fsmpb.Kind_KIND_CREDENTIAL
+		kindUser   = fsmpb.Kind_KIND_USER
 	)
 	return []readCase{
 		{"encrypt, key disabled", "Encrypt", encrypt, kindKey, key, (*readFixture).disable, "ok", "DisabledException", "KEY KEY_POLICY CREDENTIAL", false, false},
@@ -190,7 +191,43 @@ func readCases() []readCase {
 		{"policy put, permission withdrawn", "PutKeyPolicy", func(f *readFixture) any {
 			return &kmsapi.PutKeyPolicyInput{KeyId: &f.id, Policy: new(policyDocument(rootStatement)), BypassPolicyLockoutSafetyCheck: new(true)}
 		}, kindPolicy, key, func(f *readFixture) { f.deny(f.id) }, "ok", "AccessDeniedException", "KEY KEY_POLICY CREDENTIAL", false, false},
+		{"policy read, user renamed", "GetKeyPolicy", func(f *readFixture) any {
+			f.exist(bobARN)
+			f.setPolicy(f.id, policyDocument(rootStatement, statement("Allow", aliceARN, "kms:*"), statement("Allow", bobARN, "kms:*")))
+			return &kmsapi.GetKeyPolicyInput{KeyId: &f.id}
+		}, kindUser, bob, renameBob, "ok", "ok renamed", "KEY KEY_POLICY CREDENTIAL USER", false, false},
+		{"policy put, user deleted", "PutKeyPolicy", putForBob(true), kindUser, bob, deleteBob, "ok", "MalformedPolicyDocumentException", "KEY KEY_POLICY CREDENTIAL USER", false, false},
+		{"policy put for nobody, user made", "PutKeyPolicy", putForBob(false), kindUser, bob, func(f *readFixture) { f.exist(bobARN) },
+			"MalformedPolicyDocumentException", "ok", "KEY KEY_POLICY CREDENTIAL USER", false, false},
+		{"policy put for a unique id, user deleted", "PutKeyPolicy", func(f *readFixture) any {
+			f.exist(bobARN)
+			f.setPolicy(f.id, policyDocument(rootStatement, statement("Allow", aliceARN, "kms:*"), statement("Allow", bobARN, "kms:*")))
+			return &kmsapi.PutKeyPolicyInput{KeyId: &f.id, Policy: new(policyDocument(rootStatement, statement("Allow", uniqueID("AIDA", "bob"), "kms:*"))), BypassPolicyLockoutSafetyCheck: new(true)}
+		}, kindUser, bob, deleteBob, "MalformedPolicyDocumentException", "ok", "KEY KEY_POLICY CREDENTIAL USER", false, false},
 	}
+}
+
+func bob(*readFixture) []byte { return fsm.EntityID(testAccountNumber, "bob") }
+
+// putForBob puts a policy that names bob, who may exist.
+func putForBob(exists bool) func(*readFixture) any {
+	return func(f *readFixture) any {
+		if exists {
+			f.exist(bobARN)
+		}
+		return &kmsapi.PutKeyPolicyInput{KeyId: &f.id, Policy: new(policyDocument(rootStatement, statement("Allow", bobARN, "kms:*"))), BypassPolicyLockoutSafetyCheck: new(true)}
+	}
+}
+
+func deleteBob(f *readFixture) {
+	f.Change(&fsmpb.Change{Change: &fsmpb.Change_DeleteUser{DeleteUser: &fsmpb.EntityID{Account: uint64(testAccountNumber), Name: "bob"}}})
+}
+
+func renameBob(f *readFixture) {
+	u, _ := fsm.Object[*fsmpb.User](f.State(), bob(f))
+	u = proto.CloneOf(u)
+	u.Name = "robert"
+	f.Change(&fsmpb.Change{Change: &fsmpb.Change_DeleteUser{DeleteUser: &fsmpb.EntityID{Account: u.Account, Name: "bob"}}}, &fsmpb.Change{Change: &fsmpb.Change_PutUser{PutUser: u}})
 }
 
 // materialReadCases are the cases of operations on key material.
@@ -519,6 +556,9 @@ func (f *readFixture) outcome(out any, err error) string {
 	case *kmsapi.GetKeyPolicyOutput:
 		if strings.Contains(*out.Policy, "kms:Get*") {
 			return "ok changed"
+		}
+		if strings.Contains(*out.Policy, "user/robert") {
+			return "ok renamed"
 		}
 	case *kmsapi.GetKeyRotationStatusOutput:
 		return fmt.Sprintf("ok %v", *out.KeyRotationEnabled)

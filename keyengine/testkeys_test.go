@@ -288,6 +288,9 @@ func policyDocument(statements ...string) string {
 	return `{"Version":"2012-10-17","Statement":[` + strings.Join(statements, ",") + `]}`
 }
 
+// brokenPolicy is a policy that cannot be parsed.
+const brokenPolicy = "{}"
+
 // setPolicy sets the policy of a key of testRegion in the state.
 func (c *testCluster) setPolicy(id string, doc string) {
 	c.t.Helper()
@@ -296,8 +299,10 @@ func (c *testCluster) setPolicy(id string, doc string) {
 
 func (c *testCluster) setPolicyIn(region, id string, doc string) {
 	c.t.Helper()
-	k := c.keyID(id)
-	c.Change(&fsmpb.Change{Change: &fsmpb.Change_PutKeyPolicy{PutKeyPolicy: &fsmpb.KeyPolicy{
-		Account: uint64(testAccountNumber), Key: k.ID[:], Region: region, Document: doc, Bindings: c.bindings(policy.KeyPolicy, doc),
-	}}})
+	p, k := &fsmpb.KeyPolicy{Region: region, Document: doc}, c.keyID(id)
+	p.Account, p.Key = uint64(testAccountNumber), k.ID[:]
+	if doc != brokenPolicy {
+		p.Bindings = c.bindings(policy.KeyPolicy, doc)
+	}
+	c.Change(&fsmpb.Change{Change: &fsmpb.Change_PutKeyPolicy{PutKeyPolicy: p}})
 }

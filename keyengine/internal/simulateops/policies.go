@@ -61,7 +61,7 @@ func authorised(ev *request.Evaluation, arn string) (*source, error) {
 		c.Tags = append(s.who.User.GetTags(), s.who.Role.GetTags()...)
 	}
 	// A caller without permission is not told that there is no such principal.
-	if denied := ev.AuthoriseResource(ev.Op.Action(), arn, c); denied != nil {
+	if denied := ev.AuthoriseNamed(ev.Op.Action(), arn, c, arn, &request.Conditions{}); denied != nil {
 		return nil, denied
 	}
 	return s, err
@@ -101,6 +101,7 @@ func sourceOf(ev *request.Evaluation, arn string) (*source, error) {
 	}
 	if s.group == nil {
 		s.who.Principal, err = policy.ParsePrincipal(arn)
+		s.who.Principal.ID = s.who.ID
 	}
 	return s, err
 }
