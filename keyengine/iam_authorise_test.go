@@ -56,6 +56,64 @@ func TestIAMResources(t *testing.T) {
 	}
 }
 
+// A denial does not tell whether what the request names exists: it reads the same for a user,
+// group, role, policy, identity provider or access key that exists and for one that does not,
+// whatever path, tags and boundary the one that exists has.
+func TestDenialsDoNotTellWhatExists(t *testing.T) {
+	t.Parallel()
+	c := newTestCluster(t)
+	c.allowManyRefusals()
+	secret := []iamapi.Tag{{Key: new("secret"), Value: new("yes")}}
+	must[iamapi.CreateUserOutput](c, "CreateUser", &iamapi.CreateUserInput{UserName: new("known"), Path: new("/vault/"), Tags: secret, PermissionsBoundary: new(awsAdmin)})
+	must[iamapi.CreateGroupOutput](c, "CreateGroup", &iamapi.CreateGroupInput{GroupName: new("known"), Path: new("/vault/")})
+	must[iamapi.CreateRoleOutput](c, "CreateRole", &iamapi.CreateRoleInput{
+		RoleName: new("known"), Path: new("/vault/"), Tags: secret, PermissionsBoundary: new(awsAdmin), AssumeRolePolicyDocument: new(trust(`{"AWS":"` + testAccount + `"}`))})
+	must[iamapi.CreatePolicyOutput](c, "CreatePolicy", &iamapi.CreatePolicyInput{PolicyName: new("known"), Path: new("/vault/"), Tags: secret, PolicyDocument: new(policyDocument(allow("*", "*")))})
+	must[iamapi.CreateOpenIDConnectProviderOutput](c, "CreateOpenIDConnectProvider", &iamapi.CreateOpenIDConnectProviderInput{Url: new("https://known.example"), Tags: secret})
+	key := c.newAccessKey(new("known")).AccessKeyID
+	other := key[:len(key)-4] + "7777"
+	rootKey := c.newAccessKey(nil).AccessKeyID
+	members := func(name, accessKey string) map[string]string {
+		return map[string]string{
+			"UserName": name, "GroupName": name, "RoleName": name, "PolicyArn": arnOf("policy/vault/" + name), "OpenIDConnectProviderArn": arnOf("oidc-provider/" + name + ".example"),
+			"Url": "https://new.example", "PolicyName": "own", "VersionId": "v1", "AccessKeyId": accessKey, "Status": "Active", "ClientID": "x",
+			"PolicyDocument": policyDocument(allow("kms:*", "*")), "AssumeRolePolicyDocument": trust(`{"AWS":"` + testAccount + `"}`), "PermissionsBoundary": awsAdmin,
+			"Description": "d", "AccountAlias": "acme", "JSONWebKeySet": "", "PolicySourceArn": arnOf("user/vault/" + name),
+		}
+	}
+	for name, who := range map[string]*person{
+		"no policy":           c.newPerson("ann"),
+		"a Deny by path":      c.newPerson("bob", deny("iam:*", arnOf("*/vault/*"))),
+		"a Deny by tag":       c.newPerson("carol", strings.Replace(deny("iam:*", "*"), `"Resource"`, `"Condition":{"StringEquals":{"aws:ResourceTag/secret":"yes"}},"Resource"`, 1)),
+		"a Deny by boundary":  c.newPerson("dave", strings.Replace(deny("iam:*", "*"), `"Resource"`, `"Condition":{"Null":{"iam:PermissionsBoundary":"false"}},"Resource"`, 1)),
+		"an Allow by tag":     c.newPerson("eve", strings.Replace(allow("iam:*", "*"), `"Resource"`, `"Condition":{"StringEquals":{"aws:ResourceTag/secret":"no"}},"Resource"`, 1)),
+		"an Allow for others": c.newPerson("fred", allow("iam:*", arnOf("user/others/*"))),
+	} {
+		denial := func(op *Operation, named map[string]string) *kmsapi.Error {
+			in := op.NewInput()
+			fillRequired(t, op, in, named)
+			_, err := c.engine.Do(t.Context(), c.caller(who.identity), op, in)
+			denied, ok := errors.AsType[*kmsapi.Error](err)
+			if !ok || denied.Code != kmsapi.ErrAccessDenied.Code {
+				t.Errorf("%s with %s: got error %v, want a denial", op.Name, name, err)
+				return &kmsapi.Error{}
+			}
+			return denied
+		}
+		for _, op := range OperationsOf(IAM) {
+			known, unknown := denial(op, members("known", key)), denial(op, members("other", other))
+			if strings.ReplaceAll(known.Message, "known", "other") != unknown.Message || len(known.Encoded) != len(unknown.Encoded) {
+				t.Errorf("%s with %s, of what exists:\n%s\nand of what does not:\n%s", op.Name, name, known.Message, unknown.Message)
+			}
+			if op.Name == "GetAccessKeyLastUsed" {
+				if ofRoot := denial(op, members("", rootKey)); ofRoot.Message != unknown.Message {
+					t.Errorf("%s with %s, of the root user's: %s\nand of none: %s", op.Name, name, ofRoot.Message, unknown.Message)
+				}
+			}
+		}
+	}
+}
+
 // resourceOf returns the ARN that an operation is authorised for, by its name.
 func resourceOf(name string) string {
 	switch name {

@@ -44,7 +44,7 @@ func findProvider(ev *request.Evaluation, arn string) (*fsmpb.OidcProvider, erro
 	}
 	m := request.Read[*fsmpb.OidcProvider](ev, fsm.OidcProviderID(request.AccountOf(ev), url))
 	ev.Resource(resourceProvider, arn)
-	if err := ev.AuthoriseResource(ev.Op.Action(), arn, &request.Conditions{Tags: m.GetTags()}); err != nil {
+	if err := ev.AuthoriseNamed(ev.Op.Action(), arn, &request.Conditions{Tags: m.GetTags()}, arn, &request.Conditions{}); err != nil {
 		return nil, err
 	}
 	if m == nil {
