@@ -78,8 +78,9 @@ var imports = []struct {
 		"keyengine/internal/shamir", "keyengine/internal/vault", "fsm", "fsm/fsmpb", "auditlog/auditpb", "policy",
 	}},
 	{"keyengine/internal/keystore", []string{"keyengine/kmsapi", "keyengine/internal/hsm", "keyengine/internal/keymat", "keyengine/internal/xks", "fsm/fsmpb", "transport/sigv4"}},
+	{"keyengine/internal/binding", []string{"keyengine/iam", "fsm", "fsm/fsmpb", "policy"}},
 	{"keyengine/internal/request", []string{
-		"keyengine/accesskey", "keyengine/iam", "keyengine/iam/iampb", "keyengine/iamapi", "keyengine/kmsapi", "keyengine/internal/attest", "keyengine/internal/auditfield", "keyengine/internal/keystore", "keyengine/internal/record", "keyengine/internal/vault", "keyengine/internal/webidentity",
+		"keyengine/accesskey", "keyengine/iam", "keyengine/iam/iampb", "keyengine/iamapi", "keyengine/kmsapi", "keyengine/internal/attest", "keyengine/internal/auditfield", "keyengine/internal/binding", "keyengine/internal/keystore", "keyengine/internal/record", "keyengine/internal/vault", "keyengine/internal/webidentity",
 		"fsm", "fsm/fsmpb", "auditlog", "auditlog/auditpb", "policy",
 	}},
 	{"keyengine/internal/cryptops", []string{
@@ -87,11 +88,11 @@ var imports = []struct {
 		"keyengine/internal/keystore", "keyengine/internal/primitive", "keyengine/internal/record", "keyengine/internal/request", "fsm", "fsm/fsmpb", "auditlog/auditpb",
 	}},
 	{"keyengine/internal/ops", []string{
-		"keyengine/kmsapi", "keyengine/internal/auditfield", "keyengine/internal/cryptops", "keyengine/internal/keymat", "keyengine/internal/keystore", "keyengine/internal/keywrap",
+		"keyengine/kmsapi", "keyengine/internal/auditfield", "keyengine/internal/binding", "keyengine/internal/cryptops", "keyengine/internal/keymat", "keyengine/internal/keystore", "keyengine/internal/keywrap",
 		"keyengine/internal/primitive", "keyengine/internal/record", "keyengine/internal/request", "keyengine/internal/vault", "fsm", "fsm/fsmpb", "auditlog/auditpb", "policy",
 	}},
 	{"keyengine/internal/iamops", []string{
-		"keyengine/iam", "keyengine/iamapi", "keyengine/kmsapi", "keyengine/internal/auditfield", "keyengine/internal/keymat", "keyengine/internal/request", "keyengine/internal/vault",
+		"keyengine/iam", "keyengine/iamapi", "keyengine/kmsapi", "keyengine/internal/auditfield", "keyengine/internal/binding", "keyengine/internal/keymat", "keyengine/internal/request", "keyengine/internal/vault",
 		"fsm", "fsm/fsmpb", "auditlog/auditpb", "policy",
 	}},
 	{"keyengine/internal/simulateops", []string{

@@ -141,6 +141,7 @@ func TestTerraformReplay(t *testing.T) {
 		t.Fatal(err)
 	}
 	c := harness.NewCluster(t, 1, harness.Options{Regions: []string{harness.Region, harness.SecondRegion}})
+	c.MakePrincipals("user/reader", "user/keeper")
 	f := harness.NewFace(t, c, c.Nodes[0])
 	p := &replay{f: f, now: make(map[string]string)}
 	seen := make(map[string]bool)

@@ -175,6 +175,7 @@ func TestTerraform(t *testing.T) {
 	t.Parallel()
 	c := harness.NewCluster(t, 1, harness.Options{Regions: []string{harness.Region, harness.SecondRegion}})
 	n := c.Nodes[0]
+	c.MakePrincipals("user/reader", "user/keeper")
 	r := newCallRecorder(t, c, n)
 	tf.env = toolEnv(c)
 	// One call after the other, so that what is written down has one order.

@@ -32,6 +32,7 @@ func TestAuditCoverage(t *testing.T) {
 		Configure: harness.TrustStores(t),
 	})
 	n := c.Nodes[0]
+	c.MakePrincipals("user/somebody")
 	f := harness.NewFace(t, c, n)
 
 	eve := *f // somebody without permissions

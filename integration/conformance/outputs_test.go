@@ -46,6 +46,7 @@ func TestConformanceOutputs(t *testing.T) {
 			cfg.AttestationRoots, cfg.XKSCA, cfg.XKSAllowPrivateEndpoints = roots, ca, true
 		},
 	})
+	c.MakePrincipals("user/somebody", "role/some")
 	w := &exampleWorld{t: t, f: harness.NewFace(t, c, c.Nodes[0]), enclave: e, proxy: proxy, answers: make(map[string]map[string]any)}
 	called, seen := make(map[string]bool), make(map[string]bool)
 	for _, e := range examples {

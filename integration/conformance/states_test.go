@@ -273,6 +273,7 @@ func TestKeyStates(t *testing.T) {
 	t.Parallel()
 	c := harness.NewCluster(t, 1, harness.Options{Regions: []string{harness.Region, harness.SecondRegion, harness.ThirdRegion}})
 	n := c.Nodes[0]
+	c.MakePrincipals("user/u")
 	w := &stateWorld{t: t, n: n, kms: n.SDK(), keys: make(map[string]stateKey), otherAlias: "alias/other"}
 	ctx := t.Context()
 	w.other = *harness.Must[*kms.CreateKeyOutput](t)(w.kms.CreateKey(ctx, &kms.CreateKeyInput{})).KeyMetadata.KeyId

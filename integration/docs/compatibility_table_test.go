@@ -83,7 +83,7 @@ var compatRows = map[string]compatRow{
 
 	"CreateGrant": {limits: "50,000 grants per key; constraints of 1–8 pairs, values of 384 characters", differences: []string{
 		"A grant counts everywhere when the call returns; its token adds nothing to that.",
-		"Principals are ARNs of the cluster's partition, else InvalidArnException; that they exist is not checked.",
+		"Principals are ARNs of accounts, users, roles and sessions of roles of the cluster, and exist, else InvalidArnException; see [identities](#identities).",
 		"A SourceArn constraint admits only requests that a service principal makes for that ARN, also in a grant to somebody else: see [grants to services](#grants-to-services).",
 		"An EncryptionContextEquals without pairs, with none in EncryptionContextSubset either, is ValidationException.",
 		"Keys of a constraint are compared without case in A to Z only.",

@@ -126,8 +126,10 @@ InvalidAction. What tools ask for before they delete a user or a role is answere
   again, and at once, though at most every 5 seconds, if a token names a key that is not known.
 - **Sessions** end at once when their role, their issuer or the access key that they stand on is deleted or revoked.
 - **AssumeRoleWithWebIdentity** takes ID tokens only: ProviderId, which is for OAuth 2.0 access tokens, is a ValidationError.
-- **Names in policies.** A policy names a user or a role by its ARN. If it is deleted, and another one is made under the same name, the other one has what
-  policies give to that ARN. AWS keeps unique ids instead, so that the other one has nothing until the policy is set again.
+- **Names in policies.** As in AWS, a key policy, a trust policy or a grant is for the user or role that had the name when it was stored, by its unique id. Who is made
+  again under the same name has nothing of it; who is renamed keeps it. What is shown are current ARNs, and unique ids of those that were deleted; a policy can be stored
+  again as it is shown. A unique id is refused otherwise, also that of a user or role that exists. A policy names at most 100 users and roles.
+- **Denials** of IAM do not tell whether the user, group or role exists, so they show its ARN without a path; AWS shows "user" and the name.
 - **AWS's managed policies.** There are AdministratorAccess, IAMFullAccess, IAMReadOnlyAccess and AWSKeyManagementServicePowerUser.
 
 Tests with the AWS CLI, boto3, Terraform and the SDKs for Go and JavaScript use all of this: see [clients](clients.md).

@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"net/http"
+	"strings"
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
@@ -15,6 +16,7 @@ import (
 	"github.com/aws/smithy-go/middleware"
 
 	"github.com/conclavekms/conclave/transport/client"
+	"github.com/conclavekms/conclave/transport/iampb"
 	"github.com/conclavekms/conclave/transport/kmspb"
 )
 
@@ -66,6 +68,26 @@ func (n *Node) asRoot() *client.Client {
 
 // KMS returns a client of the gRPC API, as the account's root.
 func (n *Node) KMS() kmspb.KMSClient { return n.asRoot().KMS() }
+
+// MakePrincipals makes users and roles of the account, given as their ARNs end: "user/alice".
+// Roles can be assumed by the account.
+func (c *Cluster) MakePrincipals(names ...string) {
+	c.T.Helper()
+	client := c.Nodes[0].asRoot().IAM()
+	for _, name := range names {
+		kind, name, _ := strings.Cut(name, "/")
+		var err error
+		if kind == "user" {
+			_, err = client.CreateUser(c.T.Context(), &iampb.CreateUserRequest{UserName: &name})
+		} else {
+			trust := `{"Version":"2012-10-17","Statement":[{"Effect":"Allow","Principal":{"AWS":"` + Account + `"},"Action":"sts:AssumeRole"}]}`
+			_, err = client.CreateRole(c.T.Context(), &iampb.CreateRoleRequest{RoleName: &name, AssumeRolePolicyDocument: &trust})
+		}
+		if err != nil {
+			c.T.Fatalf("making %s %s: %v", kind, name, err)
+		}
+	}
+}
 
 // Audit returns a client of the audit log, as the account's root.
 func (n *Node) Audit() kmspb.AuditClient { return n.asRoot().Audit() }

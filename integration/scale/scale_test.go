@@ -79,6 +79,7 @@ func TestScale(t *testing.T) {
 		_, err := w.at(i).CreateAlias(t.Context(), &kmspb.CreateAliasRequest{AliasName: new(fmt.Sprintf("alias/scale/%06d", i)), TargetKeyId: &w.keys[i]})
 		return err
 	})
+	c.MakePrincipals("role/reader", "role/retirer")
 	var last sync.Map // key → grant
 	w.parallel(0, size, func(i int) error {
 		key := w.keys[i]
@@ -86,7 +87,7 @@ func TestScale(t *testing.T) {
 			key = w.keys[0]
 		}
 		g, err := w.at(i).CreateGrant(t.Context(), &kmspb.CreateGrantRequest{
-			KeyId: &key, GranteePrincipal: new(fmt.Sprintf("arn:aws:iam::%s:user/u%d", harness.Account, i)),
+			KeyId: &key, GranteePrincipal: new(fmt.Sprintf("arn:aws:sts::%s:assumed-role/reader/s%d", harness.Account, i)),
 			RetiringPrincipal: new(fmt.Sprintf("arn:aws:iam::%s:role/retirer", harness.Account)), Operations: []string{"Encrypt", "Decrypt"},
 		})
 		last.Store(key, g.GetGrantId())

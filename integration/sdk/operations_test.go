@@ -88,6 +88,7 @@ var sdkOperations = []struct {
 func TestAWSSDKAllOperations(t *testing.T) {
 	t.Parallel()
 	r := &sdkRound{T: t, c: harness.NewCluster(t, 3, harness.Options{Regions: []string{harness.Region, otherRegion}, Configure: harness.TrustStores(t)}), done: make(map[string]bool)}
+	r.c.MakePrincipals("user/grantee", "user/retirer")
 	var named []string
 	for _, op := range sdkOperations {
 		named = append(named, op.name)

@@ -253,6 +253,9 @@ func (f *facts) addOthers() error {
 		return err
 	}
 	for _, p := range doc.Principals() {
+		if p.ID != "" {
+			continue // the unique id of somebody who was deleted
+		}
 		if p.Account == f.key.ARN.Account {
 			// Those are in the account's details, but for single sessions of roles.
 			if p.Kind == policy.KindAssumedRole || p.Kind == policy.KindFederatedUser {
@@ -356,6 +359,9 @@ func (f *facts) list() []*Access {
 // addGrant adds what a grant allows, but for what a policy denies in any case.
 func (f *facts) addGrant(all *accesses, g *kmspb.GrantListEntry) {
 	shown := g.GetGranteePrincipal() + g.GetGranteeServicePrincipal()
+	if _, err := policy.ParseUniqueID(shown); err == nil {
+		return // the grantee was deleted
+	}
 	by := "grant " + g.GetGrantId()
 	if g.GetName() != "" {
 		by += " " + g.GetName()

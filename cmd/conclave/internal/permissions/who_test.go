@@ -152,6 +152,10 @@ func TestWho(t *testing.T) {
 				"arn:aws:iam::444455556666:role/x Encrypt by grant g2 shop if {\"EncryptionContextSubset\":{\"app\":\"shop\"}}\n" +
 				"user/bob Decrypt by grant g3\n" +
 				"backup.amazonaws.com Decrypt by grant g4\n"},
+		{"deleted users and roles", []string{rootStatement, statement("Allow", `{"AWS":["AIDA234567ABCDEFGHIJK","AROA234567ABCDEFGHIJK","AROA234567ABCDEFGHIJK:s1"]}`, "kms:Encrypt", "")}, []*kmspb.GrantListEntry{
+			{GrantId: proto.String("g1"), GranteePrincipal: proto.String("AIDA234567ABCDEFGHIJK"), Operations: []string{"Decrypt"}},
+			{GrantId: proto.String("g2"), GranteePrincipal: proto.String("AROA234567ABCDEFGHIJK:s1"), Operations: []string{"Decrypt"}},
+		}, []*iampb.UserDetail{user("alice", "")}, ""},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
