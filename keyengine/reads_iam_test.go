@@ -270,12 +270,47 @@ func admissionReadCases() []readCase {
 		{"role deleted", "Encrypt", session, fsmpb.Kind_KIND_ROLE, role, func(f *readFixture) {
 			f.Change(&fsmpb.Change{Change: &fsmpb.Change_DeleteRole{DeleteRole: entity("app")}})
 		}, "ok", "UnrecognizedClientException", byRole, false, false},
+		{"role deleted and made again", "Encrypt", session, fsmpb.Kind_KIND_ROLE, role, func(f *readFixture) {
+			f.remakeRole("app", uniqueID("AROA", "next"), 2)
+		}, "ok", "UnrecognizedClientException", byRole, false, false},
+		{"role deleted and made again with its unique id", "Encrypt", session, fsmpb.Kind_KIND_ROLE, role, func(f *readFixture) {
+			f.remakeRole("app", uniqueID("AROA", "app"), f.Clock.Now().UnixNano()+1)
+		}, "ok", "ExpiredTokenException", byRole, false, false},
+		{"user deleted and made again", "Encrypt", user, fsmpb.Kind_KIND_USER, ann, func(f *readFixture) {
+			f.remakeUser("ann", uniqueID("AIDA", "next"), 2)
+		}, "ok", "UnrecognizedClientException", byUser, false, false},
+		{"user of a session deleted and made again", "Encrypt", ofUser, fsmpb.Kind_KIND_USER, ann, func(f *readFixture) {
+			f.remakeUser("ann", uniqueID("AIDA", "next"), 2)
+		}, "ok", "UnrecognizedClientException", byUser, false, false},
+		{"user deleted and made again with its unique id", "Encrypt", user, fsmpb.Kind_KIND_USER, ann, func(f *readFixture) {
+			f.remakeUser("ann", uniqueID("AIDA", "ann"), 2)
+		}, "ok", "UnrecognizedClientException", byUser, false, false},
 		{"user deleted", "Encrypt", user, fsmpb.Kind_KIND_USER, ann, func(f *readFixture) {
 			f.Change(&fsmpb.Change{Change: &fsmpb.Change_DeleteUser{DeleteUser: entity("ann")}})
 		}, "ok", "UnrecognizedClientException", byUser, false, false},
 		{"user's credential revoked", "Encrypt", user, fsmpb.Kind_KIND_CREDENTIAL, credential, revoke, "ok", "UnrecognizedClientException", byUser, false, false},
 		{"credential of a user's session revoked", "Encrypt", ofUser, fsmpb.Kind_KIND_CREDENTIAL, credential, revoke, "ok", "UnrecognizedClientException", byUser, false, false},
 	}
+}
+
+// remakeRole deletes a role and makes it again, with the same policies.
+func (f *readFixture) remakeRole(name, id string, created int64) {
+	f.t.Helper()
+	r, _ := fsm.Object[*fsmpb.Role](f.State(), fsm.EntityID(testAccountNumber, name))
+	r = proto.CloneOf(r)
+	r.Id, r.Created = id, created
+	f.Change(&fsmpb.Change{Change: &fsmpb.Change_DeleteRole{DeleteRole: &fsmpb.EntityID{Account: r.Account, Name: name}}})
+	f.Change(&fsmpb.Change{Change: &fsmpb.Change_PutRole{PutRole: r}})
+}
+
+// remakeUser deletes a user and makes it again, with the same policies.
+func (f *readFixture) remakeUser(name, id string, created int64) {
+	f.t.Helper()
+	u, _ := fsm.Object[*fsmpb.User](f.State(), fsm.EntityID(testAccountNumber, name))
+	u = proto.CloneOf(u)
+	u.Id, u.Created = id, created
+	f.Change(&fsmpb.Change{Change: &fsmpb.Change_DeleteUser{DeleteUser: &fsmpb.EntityID{Account: u.Account, Name: name}}})
+	f.Change(&fsmpb.Change{Change: &fsmpb.Change_PutUser{PutUser: u}})
 }
 
 // userSession returns an identity with temporary credentials that a user got with another

@@ -60,7 +60,7 @@ func NewAccessKey(arena *keymat.Arena, o *vault.Opened, account fsm.Account, pri
 
 // identity returns the identity of a credential that was used without a session.
 func (a *Authenticator) identity(s *fsm.State, c *fsmpb.Credential, k *vault.Known) (Identity, error) {
-	e, err := entityOf(s, fsm.Account(c.Account), k)
+	e, err := entityOf(s, fsm.Account(c.Account), c, k)
 	return Identity{principal: e.Principal, account: e.Account, credential: c.Id, proof: k.Proof}, err
 }
 
@@ -148,7 +148,7 @@ func (a *Authenticator) Admit(o *vault.Opened, s *fsm.State, id *Identity, c *fs
 	if !equal(want, have) {
 		return Entity{}, ErrUnrecognized
 	}
-	e, err := entityOf(s, id.account, now)
+	e, err := entityOf(s, id.account, c, now)
 	e.Session = t
 	return e, err
 }

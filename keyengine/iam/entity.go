@@ -69,8 +69,10 @@ func SessionARN(partition string, r *fsmpb.Role, session string) string {
 }
 
 // entityOf returns the principal of a credential. It returns ErrUnrecognized if the state
-// does not have the user.
-func entityOf(s *fsm.State, account fsm.Account, known *vault.Known) (Entity, error) {
+// does not have the user, or if the user is newer than the credential. An honest node makes
+// no user with the unique id of a deleted one, but the state does not rule it out, and the
+// credentials of the deleted one could be put back with it.
+func entityOf(s *fsm.State, account fsm.Account, c *fsmpb.Credential, known *vault.Known) (Entity, error) {
 	e := Entity{Principal: known.Principal, Account: account, ID: known.Principal.Account}
 	if known.User == "" {
 		// A credential is only as good as the account that it was stored in.
@@ -80,7 +82,7 @@ func entityOf(s *fsm.State, account fsm.Account, known *vault.Known) (Entity, er
 		return e, nil
 	}
 	u := fsm.UserByID(s, account, known.User)
-	if u == nil {
+	if u == nil || c.Created < u.Created {
 		return Entity{}, ErrUnrecognized
 	}
 	return userEntity(s, u)
@@ -147,10 +149,11 @@ func partitionOf(s *fsm.State) string {
 
 // ended reports whether a session of a role has ended at the time of the state, or before its
 // time: the sessions of its role, or of the identities of its identity provider, were revoked,
-// or the provider was deleted and registered again since.
+// or the provider was deleted and registered again since. So was the role, if it is newer than
+// the session; as with users, only a dishonest node gives it the same unique id.
 func ended(s *fsm.State, e *Entity) bool {
 	issued := e.Session.Issued
-	return s.Time() >= e.Session.Expires || issued < e.Role.RevokedBefore ||
+	return s.Time() >= e.Session.Expires || issued < e.Role.RevokedBefore || issued < e.Role.Created ||
 		e.Provider != nil && (issued < e.Provider.RevokedBefore || issued < e.Provider.Created)
 }
 

@@ -159,7 +159,10 @@ func (o *Owner) makeKey(ev *request.Evaluation, use func(c *fsmpb.Credential, se
 	}
 	keymat.Scrub(func() {
 		var secret *keymat.Secret
-		if made, secret, err = iam.NewAccessKey(ev.Vault.Arena(), opened, o.account, o.principal(), ev.Now().UnixNano()); err != nil {
+		// A key that is older than its user is refused, and the user may have been made by a node
+		// whose clock is ahead of this one's.
+		created := max(ev.Now().UnixNano(), o.user.GetCreated())
+		if made, secret, err = iam.NewAccessKey(ev.Vault.Arena(), opened, o.account, o.principal(), created); err != nil {
 			return
 		}
 		defer secret.Destroy()

@@ -89,7 +89,7 @@ func (p *passed) open(ev *request.Evaluation, role *fsmpb.Role, s *iampb.Session
 	if err != nil {
 		return nil, nil, err
 	}
-	begin(ev, s, life, append(notBefore, role.RevokedBefore)...)
+	begin(ev, s, life, append(notBefore, role.RevokedBefore, role.Created)...)
 	c, err := credentials(ev, s)
 	return c, size, err
 }

@@ -141,8 +141,9 @@ func packed(s *iampb.Session) (*int32, error) {
 // The beginning is compared to the time before which sessions are revoked, which comes from
 // the clock of another node. So it is the cluster time of the evaluated state, which no
 // session that is recorded before a revocation can be ahead of, whatever the clock of its
-// node; and not before any of notBefore, the revocations that the evaluation has read, so
-// that a session that is recorded after a revocation is not ended by it.
+// node; and not before any of notBefore, the revocations that the evaluation has read and the
+// time when the role was made, so that a session that is recorded after them is not ended by
+// them.
 func begin(ev *request.Evaluation, s *iampb.Session, life time.Duration, notBefore ...int64) {
 	s.Issued = slices.Max(append(notBefore, ev.State.Time()))
 	// In whole seconds, as the answer has it.
