@@ -146,9 +146,6 @@ func (e *Engine) Credentials(ctx context.Context, c *iam.Caller) (list []Credent
 	return list, nil
 }
 
-// accessKeyInfo binds the encrypted secret of an access key to its id.
-func accessKeyInfo(id string) []byte { return []byte("conclave access key v1\x00" + id) }
-
 // CreateAccessKey creates an access key for the caller, who must be root. The secret is
 // returned encrypted to answerKey (see keymat.SealTo); the caller gets no other copy.
 // Errors: ErrValidation, LimitExceeded for a third access key, ErrAccessDenied,
@@ -177,7 +174,7 @@ func (e *Engine) newAccessKey(answerKey []byte, create func(handOver) error) (id
 		return func(made *fsmpb.Credential, secret []byte) (err error) {
 			id = made.Id
 			done.Response = []*auditpb.Field{auditfield.Text("accessKeyId", id)}
-			sealed, err = keymat.SealTo(answerKey, accessKeyInfo(id), secret)
+			sealed, err = keymat.SealTo(answerKey, iam.SecretInfo(id), secret)
 			return err
 		}
 	})

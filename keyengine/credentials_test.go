@@ -29,10 +29,10 @@ func createAccessKey(t *testing.T, e *Engine, c *iam.Caller, res *ceremony.InitR
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := to.Open(accessKeyInfo("AKIAAAAAAAAAAAAAAAAA"), sealed); err == nil {
+	if _, err := to.Open(iam.SecretInfo("AKIAAAAAAAAAAAAAAAAA"), sealed); err == nil {
 		t.Error("the sealed secret opens as that of another access key")
 	}
-	secret, err := to.Open(accessKeyInfo(id), sealed)
+	secret, err := to.Open(iam.SecretInfo(id), sealed)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -63,14 +63,14 @@ func (c *Cluster) newNode(id string) *Node {
 		Withheld: &record.Withheld{Late: func(string) {}, Pending: n.Events.Pending},
 		Forged:   prometheus.NewCounter(prometheus.CounterOpts{Name: "forged"}),
 	})
-	n.Ceremonies = ceremony.New(ceremony.Config{
-		NodeID: id, Vault: v, Replica: n.Replica, Clock: c.Clock, Log: log, Events: n.Events, Fresh: n.Authenticator.FreshState,
-	})
 	n.Services = &request.Services{
 		NodeID: id, Authenticator: n.Authenticator, Vault: v, Clock: c.Clock, Log: log, Quotas: request.DefaultQuotas,
 		Policies: request.NewPolicyCache(), Keys: request.NewKeyCount(), Users: request.NewUserCount(),
 		ClusterOf: func(s *fsm.State) *fsmpb.Cluster { cl, _ := s.Cluster(); return cl },
 	}
+	n.Ceremonies = ceremony.New(ceremony.Config{
+		NodeID: id, Vault: v, Replica: n.Replica, Clock: c.Clock, Log: log, Events: n.Events, Fresh: n.Authenticator.FreshState, Services: n.Services,
+	})
 	c.t.Cleanup(func() {
 		n.Authenticator.Close()
 		if err := v.Close(); err != nil {
