@@ -118,6 +118,8 @@ type CredentialInfo struct {
 	Certificate bool
 	Principal   string
 	Created     time.Time
+	// Expires is when a break-glass access key ends; zero for others, which have no end.
+	Expires time.Time
 }
 
 // Credentials returns the active credentials of the caller, who must be root, ordered by id.
@@ -134,9 +136,13 @@ func (e *Engine) Credentials(ctx context.Context, c *iam.Caller) (list []Credent
 			if !c.Active {
 				continue
 			}
-			list = append(list, CredentialInfo{
+			info := CredentialInfo{
 				ID: c.Id, Certificate: c.Kind == fsmpb.CredentialKind_CREDENTIAL_KIND_CERTIFICATE, Principal: c.Principal, Created: time.Unix(0, c.Created),
-			})
+			}
+			if c.BreakGlassUntil != 0 {
+				info.Expires = time.Unix(0, c.BreakGlassUntil)
+			}
+			list = append(list, info)
 		}
 		return err
 	})
@@ -187,8 +193,8 @@ func (e *Engine) newAccessKey(answerKey []byte, create func(handOver) error) (id
 // DeleteCredential deletes a credential of the caller, who must be root: an access key, or
 // the entry that lets a client certificate with a certain URI act as root. Once it has
 // returned, no node answers a request that is received with the credential or with a
-// session opened with it. Errors: NoSuchEntity, DeleteConflict for the last active one,
-// ErrAccessDenied, ErrUnrecognizedClient, ErrUnavailable.
+// session opened with it. Errors: NoSuchEntity, ErrAccessDenied,
+// ErrUnrecognizedClient, ErrUnavailable.
 func (e *Engine) DeleteCredential(ctx context.Context, c *iam.Caller, id string) error {
 	if id == "" || len(id) > vault.MaxCredentialID {
 		return kmsapi.Errorf(kmsapi.ErrValidation, "A credential is named by an access key id or the URI of a certificate.")
