@@ -106,7 +106,7 @@ var imports = []struct {
 		"fsm", "fsm/fsmpb", "auditlog/auditpb",
 	}},
 	{"keyengine/internal/enginetest", []string{
-		"keyengine/ceremony", "keyengine/iam", "keyengine/kmsapi", "keyengine/internal/record", "keyengine/internal/request", "keyengine/internal/vault",
+		"keyengine/ceremony", "keyengine/iam", "keyengine/kmsapi", "keyengine/internal/record", "keyengine/internal/request", "keyengine/internal/shamir", "keyengine/internal/vault",
 		"fsm", "fsm/fsmpb", "fsm/origin", "fsm/wire", "auditlog", "auditlog/auditpb", "transport/sigv4",
 	}},
 	{"keyengine/internal", nil},
