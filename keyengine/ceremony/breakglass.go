@@ -45,6 +45,10 @@ const (
 )
 
 // breakGlass is the break-glass ceremony of a node.
+//
+// An operator whose calls are refused too often is throttled, and these calls have no record:
+// unlike a sealed node, this one records each refusal at once, and a stolen certificate must
+// not fill the log.
 type breakGlass struct {
 	*custody // mu guards the fields below, too
 
@@ -173,9 +177,14 @@ func (r *Ceremonies) BeginBreakGlass(ctx context.Context, op Operator, p BreakGl
 	defer b.giveBack()
 	b.mu.Lock()
 	r.sweepBreakGlassLocked(c)
+	now := r.cfg.Clock.Now()
 	owner, busy, nonce := b.owner, !b.began.IsZero(), b.nonce
-	if !busy {
-		_, err = b.receiverLocked(r.cfg.Clock.Now())
+	if err = b.allowLocked(now, op.Name); err == nil {
+		if busy {
+			b.refusedLocked(now, op.Name)
+		} else {
+			_, err = b.receiverLocked(now)
+		}
 	}
 	b.mu.Unlock()
 	if err != nil {
@@ -337,10 +346,12 @@ func (r *Ceremonies) addBreakGlassShare(op Operator, c *fsmpb.Cluster, nonce, se
 	now := r.cfg.Clock.Now()
 	s := &glassShare{step: op.Event("SubmitBreakGlassShare", c), opened: b.opened, account: b.account, life: b.life}
 	s.step.At = now
-	if err = b.allowLocked(now, op.Name); err == nil && !b.isLocked(nonce) {
-		err = errNoCeremony
+	if err := b.allowLocked(now, op.Name); err != nil {
+		return nil, err
 	}
-	if err == nil {
+	if !b.isLocked(nonce) {
+		err = errNoCeremony
+	} else {
 		keymat.Scrub(func() {
 			var given *keymat.Secret
 			if given, err = b.openLocked([16]byte(c.Id), r.cfg.NodeID, nonce, sealed); err == nil {
@@ -350,7 +361,7 @@ func (r *Ceremonies) addBreakGlassShare(op Operator, c *fsmpb.Cluster, nonce, se
 			err = shareError(err)
 		})
 	}
-	if errors.Is(err, ErrShare) {
+	if errors.Is(err, ErrShare) || errors.Is(err, ErrNoCeremony) {
 		b.refusedLocked(now, op.Name)
 	}
 	if s.index > 0 {
@@ -424,11 +435,16 @@ func (r *Ceremonies) CancelBreakGlass(ctx context.Context, op Operator, nonce []
 	r.sweepBreakGlassLocked(c)
 	step := op.Event("CancelBreakGlass", c)
 	step.At = r.cfg.Clock.Now()
+	if err := b.allowLocked(step.At, op.Name); err != nil {
+		b.mu.Unlock()
+		return err
+	}
 	if b.isLocked(nonce) {
 		step.Parameters = append([]*auditpb.Field{b.indexes("custodians")}, b.describeLocked()...)
 		b.endGlassLocked()
 	} else {
 		step.Err = errNoCeremony
+		b.refusedLocked(step.At, op.Name)
 	}
 	b.mu.Unlock()
 	r.note(ctx, step)

@@ -96,12 +96,13 @@ func (a *Authenticator) find(ctx context.Context, o *vault.Opened, account fsm.A
 		if !good(c, kind) {
 			return nil, Identity{}, ErrUnrecognized
 		}
+		if c.BreakGlassUntil != 0 && record.Now(s, a.cfg.Clock).UnixNano() >= c.BreakGlassUntil {
+			// Whoever has not proved to have the secret must not learn that there was one.
+			return nil, Identity{}, ErrUnrecognized
+		}
 		known, err := a.Identify(o, c)
 		if err != nil {
 			return nil, Identity{}, err
-		}
-		if c.BreakGlassUntil != 0 && record.Now(s, a.cfg.Clock).UnixNano() >= c.BreakGlassUntil {
-			return nil, Identity{}, ErrSessionEnded
 		}
 		who, err := a.identity(s, c, known)
 		return c, who, err
@@ -165,5 +166,5 @@ func (a *Authenticator) Admit(o *vault.Opened, s *fsm.State, id *Identity, c *fs
 }
 
 // ErrSessionEnded is the answer to temporary credentials that have expired or were revoked, and to
-// a break-glass access key that has ended. Clients ask for new ones when they get it.
+// callers whose break-glass access key has ended since they were authenticated. Clients ask for new ones when they get it.
 var ErrSessionEnded = kmsapi.Errorf(kmsapi.ErrExpiredToken, "The security token included in the request is expired")
