@@ -54,6 +54,8 @@ type Events struct {
 	Destroyed []KeyID
 	// Refused lists records that broke a rule. They changed nothing.
 	Refused []Refusal
+	// BreakGlass lists new access keys of break-glass ceremonies.
+	BreakGlass []*fsmpb.Credential
 	// Restored means that the state was replaced by that of a snapshot:
 	// anything may have changed.
 	Restored bool

@@ -127,6 +127,11 @@ func kinds() []*row {
 			malformed: "a credential has no id or no principal",
 			put:       (*fsmpb.Change).GetPutCredential,
 			rule:      (*applier).checkCredential,
+			making: func(a *applier, was, n *fsmpb.Credential) {
+				if was == nil && n.BreakGlassUntil != 0 {
+					a.events.BreakGlass = append(a.events.BreakGlass, n)
+				}
+			},
 			delete: &deletion[*fsmpb.Credential]{
 				of:   byID((*fsmpb.Change).GetDeleteCredential, func(d *fsmpb.CredentialID) ([]byte, bool) { return ofAccount(CredentialID, d) }),
 				gone: func(a *applier, id []byte, _ *fsmpb.Credential) { a.f.uses.forgetCredential(id) },

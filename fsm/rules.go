@@ -346,6 +346,10 @@ func (a *applier) tooFar(was, n *fsmpb.Key) bool {
 // nodeURI is the beginning of the URI that names a node in its certificate.
 const nodeURI = "conclave://node/"
 
+// maxBreakGlass is how far the end of a break-glass access key may be ahead, in nanoseconds:
+// an hour, and a minute for the clock of the node that made it.
+const maxBreakGlass = 61 * 60 * 1e9
+
 // checkCredential: the principal of a credential, and how it is proved, never change,
 // and sessions that were ended stay ended. Whether its MAC was made with the keyring
 // is checked when the credential is used.
@@ -374,6 +378,12 @@ func (a *applier) checkCredential(was, n *fsmpb.Credential) (broken string) {
 	}
 	if was != nil && (was.Kind != n.Kind || was.Principal != n.Principal || was.Created != n.Created) {
 		return "it changes the kind, principal or creation date of a credential"
+	}
+	switch end := n.BreakGlassUntil; {
+	case was != nil && end != was.BreakGlassUntil:
+		return "it changes the end of a credential"
+	case was == nil && end > max(a.state.time, a.wall)+maxBreakGlass:
+		return "a break-glass access key lasts too long"
 	}
 	if n.SessionEpoch < was.GetSessionEpoch() {
 		return "it lowers the session epoch of a credential"

@@ -2,6 +2,7 @@ package fsm
 
 import (
 	"maps"
+	"math"
 	"os"
 	"regexp"
 	"slices"
@@ -383,6 +384,8 @@ var ruleCases = []ruleCase{
 	{"it changes the kind, principal or creation date of a credential", "kind", ofCred(usedURI, func(c *fsmpb.Credential) {
 		c.Kind, c.WrappedSecret, c.Generation = fsmpb.CredentialKind_CREDENTIAL_KIND_ACCESS_KEY, []byte("x"), 1
 	}), nil},
+	{"it changes the end of a credential", "", ofCred("AKIAONE", func(c *fsmpb.Credential) { c.BreakGlassUntil = 1 }), nil},
+	{"a break-glass access key lasts too long", "", newCred(func(c *fsmpb.Credential) { c.BreakGlassUntil = math.MaxInt64 }), newCred(func(c *fsmpb.Credential) { c.BreakGlassUntil = 1 })},
 	{"it lowers the session epoch of a credential", "", ofCred(usedURI, func(c *fsmpb.Credential) { c.SessionEpoch-- }), ofCred(usedURI, func(c *fsmpb.Credential) { c.SessionEpoch++ })},
 }
 

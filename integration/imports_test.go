@@ -74,7 +74,7 @@ var imports = []struct {
 		"fsm", "fsm/fsmpb", "auditlog/auditpb", "policy", "transport/sigv4",
 	}},
 	{"keyengine/ceremony", []string{
-		"keyengine/iam", "keyengine/kmsapi", "keyengine/internal/auditfield", "keyengine/internal/keymat", "keyengine/internal/record", "keyengine/internal/request",
+		"keyengine/iam", "keyengine/kmsapi", "keyengine/internal/auditfield", "keyengine/internal/iamops", "keyengine/internal/keymat", "keyengine/internal/record", "keyengine/internal/request",
 		"keyengine/internal/shamir", "keyengine/internal/vault", "fsm", "fsm/fsmpb", "auditlog/auditpb", "policy",
 	}},
 	{"keyengine/internal/keystore", []string{"keyengine/kmsapi", "keyengine/internal/hsm", "keyengine/internal/keymat", "keyengine/internal/xks", "fsm/fsmpb", "transport/sigv4"}},
@@ -107,7 +107,7 @@ var imports = []struct {
 		"fsm", "fsm/fsmpb", "auditlog/auditpb",
 	}},
 	{"keyengine/internal/enginetest", []string{
-		"keyengine/ceremony", "keyengine/iam", "keyengine/kmsapi", "keyengine/internal/record", "keyengine/internal/request", "keyengine/internal/vault",
+		"keyengine/ceremony", "keyengine/iam", "keyengine/kmsapi", "keyengine/internal/record", "keyengine/internal/request", "keyengine/internal/shamir", "keyengine/internal/vault",
 		"fsm", "fsm/fsmpb", "fsm/origin", "fsm/wire", "auditlog", "auditlog/auditpb", "transport/sigv4",
 	}},
 	{"keyengine/internal", nil},

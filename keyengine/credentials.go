@@ -118,6 +118,8 @@ type CredentialInfo struct {
 	Certificate bool
 	Principal   string
 	Created     time.Time
+	// Expires is when a break-glass access key ends; zero for others, which have no end.
+	Expires time.Time
 }
 
 // Credentials returns the active credentials of the caller, who must be root, ordered by id.
@@ -134,9 +136,13 @@ func (e *Engine) Credentials(ctx context.Context, c *iam.Caller) (list []Credent
 			if !c.Active {
 				continue
 			}
-			list = append(list, CredentialInfo{
+			info := CredentialInfo{
 				ID: c.Id, Certificate: c.Kind == fsmpb.CredentialKind_CREDENTIAL_KIND_CERTIFICATE, Principal: c.Principal, Created: time.Unix(0, c.Created),
-			})
+			}
+			if c.BreakGlassUntil != 0 {
+				info.Expires = time.Unix(0, c.BreakGlassUntil)
+			}
+			list = append(list, info)
 		}
 		return err
 	})
@@ -145,9 +151,6 @@ func (e *Engine) Credentials(ctx context.Context, c *iam.Caller) (list []Credent
 	}
 	return list, nil
 }
-
-// accessKeyInfo binds the encrypted secret of an access key to its id.
-func accessKeyInfo(id string) []byte { return []byte("conclave access key v1\x00" + id) }
 
 // CreateAccessKey creates an access key for the caller, who must be root. The secret is
 // returned encrypted to answerKey (see keymat.SealTo); the caller gets no other copy.
@@ -177,7 +180,7 @@ func (e *Engine) newAccessKey(answerKey []byte, create func(handOver) error) (id
 		return func(made *fsmpb.Credential, secret []byte) (err error) {
 			id = made.Id
 			done.Response = []*auditpb.Field{auditfield.Text("accessKeyId", id)}
-			sealed, err = keymat.SealTo(answerKey, accessKeyInfo(id), secret)
+			sealed, err = keymat.SealTo(answerKey, iam.SecretInfo(id), secret)
 			return err
 		}
 	})
@@ -190,8 +193,8 @@ func (e *Engine) newAccessKey(answerKey []byte, create func(handOver) error) (id
 // DeleteCredential deletes a credential of the caller, who must be root: an access key, or
 // the entry that lets a client certificate with a certain URI act as root. Once it has
 // returned, no node answers a request that is received with the credential or with a
-// session opened with it. Errors: NoSuchEntity, DeleteConflict for the last active one,
-// ErrAccessDenied, ErrUnrecognizedClient, ErrUnavailable.
+// session opened with it. Errors: NoSuchEntity, ErrAccessDenied,
+// ErrUnrecognizedClient, ErrUnavailable.
 func (e *Engine) DeleteCredential(ctx context.Context, c *iam.Caller, id string) error {
 	if id == "" || len(id) > vault.MaxCredentialID {
 		return kmsapi.Errorf(kmsapi.ErrValidation, "A credential is named by an access key id or the URI of a certificate.")

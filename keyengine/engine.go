@@ -125,15 +125,15 @@ func New(cfg Config) (*Engine, error) {
 	e.Authenticator = iam.NewAuthenticator(iam.AuthenticatorConfig{
 		Vault: e.vault, Replica: cfg.Replica, Clock: cfg.Clock, Log: cfg.Logger, Events: e.events, Withheld: e.withheld, Forged: e.metrics.forged,
 	})
-	e.Ceremonies = ceremony.New(ceremony.Config{
-		NodeID: cfg.NodeID, Vault: e.vault, Replica: cfg.Replica, Clock: cfg.Clock, Log: cfg.Logger, Events: e.events,
-		Fresh: e.Authenticator.FreshState, ShareTimeout: cfg.ShareTimeout,
-	})
 	e.services = &request.Services{
 		NodeID: cfg.NodeID, MayGrow: cfg.MayGrow,
 		Authenticator: e.Authenticator, Vault: e.vault, Clock: cfg.Clock, Log: cfg.Logger, Quotas: cfg.Quotas.OrDefault(),
 		Policies: request.NewPolicyCache(), Keys: request.NewKeyCount(), Users: request.NewUserCount(), Stores: stores, Issuers: webidentity.NewIssuers(cfg.WebIdentities, cfg.Clock.Now), AttestationRoots: cfg.AttestationRoots, ClusterOf: e.cluster,
 	}
+	e.Ceremonies = ceremony.New(ceremony.Config{
+		NodeID: cfg.NodeID, Vault: e.vault, Replica: cfg.Replica, Clock: cfg.Clock, Log: cfg.Logger, Events: e.events,
+		Fresh: e.Authenticator.FreshState, ShareTimeout: cfg.ShareTimeout, Services: e.services,
+	})
 	return e, nil
 }
 
@@ -144,6 +144,21 @@ func (e *Engine) OnApply(s *fsm.State, ev fsm.Events) {
 	e.newest.Store(&clusterState{s, c})
 	e.vault.Follow(ev)
 	e.refused(ev.Refused)
+	e.brokenGlass(ev.BreakGlass)
+}
+
+// brokenGlass makes the access keys of break-glass ceremonies known on every node. A key that
+// has ended is one of an entry that is applied again after a restart.
+func (e *Engine) brokenGlass(keys []*fsmpb.Credential) {
+	for _, c := range keys {
+		until := time.Unix(0, c.BreakGlassUntil)
+		if !e.clock.Now().Before(until) {
+			continue
+		}
+		e.metrics.breakGlass.Inc()
+		e.log.Error("BREAK GLASS: the custodians let the root user of an account in; the audit log says why (CompleteBreakGlass)",
+			"account", fsm.Account(c.Account).String(), "access_key", c.Id, "until", until.UTC().Format(time.RFC3339))
+	}
 }
 
 // clusterState caches the cluster record of a state, because every request needs it.

@@ -172,7 +172,7 @@ func TestAccounts(t *testing.T) {
 	wantError(t, err, iamapi.ErrEntityAlreadyExists, "…")
 	key := *c.initResult
 	key.AccessKeyID = id
-	secret, err := to.Open(accessKeyInfo(id), sealed)
+	secret, err := to.Open(iam.SecretInfo(id), sealed)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -15,9 +15,11 @@ import (
 
 	"github.com/conclavekms/conclave/fsm"
 	"github.com/conclavekms/conclave/fsm/fsmpb"
+	"github.com/conclavekms/conclave/keyengine/ceremony"
 	"github.com/conclavekms/conclave/keyengine/iam"
 	"github.com/conclavekms/conclave/keyengine/iam/iampb"
 	"github.com/conclavekms/conclave/keyengine/iamapi"
+	"github.com/conclavekms/conclave/keyengine/internal/enginetest"
 	"github.com/conclavekms/conclave/keyengine/internal/ops"
 	"github.com/conclavekms/conclave/keyengine/internal/request"
 	"github.com/conclavekms/conclave/keyengine/issuertest"
@@ -96,6 +98,7 @@ func newMatrix(t *testing.T) *matrix {
 
 	admin := m.newPerson("admin", everything)
 	m.token = m.sessionOf(admin.identity)
+	m.gone["a break-glass access key that has ended"] = m.breakGlassIdentity(time.Minute)
 	short := assumeInput(m.admins)
 	short.DurationSeconds = new(int32(900))
 	m.gone["an expired session"] = m.assume(admin.identity, short)
@@ -332,6 +335,7 @@ func (m *matrix) cells(t *testing.T, op *Operation, r *matrixRow) {
 		}
 	}
 	m.fromOutside(t, op, r, in)
+	m.byBreakGlass(t, op, r, in, needs)
 	if r.free != "" {
 		m.allowed(t, op, r, "no policy", func([]need) iam.Identity { return m.may("") })
 		m.allowed(t, op, r, "a deny", func([]need) iam.Identity { return m.may("", deny("*", "*")) })
@@ -510,6 +514,62 @@ func (m *matrix) byKeyPolicy(t *testing.T, op *Operation, r *matrixRow, in any, 
 	if works := op.CrossAccount && op.Name != "RetireGrant"; (err == nil) != works || !works && !errors.Is(err, kmsapi.ErrAccessDenied) {
 		t.Errorf("an administrator of another account whom the key policy lets in: got error %v; works across accounts: %v", err, works)
 	}
+}
+
+// byBreakGlass asks with a break-glass access key of the account's root user. It recovers access:
+// it may do everything in IAM, and find keys and replace their policies, whatever these say. It
+// does nothing else, not even what their policies allow.
+func (m *matrix) byBreakGlass(t *testing.T, op *Operation, r *matrixRow, in any, needs []need) {
+	t.Helper()
+	id := m.breakGlassIdentity(time.Hour)
+	closed := func(needs []need) {
+		ids, _ := m.keysOf(needs)
+		for _, key := range ids {
+			m.setPolicy(key, policyDocument(`{"Effect":"Deny","Principal":"*","Action":"kms:*","Resource":"*"}`))
+		}
+	}
+	switch op.Name {
+	case "DescribeKey", "GetKeyPolicy", "ListAliases", "ListKeyPolicies", "ListKeys", "PutKeyPolicy", "GetCallerIdentity":
+		m.allowed(t, op, r, "break-glass, by keys that are closed to everybody", func(needs []need) iam.Identity {
+			closed(needs)
+			return id
+		})
+	default:
+		if op.Service == IAM {
+			m.allowed(t, op, r, "break-glass", func([]need) iam.Identity { return id })
+		} else {
+			m.denied(t, op, in, id, "break-glass")
+		}
+	}
+	ids, _ := m.keysOf(needs)
+	for _, key := range ids {
+		m.setPolicy(key, policyDocument(rootStatement))
+	}
+}
+
+// breakGlassIdentity returns the root user by a new break-glass access key.
+func (c *testCluster) breakGlassIdentity(life time.Duration) iam.Identity {
+	c.t.Helper()
+	o, err := c.engine.vault.Current()
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	now := c.Clock.Now()
+	made, secret, err := iam.NewAccessKey(c.engine.vault.Arena(), o, testAccountNumber, "arn:aws:iam::"+testAccount+":root", now.UnixNano(), now.Add(life).UnixNano())
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	defer secret.Destroy()
+	c.Change(&fsmpb.Change{Change: &fsmpb.Change_PutCredential{PutCredential: made}})
+	key := &ceremony.InitResult{AccessKeyID: made.Id}
+	if err := secret.With(func(b []byte) error { key.SecretAccessKey = string(b); return nil }); err != nil {
+		c.t.Fatal(err)
+	}
+	id, err := c.engine.AuthenticateSigV4(c.t.Context(), enginetest.SigV4Proof(key, testRegion, "text"))
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	return id
 }
 
 // arnOfKey returns the ARN of a key in a Region.

@@ -26,6 +26,8 @@ type metrics struct {
 	// refused counts records that violated a rule of the state machine, by the node that
 	// proposed them.
 	refused *prometheus.CounterVec
+	// breakGlass counts access keys of break-glass ceremonies.
+	breakGlass prometheus.Counter
 	// unopenable counts records that were read and could not be decrypted.
 	unopenable prometheus.Counter
 }
@@ -64,6 +66,9 @@ func newMetrics(cfg Config, e *Engine) *metrics {
 			Name: "conclave_records_refused_total", Help: "Records of unsealed nodes that broke a rule and changed nothing. " +
 				"Anything but 0 means that the node has a bug or was taken over.",
 		}, []string{"node"}),
+		breakGlass: f.NewCounter(prometheus.CounterOpts{
+			Name: "conclave_break_glass_keys_total", Help: "Access keys for an account's root user that the custodians had made, on any node.",
+		}),
 		unopenable: f.NewCounter(prometheus.CounterOpts{
 			Name: "conclave_audit_unopenable_total", Help: "Records of the audit log that were read and could not be opened.",
 		}),

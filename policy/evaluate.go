@@ -104,6 +104,9 @@ const (
 	// ReasonSessionPolicy: the policies of the caller's session, which can only
 	// be the reason of a denial.
 	ReasonSessionPolicy
+	// ReasonBreakGlass: no policy was evaluated, because the caller uses break-glass
+	// credentials, whose permissions are fixed. Evaluate does not return it.
+	ReasonBreakGlass
 )
 
 // String returns a short name for logs and audit records.
@@ -121,6 +124,8 @@ func (r Reason) String() string {
 		return "permissions-boundary"
 	case ReasonSessionPolicy:
 		return "session-policy"
+	case ReasonBreakGlass:
+		return "break-glass"
 	default:
 		return "request"
 	}

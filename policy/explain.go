@@ -26,6 +26,8 @@ func (d Decision) Explain(req Request) string {
 	}
 	why := ""
 	switch {
+	case d.Reason == ReasonBreakGlass:
+		why = " because break-glass credentials only recover access"
 	case kind == "":
 	case d.Effect == ExplicitDeny:
 		why = " with an explicit deny in " + article + kind

@@ -3819,11 +3819,14 @@ type Credential struct {
 	Mac           []byte `protobuf:"bytes,8,opt,name=mac,proto3" json:"mac,omitempty"` // 32 bytes
 	MacGeneration uint32 `protobuf:"varint,9,opt,name=mac_generation,json=macGeneration,proto3" json:"mac_generation,omitempty"`
 	// Sessions that were opened under another epoch have ended.
-	SessionEpoch  uint32 `protobuf:"varint,10,opt,name=session_epoch,json=sessionEpoch,proto3" json:"session_epoch,omitempty"`
-	Version       uint64 `protobuf:"varint,15,opt,name=version,proto3" json:"version,omitempty"`
-	Account       uint64 `protobuf:"varint,11,opt,name=account,proto3" json:"account,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	SessionEpoch uint32 `protobuf:"varint,10,opt,name=session_epoch,json=sessionEpoch,proto3" json:"session_epoch,omitempty"`
+	Version      uint64 `protobuf:"varint,15,opt,name=version,proto3" json:"version,omitempty"`
+	Account      uint64 `protobuf:"varint,11,opt,name=account,proto3" json:"account,omitempty"`
+	// Of the access key of a break-glass ceremony: when it ends, in Unix nanoseconds of
+	// cluster time. It never changes. 0 for all other credentials, which have no end.
+	BreakGlassUntil int64 `protobuf:"varint,12,opt,name=break_glass_until,json=breakGlassUntil,proto3" json:"break_glass_until,omitempty"`
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
 }
 
 func (x *Credential) Reset() {
@@ -3936,6 +3939,13 @@ func (x *Credential) GetVersion() uint64 {
 func (x *Credential) GetAccount() uint64 {
 	if x != nil {
 		return x.Account
+	}
+	return 0
+}
+
+func (x *Credential) GetBreakGlassUntil() int64 {
+	if x != nil {
+		return x.BreakGlassUntil
 	}
 	return 0
 }
@@ -6673,7 +6683,7 @@ const file_fsm_fsmpb_fsm_proto_rawDesc = "" +
 	"\tAliasName\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x16\n" +
 	"\x06region\x18\x02 \x01(\tR\x06region\x12\x18\n" +
-	"\aaccount\x18\x03 \x01(\x04R\aaccount\"\xfa\x02\n" +
+	"\aaccount\x18\x03 \x01(\x04R\aaccount\"\xa6\x03\n" +
 	"\n" +
 	"Credential\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x123\n" +
@@ -6690,7 +6700,8 @@ const file_fsm_fsmpb_fsm_proto_rawDesc = "" +
 	"\rsession_epoch\x18\n" +
 	" \x01(\rR\fsessionEpoch\x12\x18\n" +
 	"\aversion\x18\x0f \x01(\x04R\aversion\x12\x18\n" +
-	"\aaccount\x18\v \x01(\x04R\aaccount\"8\n" +
+	"\aaccount\x18\v \x01(\x04R\aaccount\x12*\n" +
+	"\x11break_glass_until\x18\f \x01(\x03R\x0fbreakGlassUntil\"8\n" +
 	"\fCredentialID\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x18\n" +
 	"\aaccount\x18\x02 \x01(\x04R\aaccount\"\x81\x01\n" +

@@ -17,6 +17,7 @@ import (
 	"github.com/conclavekms/conclave/keyengine/internal/auditfield"
 	"github.com/conclavekms/conclave/keyengine/internal/keymat"
 	"github.com/conclavekms/conclave/keyengine/internal/record"
+	"github.com/conclavekms/conclave/keyengine/internal/request"
 	"github.com/conclavekms/conclave/keyengine/internal/shamir"
 	"github.com/conclavekms/conclave/keyengine/internal/vault"
 	"github.com/conclavekms/conclave/keyengine/kmsapi"
@@ -37,6 +38,8 @@ var (
 	ErrChallenge = &kmsapi.Error{Code: "InvalidChallengeException"}
 	// ErrOwner is returned when the ceremony in progress belongs to another operator.
 	ErrOwner = &kmsapi.Error{Code: "CeremonyInProgressException"}
+	// ErrNoCeremony is returned when there is no break-glass ceremony with the given nonce.
+	ErrNoCeremony = &kmsapi.Error{Code: "NoCeremonyException"}
 )
 
 // Ceremonies lets operators initialise the cluster, unseal the node and seal it. It is safe
@@ -45,7 +48,8 @@ type Ceremonies struct {
 	cfg Config
 	// initialising is held during Init.
 	initialising sync.Mutex
-	unsealing    *unsealing
+	unsealing    *custody
+	glass        *breakGlass
 }
 
 // Config configures Ceremonies.
@@ -58,9 +62,11 @@ type Config struct {
 	Events  *record.Recorder
 	// Fresh returns a state with everything that was committed before the call.
 	Fresh func(context.Context) (*fsm.State, error)
-	// ShareTimeout is how long the shares of an unfinished unsealing are kept. The default
+	// ShareTimeout is how long the shares of an unfinished ceremony are kept. The default
 	// is fifteen minutes.
 	ShareTimeout time.Duration
+	// Services evaluate the record that makes a break-glass access key.
+	Services *request.Services
 }
 
 // Replica is the part of the replicated log that ceremonies use.
@@ -72,7 +78,11 @@ type Replica interface {
 
 // New returns the ceremonies of a node.
 func New(cfg Config) *Ceremonies {
-	return &Ceremonies{cfg: cfg, unsealing: newUnsealing(cfg.ShareTimeout, cfg.Vault.Arena())}
+	arena := cfg.Vault.Arena()
+	return &Ceremonies{
+		cfg: cfg, unsealing: newCustody(unsealPurpose, cfg.ShareTimeout, arena),
+		glass: &breakGlass{custody: newCustody(breakGlassPurpose, cfg.ShareTimeout, arena), turn: make(chan struct{}, 1)},
+	}
 }
 
 var errNotInitialised = kmsapi.Errorf(ErrNotInitialised, "The cluster is not initialised.")
@@ -183,9 +193,12 @@ type Challenge struct {
 	PublicKey []byte
 }
 
-// shareInfo binds an encrypted share to the node and the ceremony.
-func shareInfo(cluster, nonce [16]byte, node string) []byte {
-	return slices.Concat([]byte("conclave share v1\x00"), cluster[:], nonce[:], []byte(node))
+// unsealPurpose is the purpose of shares that unseal a node.
+const unsealPurpose = "conclave share v1"
+
+// shareInfo binds an encrypted share to its purpose, the node and the ceremony.
+func shareInfo(purpose string, cluster, nonce [16]byte, node string) []byte {
+	return slices.Concat([]byte(purpose), []byte{0}, cluster[:], nonce[:], []byte(node))
 }
 
 // sealedCluster returns the cluster's record, or an error if the cluster is not initialised
@@ -328,12 +341,15 @@ func (r *Ceremonies) abandonLocked(c *fsmpb.Cluster) {
 	})
 }
 
-// Expire drops an abandoned ceremony. It must be called about every second.
+// Expire drops abandoned ceremonies. It must be called about every second.
 func (r *Ceremonies) Expire() {
 	c, _ := r.cfg.Replica.State().Cluster()
 	r.unsealing.mu.Lock()
-	defer r.unsealing.mu.Unlock()
 	r.abandonLocked(c)
+	r.unsealing.mu.Unlock()
+	r.glass.mu.Lock()
+	defer r.glass.mu.Unlock()
+	r.sweepBreakGlassLocked(c)
 }
 
 // ResetShares wipes the shares that were submitted so far. Resetting the ceremony of
@@ -377,7 +393,8 @@ const sealPatience = 10 * time.Second
 // under it are wiped, and requests in flight finish or are refused. The node is sealed even
 // if its record cannot be committed, because operators seal when something is wrong; the
 // record is then made after the next unsealing. Sealing a sealed node resets the ceremony
-// in progress, like ResetShares without force. Every operator may seal.
+// in progress, like ResetShares without force. A break-glass ceremony ends when its node is
+// sealed. Every operator may seal.
 func (r *Ceremonies) Seal(ctx context.Context, op Operator) error {
 	c, _ := r.cfg.Replica.State().Cluster()
 	if c == nil {
@@ -393,6 +410,9 @@ func (r *Ceremonies) Seal(ctx context.Context, op Operator) error {
 	defer cancel()
 	_, err := r.cfg.Events.Record(ctx, ev)
 	r.cfg.Vault.Seal()
+	r.glass.mu.Lock()
+	r.sweepBreakGlassLocked(c)
+	r.glass.mu.Unlock()
 	r.cfg.Log.Info("node sealed", "operator", op.Name)
 	if err != nil {
 		r.cfg.Log.Warn("the node was sealed without a record, which will be made after the next unsealing", "err", err)

@@ -3,7 +3,6 @@ package ceremony_test
 import (
 	"bytes"
 	"context"
-	"crypto/sha256"
 	"errors"
 	"fmt"
 	"slices"
@@ -23,7 +22,6 @@ import (
 	"github.com/conclavekms/conclave/keyengine/internal/enginetest"
 	"github.com/conclavekms/conclave/keyengine/internal/keymat"
 	"github.com/conclavekms/conclave/keyengine/internal/record"
-	"github.com/conclavekms/conclave/keyengine/internal/shamir"
 	"github.com/conclavekms/conclave/keyengine/kmsapi"
 )
 
@@ -281,20 +279,6 @@ func TestEverySubsetUnseals(t *testing.T) {
 	}
 }
 
-// forgedShare returns a well-formed share of the cluster's share set that belongs to another
-// secret.
-func forgedShare(t *testing.T, c *enginetest.Cluster, index int) string {
-	t.Helper()
-	cl, _ := c.State().Cluster()
-	set := shamir.SetInfo{Cluster: [16]byte(cl.Id), Set: [16]byte(cl.Shares.Id), Threshold: int(cl.Shares.Threshold), Count: int(cl.Shares.Count)}
-	secret := sha256.Sum256([]byte("a guess"))
-	shares, err := shamir.Split(strings.NewReader(strings.Repeat("r", 32*set.Threshold)), secret[:], set)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return string(shares[index-1].AppendText(make([]byte, 0, shamir.TextSize)))
-}
-
 func TestBadSharesAreNamedAndDoNoHarm(t *testing.T) {
 	t.Parallel()
 	c := enginetest.NewCluster(t, 1)
@@ -317,7 +301,7 @@ func TestBadSharesAreNamedAndDoNoHarm(t *testing.T) {
 		{"mistyped", string(flipped), "checksum"},
 		{"other cluster", foreign.Shares[0], "another cluster"},
 		{"repeated", res.Shares[1], "already"},
-		{"forged", forgedShare(t, c, 1), "differs from the one that was issued"},
+		{"forged", enginetest.ForgedShare(t, c, 1), "differs from the one that was issued"},
 	}
 	for _, tc := range cases {
 		st, err := e.SubmitShare(t.Context(), enginetest.Operator, tc.share)

@@ -348,7 +348,7 @@ func (r *Ceremonies) makeCluster(p InitParams) (_ *initialisation, err error) {
 	if !ok {
 		return nil, fmt.Errorf("%q is no account id", p.Account)
 	}
-	key, secret, err := iam.NewAccessKey(arena, f.opened, account, f.result.RootARN, now)
+	key, secret, err := iam.NewAccessKey(arena, f.opened, account, f.result.RootARN, now, 0)
 	if err != nil {
 		return nil, err
 	}

@@ -10,6 +10,7 @@ import (
 	"github.com/conclavekms/conclave/fsm/fsmpb"
 	"github.com/conclavekms/conclave/keyengine/accesskey"
 	"github.com/conclavekms/conclave/keyengine/internal/keymat"
+	"github.com/conclavekms/conclave/keyengine/internal/record"
 	"github.com/conclavekms/conclave/keyengine/internal/vault"
 	"github.com/conclavekms/conclave/keyengine/kmsapi"
 )
@@ -32,9 +33,10 @@ func randomText(b []byte, alphabet string) {
 	}
 }
 
-// NewAccessKey creates an access key for a principal of an account. The caller must destroy
-// the secret.
-func NewAccessKey(arena *keymat.Arena, o *vault.Opened, account fsm.Account, principal string, created int64) (*fsmpb.Credential, *keymat.Secret, error) {
+// NewAccessKey creates an access key for a principal of an account. created and, for a
+// break-glass access key, until are in Unix nanoseconds; until is 0 for all others. The caller
+// must destroy the secret.
+func NewAccessKey(arena *keymat.Arena, o *vault.Opened, account fsm.Account, principal string, created, until int64) (*fsmpb.Credential, *keymat.Secret, error) {
 	var noise [accesskey.Noise]byte
 	_, _ = rand.Read(noise[:]) // never fails: crypto/rand ends the process instead
 	secret, err := arena.Fill(SecretLen, func(b []byte) error {
@@ -45,7 +47,7 @@ func NewAccessKey(arena *keymat.Arena, o *vault.Opened, account fsm.Account, pri
 		return nil, nil, err
 	}
 	c := &fsmpb.Credential{
-		Account: uint64(account), Id: accesskey.ID(accesskey.LongTerm, account, noise), Kind: fsmpb.CredentialKind_CREDENTIAL_KIND_ACCESS_KEY, Principal: principal, Active: true, Created: created,
+		Account: uint64(account), Id: accesskey.ID(accesskey.LongTerm, account, noise), Kind: fsmpb.CredentialKind_CREDENTIAL_KIND_ACCESS_KEY, Principal: principal, Active: true, Created: created, BreakGlassUntil: until,
 	}
 	err = secret.With(func(b []byte) error { return o.WrapSecret(c, b) })
 	if err == nil {
@@ -57,6 +59,9 @@ func NewAccessKey(arena *keymat.Arena, o *vault.Opened, account fsm.Account, pri
 	}
 	return c, secret, nil
 }
+
+// SecretInfo binds the encrypted secret of an access key to its id.
+func SecretInfo(id string) []byte { return []byte("conclave access key v1\x00" + id) }
 
 // identity returns the identity of a credential that was used without a session.
 func (a *Authenticator) identity(s *fsm.State, c *fsmpb.Credential, k *vault.Known) (Identity, error) {
@@ -89,6 +94,10 @@ func (a *Authenticator) find(ctx context.Context, o *vault.Opened, account fsm.A
 	look := func(s *fsm.State) (*fsmpb.Credential, Identity, error) {
 		c, _ := s.Credential(account, id)
 		if !good(c, kind) {
+			return nil, Identity{}, ErrUnrecognized
+		}
+		if c.BreakGlassUntil != 0 && record.Now(s, a.cfg.Clock).UnixNano() >= c.BreakGlassUntil {
+			// Whoever has not proved to have the secret must not learn that there was one.
 			return nil, Identity{}, ErrUnrecognized
 		}
 		known, err := a.Identify(o, c)
@@ -148,11 +157,14 @@ func (a *Authenticator) Admit(o *vault.Opened, s *fsm.State, id *Identity, c *fs
 	if !equal(want, have) {
 		return Entity{}, ErrUnrecognized
 	}
+	if c.BreakGlassUntil != 0 && s.Time() >= c.BreakGlassUntil {
+		return Entity{}, ErrSessionEnded
+	}
 	e, err := entityOf(s, id.account, c, now)
-	e.Session = t
+	e.Session, e.BreakGlassUntil = t, c.BreakGlassUntil
 	return e, err
 }
 
-// ErrSessionEnded is the answer to temporary credentials that have expired or were revoked. Clients ask for
-// new ones when they get it.
+// ErrSessionEnded is the answer to temporary credentials that have expired or were revoked, and to
+// callers whose break-glass access key has ended since they were authenticated. Clients ask for new ones when they get it.
 var ErrSessionEnded = kmsapi.Errorf(kmsapi.ErrExpiredToken, "The security token included in the request is expired")

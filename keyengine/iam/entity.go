@@ -33,6 +33,10 @@ type Entity struct {
 	// Provider is set for a web identity and for a session that one has opened: the
 	// identity provider that vouches for it.
 	Provider *fsmpb.OidcProvider
+	// BreakGlassUntil is when the access key of a break-glass ceremony ends, in Unix
+	// nanoseconds of cluster time, and 0 for all other credentials. Such a caller may only
+	// recover access to its account; see package request.
+	BreakGlassUntil int64
 	// Subject is what the provider calls a web identity that has no session yet.
 	Subject string
 }
@@ -125,6 +129,11 @@ func (e *Entity) Record(id *auditpb.Identity, credential string) {
 	id.PrincipalId = e.ID
 	if e.Kind == policy.KindFederated { // which has no ARN and is of no account
 		id.Arn, id.AccountId, id.UserName = "", "", e.Subject
+	}
+	if e.BreakGlassUntil != 0 {
+		id.SessionContext = append(id.SessionContext, auditfield.TextMap("breakGlass", map[string]string{
+			"expiration": time.Unix(0, e.BreakGlassUntil).UTC().Format(time.RFC3339),
+		}))
 	}
 	if e.Session == nil {
 		return

@@ -1,6 +1,7 @@
 package iam
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"crypto/sha256"
@@ -104,8 +105,8 @@ func (a *Authenticator) OpenSession(ctx context.Context, p SessionProof) (token 
 			used = true
 		}
 		expires = now.Add(SessionLife)
-		if t := proved.temporary; t != nil && t.Expires < expires.UnixNano() {
-			expires = time.Unix(0, t.Expires)
+		if end := proved.notAfter; end != 0 && end < expires.UnixNano() {
+			expires = time.Unix(0, end)
 		}
 		expires = expires.Truncate(time.Second)
 		return proved.event(&p, id, expires), nil
@@ -232,6 +233,7 @@ func (a *Authenticator) provedOnFresh(ctx context.Context, o *vault.Opened, id I
 			proved.reads = append(proved.reads, &fsmpb.Read{Kind: kind, Id: id, Version: v})
 		}
 		if c != nil {
+			proved.notAfter = cmp.Or(proved.notAfter, c.BreakGlassUntil)
 			note(fsmpb.Kind_KIND_CREDENTIAL, fsm.CredentialID(fsm.Account(c.Account), c.Id), c.Version)
 			known, err := a.Identify(o, c)
 			if err != nil {

@@ -10,6 +10,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"time"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials"
@@ -128,6 +129,52 @@ func SubmitShare(ctx context.Context, op kmspb.OperatorClient, share []byte) (*k
 			return res.GetNode(), nil
 		}
 	}
+}
+
+// BreakGlassKey is an access key that a break-glass ceremony has made. The caller has to wipe
+// the secret.
+type BreakGlassKey struct {
+	ID, RootARN string
+	Secret      Secret
+	Expires     time.Time
+}
+
+// SubmitBreakGlassShare submits a share to the break-glass ceremony b, which the node that op is
+// connected to has returned, after verifying that the other end is that node. It returns the
+// ceremony as it is then, and the access key if the share completed the threshold. The caller
+// has to wipe the share.
+func SubmitBreakGlassShare(ctx context.Context, op kmspb.OperatorClient, b *kmspb.BreakGlass, share []byte) (*kmspb.BreakGlass, *BreakGlassKey, error) {
+	var at peer.Peer
+	now, err := op.GetBreakGlass(ctx, &kmspb.GetBreakGlassRequest{}, grpc.Peer(&at))
+	if err != nil {
+		return nil, nil, err
+	}
+	node := now.GetCeremony().GetNodeId()
+	if err := checkNode(&at, node); err != nil {
+		return nil, nil, err
+	}
+	if node != b.GetNodeId() || !slices.Equal(now.GetCeremony().GetNonce(), b.GetNonce()) {
+		return nil, nil, errors.New("the break-glass ceremony has ended, or is on another node")
+	}
+	info := slices.Concat([]byte("conclave break-glass share v1\x00"), b.GetClusterId(), b.GetNonce(), []byte(node))
+	sealed, err := seal(b.GetPublicKey(), info, share)
+	if err != nil {
+		return nil, nil, fmt.Errorf("node %s: %w", node, err)
+	}
+	key, err := ecdh.P256().GenerateKey(rand.Reader)
+	if err != nil {
+		return nil, nil, err
+	}
+	res, err := op.SubmitBreakGlassShare(ctx, &kmspb.SubmitBreakGlassShareRequest{Nonce: b.GetNonce(), SealedShare: sealed, AnswerKey: key.PublicKey().Bytes()})
+	if err != nil || res.GetKey() == nil {
+		return res.GetCeremony(), nil, err
+	}
+	k := res.GetKey()
+	secret, err := open(key, []byte("conclave access key v1\x00"+k.GetAccessKeyId()), k.GetSealedSecret())
+	if err != nil {
+		return nil, nil, fmt.Errorf("access key %s was created, but its secret cannot be decrypted and cannot be shown again: %w", k.GetAccessKeyId(), err)
+	}
+	return res.GetCeremony(), &BreakGlassKey{k.GetAccessKeyId(), k.GetRootArn(), secret, k.GetExpires().AsTime()}, nil
 }
 
 // Status returns the status of the node that op is connected to.

@@ -176,6 +176,22 @@ func operatorCalls(conn *grpc.ClientConn) map[string]func(context.Context) error
 			_, err := op.InstallCRL(ctx, &kmspb.InstallCRLRequest{})
 			return err
 		},
+		"BeginBreakGlass": func(ctx context.Context) error {
+			_, err := op.BeginBreakGlass(ctx, &kmspb.BeginBreakGlassRequest{})
+			return err
+		},
+		"GetBreakGlass": func(ctx context.Context) error {
+			_, err := op.GetBreakGlass(ctx, &kmspb.GetBreakGlassRequest{})
+			return err
+		},
+		"SubmitBreakGlassShare": func(ctx context.Context) error {
+			_, err := op.SubmitBreakGlassShare(ctx, &kmspb.SubmitBreakGlassShareRequest{})
+			return err
+		},
+		"CancelBreakGlass": func(ctx context.Context) error {
+			_, err := op.CancelBreakGlass(ctx, &kmspb.CancelBreakGlassRequest{})
+			return err
+		},
 		"Members": func(ctx context.Context) error { _, err := cl.Members(ctx, &kmspb.MembersRequest{}); return err },
 	}
 }

@@ -28,7 +28,11 @@ func (s *credentialsService) List(ctx context.Context, _ *kmspb.ListCredentialsR
 		if info.Certificate {
 			kind = "certificate"
 		}
-		r.Credentials = append(r.Credentials, &kmspb.Credential{Id: info.ID, Kind: kind, Principal: info.Principal, Created: timestamppb.New(info.Created)})
+		m := &kmspb.Credential{Id: info.ID, Kind: kind, Principal: info.Principal, Created: timestamppb.New(info.Created)}
+		if !info.Expires.IsZero() {
+			m.Kind, m.Expires = "break-glass", timestamppb.New(info.Expires)
+		}
+		r.Credentials = append(r.Credentials, m)
 	}
 	return r, nil
 }

@@ -182,6 +182,22 @@ func (f *fakeCeremony) InstallCRL(_ context.Context, op ceremony.Operator, _ []b
 	return &kmspb.NodeStatus{NodeId: "n1", Error: Detail(f.note(op, "crl"), op.RequestID)}
 }
 
+func (f *fakeCeremony) BeginBreakGlass(_ context.Context, op ceremony.Operator, _ ceremony.BreakGlassParams) (*ceremony.BreakGlass, error) {
+	return &ceremony.BreakGlass{NodeID: "n1"}, f.note(op, "begin")
+}
+
+func (f *fakeCeremony) BreakGlass() (*ceremony.BreakGlass, error) {
+	return &ceremony.BreakGlass{NodeID: "n1"}, f.err
+}
+
+func (f *fakeCeremony) SubmitBreakGlassShare(_ context.Context, op ceremony.Operator, nonce, sealed, answerKey []byte) (*ceremony.BreakGlass, *ceremony.BreakGlassKey, error) {
+	return &ceremony.BreakGlass{NodeID: "n1"}, nil, f.note(op, "break-glass share")
+}
+
+func (f *fakeCeremony) CancelBreakGlass(_ context.Context, op ceremony.Operator, nonce []byte) error {
+	return f.note(op, "cancel")
+}
+
 func (f *fakeCeremony) Members(context.Context) ([]*kmspb.Member, error) {
 	return []*kmspb.Member{{NodeId: "n1", Suffrage: "voter"}}, f.err
 }

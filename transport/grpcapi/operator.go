@@ -29,6 +29,10 @@ type Ceremony interface {
 	ConfirmTime(ctx context.Context, op ceremony.Operator) error
 	// InstallCRL puts a certificate revocation list, in DER, into force.
 	InstallCRL(ctx context.Context, op ceremony.Operator, der []byte) *kmspb.NodeStatus
+	BeginBreakGlass(ctx context.Context, op ceremony.Operator, p ceremony.BreakGlassParams) (*ceremony.BreakGlass, error)
+	BreakGlass() (*ceremony.BreakGlass, error)
+	SubmitBreakGlassShare(ctx context.Context, op ceremony.Operator, nonce, sealed, answerKey []byte) (*ceremony.BreakGlass, *ceremony.BreakGlassKey, error)
+	CancelBreakGlass(ctx context.Context, op ceremony.Operator, nonce []byte) error
 	Members(ctx context.Context) ([]*kmspb.Member, error)
 }
 

@@ -9,6 +9,7 @@ package kmspb
 import (
 	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
+	durationpb "google.golang.org/protobuf/types/known/durationpb"
 	timestamppb "google.golang.org/protobuf/types/known/timestamppb"
 	reflect "reflect"
 	sync "sync"
@@ -1652,6 +1653,616 @@ func (x *InstallCRLResponse) GetNode() *NodeStatus {
 	return nil
 }
 
+// BreakGlass is a break-glass ceremony of one node, in whose memory it is.
+type BreakGlass struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The node, which has to be the one in its TLS certificate.
+	NodeId string `protobuf:"bytes,1,opt,name=node_id,json=nodeId,proto3" json:"node_id,omitempty"`
+	// 16 bytes.
+	ClusterId []byte `protobuf:"bytes,2,opt,name=cluster_id,json=clusterId,proto3" json:"cluster_id,omitempty"`
+	// How many shares are needed.
+	Threshold uint32 `protobuf:"varint,3,opt,name=threshold,proto3" json:"threshold,omitempty"`
+	// False if there is no ceremony on this node. The fields below are then absent.
+	Active bool `protobuf:"varint,4,opt,name=active,proto3" json:"active,omitempty"`
+	// 16 random bytes that identify the ceremony.
+	Nonce []byte `protobuf:"bytes,5,opt,name=nonce,proto3" json:"nonce,omitempty"`
+	// The key that shares are encrypted to; see ChallengeResponse.
+	PublicKey []byte `protobuf:"bytes,6,opt,name=public_key,json=publicKey,proto3" json:"public_key,omitempty"`
+	// The operator who began the ceremony.
+	Owner string `protobuf:"bytes,7,opt,name=owner,proto3" json:"owner,omitempty"`
+	// Whose root user gets the access key.
+	Account string `protobuf:"bytes,8,opt,name=account,proto3" json:"account,omitempty"`
+	Reason  string `protobuf:"bytes,9,opt,name=reason,proto3" json:"reason,omitempty"`
+	// How long the access key will be valid.
+	Duration *durationpb.Duration   `protobuf:"bytes,10,opt,name=duration,proto3" json:"duration,omitempty"`
+	Began    *timestamppb.Timestamp `protobuf:"bytes,11,opt,name=began,proto3" json:"began,omitempty"`
+	// When the ceremony ends and its shares are wiped.
+	Expires *timestamppb.Timestamp `protobuf:"bytes,12,opt,name=expires,proto3" json:"expires,omitempty"`
+	// Indexes of the shares that it has, in ascending order.
+	Custodians    []uint32 `protobuf:"varint,13,rep,packed,name=custodians,proto3" json:"custodians,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *BreakGlass) Reset() {
+	*x = BreakGlass{}
+	mi := &file_transport_kmspb_operator_proto_msgTypes[25]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *BreakGlass) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*BreakGlass) ProtoMessage() {}
+
+func (x *BreakGlass) ProtoReflect() protoreflect.Message {
+	mi := &file_transport_kmspb_operator_proto_msgTypes[25]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use BreakGlass.ProtoReflect.Descriptor instead.
+func (*BreakGlass) Descriptor() ([]byte, []int) {
+	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{25}
+}
+
+func (x *BreakGlass) GetNodeId() string {
+	if x != nil {
+		return x.NodeId
+	}
+	return ""
+}
+
+func (x *BreakGlass) GetClusterId() []byte {
+	if x != nil {
+		return x.ClusterId
+	}
+	return nil
+}
+
+func (x *BreakGlass) GetThreshold() uint32 {
+	if x != nil {
+		return x.Threshold
+	}
+	return 0
+}
+
+func (x *BreakGlass) GetActive() bool {
+	if x != nil {
+		return x.Active
+	}
+	return false
+}
+
+func (x *BreakGlass) GetNonce() []byte {
+	if x != nil {
+		return x.Nonce
+	}
+	return nil
+}
+
+func (x *BreakGlass) GetPublicKey() []byte {
+	if x != nil {
+		return x.PublicKey
+	}
+	return nil
+}
+
+func (x *BreakGlass) GetOwner() string {
+	if x != nil {
+		return x.Owner
+	}
+	return ""
+}
+
+func (x *BreakGlass) GetAccount() string {
+	if x != nil {
+		return x.Account
+	}
+	return ""
+}
+
+func (x *BreakGlass) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+func (x *BreakGlass) GetDuration() *durationpb.Duration {
+	if x != nil {
+		return x.Duration
+	}
+	return nil
+}
+
+func (x *BreakGlass) GetBegan() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Began
+	}
+	return nil
+}
+
+func (x *BreakGlass) GetExpires() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Expires
+	}
+	return nil
+}
+
+func (x *BreakGlass) GetCustodians() []uint32 {
+	if x != nil {
+		return x.Custodians
+	}
+	return nil
+}
+
+type BeginBreakGlassRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Twelve digits; the default is the account that the cluster was initialised with.
+	Account string `protobuf:"bytes,1,opt,name=account,proto3" json:"account,omitempty"`
+	// For the audit log and the custodians: 1 to 512 bytes of printable text.
+	Reason string `protobuf:"bytes,2,opt,name=reason,proto3" json:"reason,omitempty"`
+	// From a minute to an hour; the default is 15 minutes.
+	Duration      *durationpb.Duration `protobuf:"bytes,3,opt,name=duration,proto3" json:"duration,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *BeginBreakGlassRequest) Reset() {
+	*x = BeginBreakGlassRequest{}
+	mi := &file_transport_kmspb_operator_proto_msgTypes[26]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *BeginBreakGlassRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*BeginBreakGlassRequest) ProtoMessage() {}
+
+func (x *BeginBreakGlassRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_transport_kmspb_operator_proto_msgTypes[26]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use BeginBreakGlassRequest.ProtoReflect.Descriptor instead.
+func (*BeginBreakGlassRequest) Descriptor() ([]byte, []int) {
+	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{26}
+}
+
+func (x *BeginBreakGlassRequest) GetAccount() string {
+	if x != nil {
+		return x.Account
+	}
+	return ""
+}
+
+func (x *BeginBreakGlassRequest) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+func (x *BeginBreakGlassRequest) GetDuration() *durationpb.Duration {
+	if x != nil {
+		return x.Duration
+	}
+	return nil
+}
+
+type BeginBreakGlassResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Ceremony      *BreakGlass            `protobuf:"bytes,1,opt,name=ceremony,proto3" json:"ceremony,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *BeginBreakGlassResponse) Reset() {
+	*x = BeginBreakGlassResponse{}
+	mi := &file_transport_kmspb_operator_proto_msgTypes[27]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *BeginBreakGlassResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*BeginBreakGlassResponse) ProtoMessage() {}
+
+func (x *BeginBreakGlassResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_transport_kmspb_operator_proto_msgTypes[27]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use BeginBreakGlassResponse.ProtoReflect.Descriptor instead.
+func (*BeginBreakGlassResponse) Descriptor() ([]byte, []int) {
+	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{27}
+}
+
+func (x *BeginBreakGlassResponse) GetCeremony() *BreakGlass {
+	if x != nil {
+		return x.Ceremony
+	}
+	return nil
+}
+
+type GetBreakGlassRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetBreakGlassRequest) Reset() {
+	*x = GetBreakGlassRequest{}
+	mi := &file_transport_kmspb_operator_proto_msgTypes[28]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetBreakGlassRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetBreakGlassRequest) ProtoMessage() {}
+
+func (x *GetBreakGlassRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_transport_kmspb_operator_proto_msgTypes[28]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetBreakGlassRequest.ProtoReflect.Descriptor instead.
+func (*GetBreakGlassRequest) Descriptor() ([]byte, []int) {
+	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{28}
+}
+
+type GetBreakGlassResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Ceremony      *BreakGlass            `protobuf:"bytes,1,opt,name=ceremony,proto3" json:"ceremony,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetBreakGlassResponse) Reset() {
+	*x = GetBreakGlassResponse{}
+	mi := &file_transport_kmspb_operator_proto_msgTypes[29]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetBreakGlassResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetBreakGlassResponse) ProtoMessage() {}
+
+func (x *GetBreakGlassResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_transport_kmspb_operator_proto_msgTypes[29]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetBreakGlassResponse.ProtoReflect.Descriptor instead.
+func (*GetBreakGlassResponse) Descriptor() ([]byte, []int) {
+	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{29}
+}
+
+func (x *GetBreakGlassResponse) GetCeremony() *BreakGlass {
+	if x != nil {
+		return x.Ceremony
+	}
+	return nil
+}
+
+type SubmitBreakGlassShareRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// That of the ceremony.
+	Nonce []byte `protobuf:"bytes,1,opt,name=nonce,proto3" json:"nonce,omitempty"`
+	// The share's text, encrypted to the ceremony's key as described for
+	// SubmitShareRequest, with "conclave break-glass share v1" in place of
+	// "conclave share v1".
+	SealedShare []byte `protobuf:"bytes,2,opt,name=sealed_share,json=sealedShare,proto3" json:"sealed_share,omitempty"`
+	// The key that the secret in the response is encrypted to; see InitRequest.
+	AnswerKey     []byte `protobuf:"bytes,3,opt,name=answer_key,json=answerKey,proto3" json:"answer_key,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SubmitBreakGlassShareRequest) Reset() {
+	*x = SubmitBreakGlassShareRequest{}
+	mi := &file_transport_kmspb_operator_proto_msgTypes[30]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SubmitBreakGlassShareRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SubmitBreakGlassShareRequest) ProtoMessage() {}
+
+func (x *SubmitBreakGlassShareRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_transport_kmspb_operator_proto_msgTypes[30]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SubmitBreakGlassShareRequest.ProtoReflect.Descriptor instead.
+func (*SubmitBreakGlassShareRequest) Descriptor() ([]byte, []int) {
+	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{30}
+}
+
+func (x *SubmitBreakGlassShareRequest) GetNonce() []byte {
+	if x != nil {
+		return x.Nonce
+	}
+	return nil
+}
+
+func (x *SubmitBreakGlassShareRequest) GetSealedShare() []byte {
+	if x != nil {
+		return x.SealedShare
+	}
+	return nil
+}
+
+func (x *SubmitBreakGlassShareRequest) GetAnswerKey() []byte {
+	if x != nil {
+		return x.AnswerKey
+	}
+	return nil
+}
+
+type SubmitBreakGlassShareResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Not active if the share completed the threshold.
+	Ceremony *BreakGlass `protobuf:"bytes,1,opt,name=ceremony,proto3" json:"ceremony,omitempty"`
+	// Set if the share completed the threshold.
+	Key           *BreakGlassKey `protobuf:"bytes,2,opt,name=key,proto3" json:"key,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SubmitBreakGlassShareResponse) Reset() {
+	*x = SubmitBreakGlassShareResponse{}
+	mi := &file_transport_kmspb_operator_proto_msgTypes[31]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SubmitBreakGlassShareResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SubmitBreakGlassShareResponse) ProtoMessage() {}
+
+func (x *SubmitBreakGlassShareResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_transport_kmspb_operator_proto_msgTypes[31]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SubmitBreakGlassShareResponse.ProtoReflect.Descriptor instead.
+func (*SubmitBreakGlassShareResponse) Descriptor() ([]byte, []int) {
+	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{31}
+}
+
+func (x *SubmitBreakGlassShareResponse) GetCeremony() *BreakGlass {
+	if x != nil {
+		return x.Ceremony
+	}
+	return nil
+}
+
+func (x *SubmitBreakGlassShareResponse) GetKey() *BreakGlassKey {
+	if x != nil {
+		return x.Key
+	}
+	return nil
+}
+
+// BreakGlassKey is an access key for the root user of an account, for recovering access.
+type BreakGlassKey struct {
+	state       protoimpl.MessageState `protogen:"open.v1"`
+	AccessKeyId string                 `protobuf:"bytes,1,opt,name=access_key_id,json=accessKeyId,proto3" json:"access_key_id,omitempty"`
+	// As in CreateAccessKeyResponse. It cannot be obtained again.
+	SealedSecret []byte `protobuf:"bytes,2,opt,name=sealed_secret,json=sealedSecret,proto3" json:"sealed_secret,omitempty"`
+	RootArn      string `protobuf:"bytes,3,opt,name=root_arn,json=rootArn,proto3" json:"root_arn,omitempty"`
+	// When no node accepts it any more, by cluster time.
+	Expires       *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=expires,proto3" json:"expires,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *BreakGlassKey) Reset() {
+	*x = BreakGlassKey{}
+	mi := &file_transport_kmspb_operator_proto_msgTypes[32]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *BreakGlassKey) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*BreakGlassKey) ProtoMessage() {}
+
+func (x *BreakGlassKey) ProtoReflect() protoreflect.Message {
+	mi := &file_transport_kmspb_operator_proto_msgTypes[32]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use BreakGlassKey.ProtoReflect.Descriptor instead.
+func (*BreakGlassKey) Descriptor() ([]byte, []int) {
+	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{32}
+}
+
+func (x *BreakGlassKey) GetAccessKeyId() string {
+	if x != nil {
+		return x.AccessKeyId
+	}
+	return ""
+}
+
+func (x *BreakGlassKey) GetSealedSecret() []byte {
+	if x != nil {
+		return x.SealedSecret
+	}
+	return nil
+}
+
+func (x *BreakGlassKey) GetRootArn() string {
+	if x != nil {
+		return x.RootArn
+	}
+	return ""
+}
+
+func (x *BreakGlassKey) GetExpires() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Expires
+	}
+	return nil
+}
+
+type CancelBreakGlassRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// That of the ceremony.
+	Nonce         []byte `protobuf:"bytes,1,opt,name=nonce,proto3" json:"nonce,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CancelBreakGlassRequest) Reset() {
+	*x = CancelBreakGlassRequest{}
+	mi := &file_transport_kmspb_operator_proto_msgTypes[33]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CancelBreakGlassRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CancelBreakGlassRequest) ProtoMessage() {}
+
+func (x *CancelBreakGlassRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_transport_kmspb_operator_proto_msgTypes[33]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CancelBreakGlassRequest.ProtoReflect.Descriptor instead.
+func (*CancelBreakGlassRequest) Descriptor() ([]byte, []int) {
+	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{33}
+}
+
+func (x *CancelBreakGlassRequest) GetNonce() []byte {
+	if x != nil {
+		return x.Nonce
+	}
+	return nil
+}
+
+type CancelBreakGlassResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CancelBreakGlassResponse) Reset() {
+	*x = CancelBreakGlassResponse{}
+	mi := &file_transport_kmspb_operator_proto_msgTypes[34]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CancelBreakGlassResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CancelBreakGlassResponse) ProtoMessage() {}
+
+func (x *CancelBreakGlassResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_transport_kmspb_operator_proto_msgTypes[34]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CancelBreakGlassResponse.ProtoReflect.Descriptor instead.
+func (*CancelBreakGlassResponse) Descriptor() ([]byte, []int) {
+	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{34}
+}
+
 type CreateSessionRequest struct {
 	state       protoimpl.MessageState `protogen:"open.v1"`
 	AccessKeyId string                 `protobuf:"bytes,1,opt,name=access_key_id,json=accessKeyId,proto3" json:"access_key_id,omitempty"`
@@ -1669,7 +2280,7 @@ type CreateSessionRequest struct {
 
 func (x *CreateSessionRequest) Reset() {
 	*x = CreateSessionRequest{}
-	mi := &file_transport_kmspb_operator_proto_msgTypes[25]
+	mi := &file_transport_kmspb_operator_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1681,7 +2292,7 @@ func (x *CreateSessionRequest) String() string {
 func (*CreateSessionRequest) ProtoMessage() {}
 
 func (x *CreateSessionRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_transport_kmspb_operator_proto_msgTypes[25]
+	mi := &file_transport_kmspb_operator_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1694,7 +2305,7 @@ func (x *CreateSessionRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateSessionRequest.ProtoReflect.Descriptor instead.
 func (*CreateSessionRequest) Descriptor() ([]byte, []int) {
-	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{25}
+	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *CreateSessionRequest) GetAccessKeyId() string {
@@ -1736,7 +2347,7 @@ type CreateSessionResponse struct {
 
 func (x *CreateSessionResponse) Reset() {
 	*x = CreateSessionResponse{}
-	mi := &file_transport_kmspb_operator_proto_msgTypes[26]
+	mi := &file_transport_kmspb_operator_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1748,7 +2359,7 @@ func (x *CreateSessionResponse) String() string {
 func (*CreateSessionResponse) ProtoMessage() {}
 
 func (x *CreateSessionResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_transport_kmspb_operator_proto_msgTypes[26]
+	mi := &file_transport_kmspb_operator_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1761,7 +2372,7 @@ func (x *CreateSessionResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateSessionResponse.ProtoReflect.Descriptor instead.
 func (*CreateSessionResponse) Descriptor() ([]byte, []int) {
-	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{26}
+	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *CreateSessionResponse) GetToken() string {
@@ -1790,7 +2401,7 @@ type ReadAuditRequest struct {
 
 func (x *ReadAuditRequest) Reset() {
 	*x = ReadAuditRequest{}
-	mi := &file_transport_kmspb_operator_proto_msgTypes[27]
+	mi := &file_transport_kmspb_operator_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1802,7 +2413,7 @@ func (x *ReadAuditRequest) String() string {
 func (*ReadAuditRequest) ProtoMessage() {}
 
 func (x *ReadAuditRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_transport_kmspb_operator_proto_msgTypes[27]
+	mi := &file_transport_kmspb_operator_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1815,7 +2426,7 @@ func (x *ReadAuditRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReadAuditRequest.ProtoReflect.Descriptor instead.
 func (*ReadAuditRequest) Descriptor() ([]byte, []int) {
-	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{27}
+	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *ReadAuditRequest) GetFrom() uint64 {
@@ -1846,7 +2457,7 @@ type ReadAuditResponse struct {
 
 func (x *ReadAuditResponse) Reset() {
 	*x = ReadAuditResponse{}
-	mi := &file_transport_kmspb_operator_proto_msgTypes[28]
+	mi := &file_transport_kmspb_operator_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1858,7 +2469,7 @@ func (x *ReadAuditResponse) String() string {
 func (*ReadAuditResponse) ProtoMessage() {}
 
 func (x *ReadAuditResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_transport_kmspb_operator_proto_msgTypes[28]
+	mi := &file_transport_kmspb_operator_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1871,7 +2482,7 @@ func (x *ReadAuditResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReadAuditResponse.ProtoReflect.Descriptor instead.
 func (*ReadAuditResponse) Descriptor() ([]byte, []int) {
-	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{28}
+	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *ReadAuditResponse) GetIndex() uint64 {
@@ -1903,7 +2514,7 @@ type MembersRequest struct {
 
 func (x *MembersRequest) Reset() {
 	*x = MembersRequest{}
-	mi := &file_transport_kmspb_operator_proto_msgTypes[29]
+	mi := &file_transport_kmspb_operator_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1915,7 +2526,7 @@ func (x *MembersRequest) String() string {
 func (*MembersRequest) ProtoMessage() {}
 
 func (x *MembersRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_transport_kmspb_operator_proto_msgTypes[29]
+	mi := &file_transport_kmspb_operator_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1928,7 +2539,7 @@ func (x *MembersRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MembersRequest.ProtoReflect.Descriptor instead.
 func (*MembersRequest) Descriptor() ([]byte, []int) {
-	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{29}
+	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{39}
 }
 
 type MembersResponse struct {
@@ -1940,7 +2551,7 @@ type MembersResponse struct {
 
 func (x *MembersResponse) Reset() {
 	*x = MembersResponse{}
-	mi := &file_transport_kmspb_operator_proto_msgTypes[30]
+	mi := &file_transport_kmspb_operator_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1952,7 +2563,7 @@ func (x *MembersResponse) String() string {
 func (*MembersResponse) ProtoMessage() {}
 
 func (x *MembersResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_transport_kmspb_operator_proto_msgTypes[30]
+	mi := &file_transport_kmspb_operator_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1965,7 +2576,7 @@ func (x *MembersResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MembersResponse.ProtoReflect.Descriptor instead.
 func (*MembersResponse) Descriptor() ([]byte, []int) {
-	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{30}
+	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *MembersResponse) GetMembers() []*Member {
@@ -1990,7 +2601,7 @@ type Member struct {
 
 func (x *Member) Reset() {
 	*x = Member{}
-	mi := &file_transport_kmspb_operator_proto_msgTypes[31]
+	mi := &file_transport_kmspb_operator_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2002,7 +2613,7 @@ func (x *Member) String() string {
 func (*Member) ProtoMessage() {}
 
 func (x *Member) ProtoReflect() protoreflect.Message {
-	mi := &file_transport_kmspb_operator_proto_msgTypes[31]
+	mi := &file_transport_kmspb_operator_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2015,7 +2626,7 @@ func (x *Member) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Member.ProtoReflect.Descriptor instead.
 func (*Member) Descriptor() ([]byte, []int) {
-	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{31}
+	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *Member) GetNodeId() string {
@@ -2061,7 +2672,7 @@ type ListCredentialsRequest struct {
 
 func (x *ListCredentialsRequest) Reset() {
 	*x = ListCredentialsRequest{}
-	mi := &file_transport_kmspb_operator_proto_msgTypes[32]
+	mi := &file_transport_kmspb_operator_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2073,7 +2684,7 @@ func (x *ListCredentialsRequest) String() string {
 func (*ListCredentialsRequest) ProtoMessage() {}
 
 func (x *ListCredentialsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_transport_kmspb_operator_proto_msgTypes[32]
+	mi := &file_transport_kmspb_operator_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2086,7 +2697,7 @@ func (x *ListCredentialsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListCredentialsRequest.ProtoReflect.Descriptor instead.
 func (*ListCredentialsRequest) Descriptor() ([]byte, []int) {
-	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{32}
+	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{42}
 }
 
 type ListCredentialsResponse struct {
@@ -2099,7 +2710,7 @@ type ListCredentialsResponse struct {
 
 func (x *ListCredentialsResponse) Reset() {
 	*x = ListCredentialsResponse{}
-	mi := &file_transport_kmspb_operator_proto_msgTypes[33]
+	mi := &file_transport_kmspb_operator_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2111,7 +2722,7 @@ func (x *ListCredentialsResponse) String() string {
 func (*ListCredentialsResponse) ProtoMessage() {}
 
 func (x *ListCredentialsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_transport_kmspb_operator_proto_msgTypes[33]
+	mi := &file_transport_kmspb_operator_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2124,7 +2735,7 @@ func (x *ListCredentialsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListCredentialsResponse.ProtoReflect.Descriptor instead.
 func (*ListCredentialsResponse) Descriptor() ([]byte, []int) {
-	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{33}
+	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *ListCredentialsResponse) GetCredentials() []*Credential {
@@ -2139,18 +2750,20 @@ type Credential struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// An access key id, or the URI of a client certificate.
 	Id string `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
-	// "access-key" or "certificate".
+	// "access-key", "certificate" or "break-glass".
 	Kind string `protobuf:"bytes,2,opt,name=kind,proto3" json:"kind,omitempty"`
 	// ARN.
-	Principal     string                 `protobuf:"bytes,3,opt,name=principal,proto3" json:"principal,omitempty"`
-	Created       *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=created,proto3" json:"created,omitempty"`
+	Principal string                 `protobuf:"bytes,3,opt,name=principal,proto3" json:"principal,omitempty"`
+	Created   *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=created,proto3" json:"created,omitempty"`
+	// When a break-glass access key ends; absent for others, which have no end.
+	Expires       *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=expires,proto3" json:"expires,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Credential) Reset() {
 	*x = Credential{}
-	mi := &file_transport_kmspb_operator_proto_msgTypes[34]
+	mi := &file_transport_kmspb_operator_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2162,7 +2775,7 @@ func (x *Credential) String() string {
 func (*Credential) ProtoMessage() {}
 
 func (x *Credential) ProtoReflect() protoreflect.Message {
-	mi := &file_transport_kmspb_operator_proto_msgTypes[34]
+	mi := &file_transport_kmspb_operator_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2175,7 +2788,7 @@ func (x *Credential) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Credential.ProtoReflect.Descriptor instead.
 func (*Credential) Descriptor() ([]byte, []int) {
-	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{34}
+	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *Credential) GetId() string {
@@ -2206,6 +2819,13 @@ func (x *Credential) GetCreated() *timestamppb.Timestamp {
 	return nil
 }
 
+func (x *Credential) GetExpires() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Expires
+	}
+	return nil
+}
+
 type CreateAccessKeyRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The key that the secret is encrypted to; see InitRequest.
@@ -2216,7 +2836,7 @@ type CreateAccessKeyRequest struct {
 
 func (x *CreateAccessKeyRequest) Reset() {
 	*x = CreateAccessKeyRequest{}
-	mi := &file_transport_kmspb_operator_proto_msgTypes[35]
+	mi := &file_transport_kmspb_operator_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2228,7 +2848,7 @@ func (x *CreateAccessKeyRequest) String() string {
 func (*CreateAccessKeyRequest) ProtoMessage() {}
 
 func (x *CreateAccessKeyRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_transport_kmspb_operator_proto_msgTypes[35]
+	mi := &file_transport_kmspb_operator_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2241,7 +2861,7 @@ func (x *CreateAccessKeyRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateAccessKeyRequest.ProtoReflect.Descriptor instead.
 func (*CreateAccessKeyRequest) Descriptor() ([]byte, []int) {
-	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{35}
+	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *CreateAccessKeyRequest) GetAnswerKey() []byte {
@@ -2264,7 +2884,7 @@ type CreateAccessKeyResponse struct {
 
 func (x *CreateAccessKeyResponse) Reset() {
 	*x = CreateAccessKeyResponse{}
-	mi := &file_transport_kmspb_operator_proto_msgTypes[36]
+	mi := &file_transport_kmspb_operator_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2276,7 +2896,7 @@ func (x *CreateAccessKeyResponse) String() string {
 func (*CreateAccessKeyResponse) ProtoMessage() {}
 
 func (x *CreateAccessKeyResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_transport_kmspb_operator_proto_msgTypes[36]
+	mi := &file_transport_kmspb_operator_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2289,7 +2909,7 @@ func (x *CreateAccessKeyResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateAccessKeyResponse.ProtoReflect.Descriptor instead.
 func (*CreateAccessKeyResponse) Descriptor() ([]byte, []int) {
-	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{36}
+	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *CreateAccessKeyResponse) GetAccessKeyId() string {
@@ -2318,7 +2938,7 @@ type CreateAccountRequest struct {
 
 func (x *CreateAccountRequest) Reset() {
 	*x = CreateAccountRequest{}
-	mi := &file_transport_kmspb_operator_proto_msgTypes[37]
+	mi := &file_transport_kmspb_operator_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2330,7 +2950,7 @@ func (x *CreateAccountRequest) String() string {
 func (*CreateAccountRequest) ProtoMessage() {}
 
 func (x *CreateAccountRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_transport_kmspb_operator_proto_msgTypes[37]
+	mi := &file_transport_kmspb_operator_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2343,7 +2963,7 @@ func (x *CreateAccountRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateAccountRequest.ProtoReflect.Descriptor instead.
 func (*CreateAccountRequest) Descriptor() ([]byte, []int) {
-	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{37}
+	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *CreateAccountRequest) GetAccount() string {
@@ -2378,7 +2998,7 @@ type CreateAccountResponse struct {
 
 func (x *CreateAccountResponse) Reset() {
 	*x = CreateAccountResponse{}
-	mi := &file_transport_kmspb_operator_proto_msgTypes[38]
+	mi := &file_transport_kmspb_operator_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2390,7 +3010,7 @@ func (x *CreateAccountResponse) String() string {
 func (*CreateAccountResponse) ProtoMessage() {}
 
 func (x *CreateAccountResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_transport_kmspb_operator_proto_msgTypes[38]
+	mi := &file_transport_kmspb_operator_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2403,7 +3023,7 @@ func (x *CreateAccountResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateAccountResponse.ProtoReflect.Descriptor instead.
 func (*CreateAccountResponse) Descriptor() ([]byte, []int) {
-	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{38}
+	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *CreateAccountResponse) GetAccessKeyId() string {
@@ -2428,7 +3048,7 @@ type ListAccountsRequest struct {
 
 func (x *ListAccountsRequest) Reset() {
 	*x = ListAccountsRequest{}
-	mi := &file_transport_kmspb_operator_proto_msgTypes[39]
+	mi := &file_transport_kmspb_operator_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2440,7 +3060,7 @@ func (x *ListAccountsRequest) String() string {
 func (*ListAccountsRequest) ProtoMessage() {}
 
 func (x *ListAccountsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_transport_kmspb_operator_proto_msgTypes[39]
+	mi := &file_transport_kmspb_operator_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2453,7 +3073,7 @@ func (x *ListAccountsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListAccountsRequest.ProtoReflect.Descriptor instead.
 func (*ListAccountsRequest) Descriptor() ([]byte, []int) {
-	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{39}
+	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{49}
 }
 
 type ListAccountsResponse struct {
@@ -2465,7 +3085,7 @@ type ListAccountsResponse struct {
 
 func (x *ListAccountsResponse) Reset() {
 	*x = ListAccountsResponse{}
-	mi := &file_transport_kmspb_operator_proto_msgTypes[40]
+	mi := &file_transport_kmspb_operator_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2477,7 +3097,7 @@ func (x *ListAccountsResponse) String() string {
 func (*ListAccountsResponse) ProtoMessage() {}
 
 func (x *ListAccountsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_transport_kmspb_operator_proto_msgTypes[40]
+	mi := &file_transport_kmspb_operator_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2490,7 +3110,7 @@ func (x *ListAccountsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListAccountsResponse.ProtoReflect.Descriptor instead.
 func (*ListAccountsResponse) Descriptor() ([]byte, []int) {
-	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{40}
+	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *ListAccountsResponse) GetAccounts() []*AccountInfo {
@@ -2512,7 +3132,7 @@ type AccountInfo struct {
 
 func (x *AccountInfo) Reset() {
 	*x = AccountInfo{}
-	mi := &file_transport_kmspb_operator_proto_msgTypes[41]
+	mi := &file_transport_kmspb_operator_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2524,7 +3144,7 @@ func (x *AccountInfo) String() string {
 func (*AccountInfo) ProtoMessage() {}
 
 func (x *AccountInfo) ProtoReflect() protoreflect.Message {
-	mi := &file_transport_kmspb_operator_proto_msgTypes[41]
+	mi := &file_transport_kmspb_operator_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2537,7 +3157,7 @@ func (x *AccountInfo) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AccountInfo.ProtoReflect.Descriptor instead.
 func (*AccountInfo) Descriptor() ([]byte, []int) {
-	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{41}
+	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{51}
 }
 
 func (x *AccountInfo) GetAccount() string {
@@ -2577,7 +3197,7 @@ type DeleteCredentialRequest struct {
 
 func (x *DeleteCredentialRequest) Reset() {
 	*x = DeleteCredentialRequest{}
-	mi := &file_transport_kmspb_operator_proto_msgTypes[42]
+	mi := &file_transport_kmspb_operator_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2589,7 +3209,7 @@ func (x *DeleteCredentialRequest) String() string {
 func (*DeleteCredentialRequest) ProtoMessage() {}
 
 func (x *DeleteCredentialRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_transport_kmspb_operator_proto_msgTypes[42]
+	mi := &file_transport_kmspb_operator_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2602,7 +3222,7 @@ func (x *DeleteCredentialRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteCredentialRequest.ProtoReflect.Descriptor instead.
 func (*DeleteCredentialRequest) Descriptor() ([]byte, []int) {
-	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{42}
+	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{52}
 }
 
 func (x *DeleteCredentialRequest) GetId() string {
@@ -2620,7 +3240,7 @@ type DeleteCredentialResponse struct {
 
 func (x *DeleteCredentialResponse) Reset() {
 	*x = DeleteCredentialResponse{}
-	mi := &file_transport_kmspb_operator_proto_msgTypes[43]
+	mi := &file_transport_kmspb_operator_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2632,7 +3252,7 @@ func (x *DeleteCredentialResponse) String() string {
 func (*DeleteCredentialResponse) ProtoMessage() {}
 
 func (x *DeleteCredentialResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_transport_kmspb_operator_proto_msgTypes[43]
+	mi := &file_transport_kmspb_operator_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2645,7 +3265,7 @@ func (x *DeleteCredentialResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteCredentialResponse.ProtoReflect.Descriptor instead.
 func (*DeleteCredentialResponse) Descriptor() ([]byte, []int) {
-	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{43}
+	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{53}
 }
 
 type RevokeSessionsRequest struct {
@@ -2656,7 +3276,7 @@ type RevokeSessionsRequest struct {
 
 func (x *RevokeSessionsRequest) Reset() {
 	*x = RevokeSessionsRequest{}
-	mi := &file_transport_kmspb_operator_proto_msgTypes[44]
+	mi := &file_transport_kmspb_operator_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2668,7 +3288,7 @@ func (x *RevokeSessionsRequest) String() string {
 func (*RevokeSessionsRequest) ProtoMessage() {}
 
 func (x *RevokeSessionsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_transport_kmspb_operator_proto_msgTypes[44]
+	mi := &file_transport_kmspb_operator_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2681,7 +3301,7 @@ func (x *RevokeSessionsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RevokeSessionsRequest.ProtoReflect.Descriptor instead.
 func (*RevokeSessionsRequest) Descriptor() ([]byte, []int) {
-	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{44}
+	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{54}
 }
 
 type RevokeSessionsResponse struct {
@@ -2692,7 +3312,7 @@ type RevokeSessionsResponse struct {
 
 func (x *RevokeSessionsResponse) Reset() {
 	*x = RevokeSessionsResponse{}
-	mi := &file_transport_kmspb_operator_proto_msgTypes[45]
+	mi := &file_transport_kmspb_operator_proto_msgTypes[55]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2704,7 +3324,7 @@ func (x *RevokeSessionsResponse) String() string {
 func (*RevokeSessionsResponse) ProtoMessage() {}
 
 func (x *RevokeSessionsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_transport_kmspb_operator_proto_msgTypes[45]
+	mi := &file_transport_kmspb_operator_proto_msgTypes[55]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2717,14 +3337,14 @@ func (x *RevokeSessionsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RevokeSessionsResponse.ProtoReflect.Descriptor instead.
 func (*RevokeSessionsResponse) Descriptor() ([]byte, []int) {
-	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{45}
+	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{55}
 }
 
 var File_transport_kmspb_operator_proto protoreflect.FileDescriptor
 
 const file_transport_kmspb_operator_proto_rawDesc = "" +
 	"\n" +
-	"\x1etransport/kmspb/operator.proto\x12\vconclave.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x19transport/kmspb/kms.proto\"\xa1\x03\n" +
+	"\x1etransport/kmspb/operator.proto\x12\vconclave.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x19transport/kmspb/kms.proto\"\xa1\x03\n" +
 	"\tSealState\x12 \n" +
 	"\vinitialised\x18\x01 \x01(\bR\vinitialised\x12\x16\n" +
 	"\x06sealed\x18\x02 \x01(\bR\x06sealed\x12\x1c\n" +
@@ -2849,7 +3469,52 @@ const file_transport_kmspb_operator_proto_rawDesc = "" +
 	"\x11InstallCRLRequest\x12\x10\n" +
 	"\x03crl\x18\x01 \x01(\fR\x03crl\"A\n" +
 	"\x12InstallCRLResponse\x12+\n" +
-	"\x04node\x18\x01 \x01(\v2\x17.conclave.v1.NodeStatusR\x04node\"\x8f\x01\n" +
+	"\x04node\x18\x01 \x01(\v2\x17.conclave.v1.NodeStatusR\x04node\"\xb6\x03\n" +
+	"\n" +
+	"BreakGlass\x12\x17\n" +
+	"\anode_id\x18\x01 \x01(\tR\x06nodeId\x12\x1d\n" +
+	"\n" +
+	"cluster_id\x18\x02 \x01(\fR\tclusterId\x12\x1c\n" +
+	"\tthreshold\x18\x03 \x01(\rR\tthreshold\x12\x16\n" +
+	"\x06active\x18\x04 \x01(\bR\x06active\x12\x14\n" +
+	"\x05nonce\x18\x05 \x01(\fR\x05nonce\x12\x1d\n" +
+	"\n" +
+	"public_key\x18\x06 \x01(\fR\tpublicKey\x12\x14\n" +
+	"\x05owner\x18\a \x01(\tR\x05owner\x12\x18\n" +
+	"\aaccount\x18\b \x01(\tR\aaccount\x12\x16\n" +
+	"\x06reason\x18\t \x01(\tR\x06reason\x125\n" +
+	"\bduration\x18\n" +
+	" \x01(\v2\x19.google.protobuf.DurationR\bduration\x120\n" +
+	"\x05began\x18\v \x01(\v2\x1a.google.protobuf.TimestampR\x05began\x124\n" +
+	"\aexpires\x18\f \x01(\v2\x1a.google.protobuf.TimestampR\aexpires\x12\x1e\n" +
+	"\n" +
+	"custodians\x18\r \x03(\rR\n" +
+	"custodians\"\x81\x01\n" +
+	"\x16BeginBreakGlassRequest\x12\x18\n" +
+	"\aaccount\x18\x01 \x01(\tR\aaccount\x12\x16\n" +
+	"\x06reason\x18\x02 \x01(\tR\x06reason\x125\n" +
+	"\bduration\x18\x03 \x01(\v2\x19.google.protobuf.DurationR\bduration\"N\n" +
+	"\x17BeginBreakGlassResponse\x123\n" +
+	"\bceremony\x18\x01 \x01(\v2\x17.conclave.v1.BreakGlassR\bceremony\"\x16\n" +
+	"\x14GetBreakGlassRequest\"L\n" +
+	"\x15GetBreakGlassResponse\x123\n" +
+	"\bceremony\x18\x01 \x01(\v2\x17.conclave.v1.BreakGlassR\bceremony\"v\n" +
+	"\x1cSubmitBreakGlassShareRequest\x12\x14\n" +
+	"\x05nonce\x18\x01 \x01(\fR\x05nonce\x12!\n" +
+	"\fsealed_share\x18\x02 \x01(\fR\vsealedShare\x12\x1d\n" +
+	"\n" +
+	"answer_key\x18\x03 \x01(\fR\tanswerKey\"\x82\x01\n" +
+	"\x1dSubmitBreakGlassShareResponse\x123\n" +
+	"\bceremony\x18\x01 \x01(\v2\x17.conclave.v1.BreakGlassR\bceremony\x12,\n" +
+	"\x03key\x18\x02 \x01(\v2\x1a.conclave.v1.BreakGlassKeyR\x03key\"\xa9\x01\n" +
+	"\rBreakGlassKey\x12\"\n" +
+	"\raccess_key_id\x18\x01 \x01(\tR\vaccessKeyId\x12#\n" +
+	"\rsealed_secret\x18\x02 \x01(\fR\fsealedSecret\x12\x19\n" +
+	"\broot_arn\x18\x03 \x01(\tR\arootArn\x124\n" +
+	"\aexpires\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\aexpires\"/\n" +
+	"\x17CancelBreakGlassRequest\x12\x14\n" +
+	"\x05nonce\x18\x01 \x01(\fR\x05nonce\"\x1a\n" +
+	"\x18CancelBreakGlassResponse\"\x8f\x01\n" +
 	"\x14CreateSessionRequest\x12\"\n" +
 	"\raccess_key_id\x18\x01 \x01(\tR\vaccessKeyId\x12\x12\n" +
 	"\x04time\x18\x02 \x01(\x03R\x04time\x12\x14\n" +
@@ -2878,13 +3543,14 @@ const file_transport_kmspb_operator_proto_rawDesc = "" +
 	"\x05alive\x18\x05 \x01(\bR\x05aliveJ\x04\b\x06\x10\a\"\x18\n" +
 	"\x16ListCredentialsRequest\"T\n" +
 	"\x17ListCredentialsResponse\x129\n" +
-	"\vcredentials\x18\x01 \x03(\v2\x17.conclave.v1.CredentialR\vcredentials\"\x84\x01\n" +
+	"\vcredentials\x18\x01 \x03(\v2\x17.conclave.v1.CredentialR\vcredentials\"\xba\x01\n" +
 	"\n" +
 	"Credential\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n" +
 	"\x04kind\x18\x02 \x01(\tR\x04kind\x12\x1c\n" +
 	"\tprincipal\x18\x03 \x01(\tR\tprincipal\x124\n" +
-	"\acreated\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\acreated\"7\n" +
+	"\acreated\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\acreated\x124\n" +
+	"\aexpires\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\aexpires\"7\n" +
 	"\x16CreateAccessKeyRequest\x12\x1d\n" +
 	"\n" +
 	"answer_key\x18\x01 \x01(\fR\tanswerKey\"b\n" +
@@ -2911,7 +3577,7 @@ const file_transport_kmspb_operator_proto_rawDesc = "" +
 	"\x02id\x18\x01 \x01(\tR\x02id\"\x1a\n" +
 	"\x18DeleteCredentialResponse\"\x17\n" +
 	"\x15RevokeSessionsRequest\"\x18\n" +
-	"\x16RevokeSessionsResponse2\xd8\x04\n" +
+	"\x16RevokeSessionsResponse2\xdf\a\n" +
 	"\bOperator\x12A\n" +
 	"\x06Status\x12\x1a.conclave.v1.StatusRequest\x1a\x1b.conclave.v1.StatusResponse\x12;\n" +
 	"\x04Init\x12\x18.conclave.v1.InitRequest\x1a\x19.conclave.v1.InitResponse\x12J\n" +
@@ -2921,7 +3587,11 @@ const file_transport_kmspb_operator_proto_rawDesc = "" +
 	"\x04Seal\x12\x18.conclave.v1.SealRequest\x1a\x19.conclave.v1.SealResponse\x12P\n" +
 	"\vConfirmTime\x12\x1f.conclave.v1.ConfirmTimeRequest\x1a .conclave.v1.ConfirmTimeResponse\x12M\n" +
 	"\n" +
-	"InstallCRL\x12\x1e.conclave.v1.InstallCRLRequest\x1a\x1f.conclave.v1.InstallCRLResponse2Z\n" +
+	"InstallCRL\x12\x1e.conclave.v1.InstallCRLRequest\x1a\x1f.conclave.v1.InstallCRLResponse\x12\\\n" +
+	"\x0fBeginBreakGlass\x12#.conclave.v1.BeginBreakGlassRequest\x1a$.conclave.v1.BeginBreakGlassResponse\x12V\n" +
+	"\rGetBreakGlass\x12!.conclave.v1.GetBreakGlassRequest\x1a\".conclave.v1.GetBreakGlassResponse\x12n\n" +
+	"\x15SubmitBreakGlassShare\x12).conclave.v1.SubmitBreakGlassShareRequest\x1a*.conclave.v1.SubmitBreakGlassShareResponse\x12_\n" +
+	"\x10CancelBreakGlass\x12$.conclave.v1.CancelBreakGlassRequest\x1a%.conclave.v1.CancelBreakGlassResponse2Z\n" +
 	"\aSession\x12O\n" +
 	"\x06Create\x12!.conclave.v1.CreateSessionRequest\x1a\".conclave.v1.CreateSessionResponse2\xf0\x02\n" +
 	"\vCredentials\x12Q\n" +
@@ -2949,68 +3619,79 @@ func file_transport_kmspb_operator_proto_rawDescGZIP() []byte {
 	return file_transport_kmspb_operator_proto_rawDescData
 }
 
-var file_transport_kmspb_operator_proto_msgTypes = make([]protoimpl.MessageInfo, 46)
+var file_transport_kmspb_operator_proto_msgTypes = make([]protoimpl.MessageInfo, 56)
 var file_transport_kmspb_operator_proto_goTypes = []any{
-	(*SealState)(nil),                // 0: conclave.v1.SealState
-	(*Ceremony)(nil),                 // 1: conclave.v1.Ceremony
-	(*StatusRequest)(nil),            // 2: conclave.v1.StatusRequest
-	(*StatusResponse)(nil),           // 3: conclave.v1.StatusResponse
-	(*CRL)(nil),                      // 4: conclave.v1.CRL
-	(*RaftStatus)(nil),               // 5: conclave.v1.RaftStatus
-	(*AuditStatus)(nil),              // 6: conclave.v1.AuditStatus
-	(*Addresses)(nil),                // 7: conclave.v1.Addresses
-	(*NodeStatus)(nil),               // 8: conclave.v1.NodeStatus
-	(*InitRequest)(nil),              // 9: conclave.v1.InitRequest
-	(*InitResponse)(nil),             // 10: conclave.v1.InitResponse
-	(*InitSecrets)(nil),              // 11: conclave.v1.InitSecrets
-	(*ChallengeRequest)(nil),         // 12: conclave.v1.ChallengeRequest
-	(*ChallengeResponse)(nil),        // 13: conclave.v1.ChallengeResponse
-	(*SubmitShareRequest)(nil),       // 14: conclave.v1.SubmitShareRequest
-	(*SubmitShareResponse)(nil),      // 15: conclave.v1.SubmitShareResponse
-	(*ResetSharesRequest)(nil),       // 16: conclave.v1.ResetSharesRequest
-	(*ResetSharesResponse)(nil),      // 17: conclave.v1.ResetSharesResponse
-	(*SealRequest)(nil),              // 18: conclave.v1.SealRequest
-	(*SealResponse)(nil),             // 19: conclave.v1.SealResponse
-	(*NodeReport)(nil),               // 20: conclave.v1.NodeReport
-	(*ConfirmTimeRequest)(nil),       // 21: conclave.v1.ConfirmTimeRequest
-	(*ConfirmTimeResponse)(nil),      // 22: conclave.v1.ConfirmTimeResponse
-	(*InstallCRLRequest)(nil),        // 23: conclave.v1.InstallCRLRequest
-	(*InstallCRLResponse)(nil),       // 24: conclave.v1.InstallCRLResponse
-	(*CreateSessionRequest)(nil),     // 25: conclave.v1.CreateSessionRequest
-	(*CreateSessionResponse)(nil),    // 26: conclave.v1.CreateSessionResponse
-	(*ReadAuditRequest)(nil),         // 27: conclave.v1.ReadAuditRequest
-	(*ReadAuditResponse)(nil),        // 28: conclave.v1.ReadAuditResponse
-	(*MembersRequest)(nil),           // 29: conclave.v1.MembersRequest
-	(*MembersResponse)(nil),          // 30: conclave.v1.MembersResponse
-	(*Member)(nil),                   // 31: conclave.v1.Member
-	(*ListCredentialsRequest)(nil),   // 32: conclave.v1.ListCredentialsRequest
-	(*ListCredentialsResponse)(nil),  // 33: conclave.v1.ListCredentialsResponse
-	(*Credential)(nil),               // 34: conclave.v1.Credential
-	(*CreateAccessKeyRequest)(nil),   // 35: conclave.v1.CreateAccessKeyRequest
-	(*CreateAccessKeyResponse)(nil),  // 36: conclave.v1.CreateAccessKeyResponse
-	(*CreateAccountRequest)(nil),     // 37: conclave.v1.CreateAccountRequest
-	(*CreateAccountResponse)(nil),    // 38: conclave.v1.CreateAccountResponse
-	(*ListAccountsRequest)(nil),      // 39: conclave.v1.ListAccountsRequest
-	(*ListAccountsResponse)(nil),     // 40: conclave.v1.ListAccountsResponse
-	(*AccountInfo)(nil),              // 41: conclave.v1.AccountInfo
-	(*DeleteCredentialRequest)(nil),  // 42: conclave.v1.DeleteCredentialRequest
-	(*DeleteCredentialResponse)(nil), // 43: conclave.v1.DeleteCredentialResponse
-	(*RevokeSessionsRequest)(nil),    // 44: conclave.v1.RevokeSessionsRequest
-	(*RevokeSessionsResponse)(nil),   // 45: conclave.v1.RevokeSessionsResponse
-	(*timestamppb.Timestamp)(nil),    // 46: google.protobuf.Timestamp
-	(*ErrorDetail)(nil),              // 47: conclave.v1.ErrorDetail
+	(*SealState)(nil),                     // 0: conclave.v1.SealState
+	(*Ceremony)(nil),                      // 1: conclave.v1.Ceremony
+	(*StatusRequest)(nil),                 // 2: conclave.v1.StatusRequest
+	(*StatusResponse)(nil),                // 3: conclave.v1.StatusResponse
+	(*CRL)(nil),                           // 4: conclave.v1.CRL
+	(*RaftStatus)(nil),                    // 5: conclave.v1.RaftStatus
+	(*AuditStatus)(nil),                   // 6: conclave.v1.AuditStatus
+	(*Addresses)(nil),                     // 7: conclave.v1.Addresses
+	(*NodeStatus)(nil),                    // 8: conclave.v1.NodeStatus
+	(*InitRequest)(nil),                   // 9: conclave.v1.InitRequest
+	(*InitResponse)(nil),                  // 10: conclave.v1.InitResponse
+	(*InitSecrets)(nil),                   // 11: conclave.v1.InitSecrets
+	(*ChallengeRequest)(nil),              // 12: conclave.v1.ChallengeRequest
+	(*ChallengeResponse)(nil),             // 13: conclave.v1.ChallengeResponse
+	(*SubmitShareRequest)(nil),            // 14: conclave.v1.SubmitShareRequest
+	(*SubmitShareResponse)(nil),           // 15: conclave.v1.SubmitShareResponse
+	(*ResetSharesRequest)(nil),            // 16: conclave.v1.ResetSharesRequest
+	(*ResetSharesResponse)(nil),           // 17: conclave.v1.ResetSharesResponse
+	(*SealRequest)(nil),                   // 18: conclave.v1.SealRequest
+	(*SealResponse)(nil),                  // 19: conclave.v1.SealResponse
+	(*NodeReport)(nil),                    // 20: conclave.v1.NodeReport
+	(*ConfirmTimeRequest)(nil),            // 21: conclave.v1.ConfirmTimeRequest
+	(*ConfirmTimeResponse)(nil),           // 22: conclave.v1.ConfirmTimeResponse
+	(*InstallCRLRequest)(nil),             // 23: conclave.v1.InstallCRLRequest
+	(*InstallCRLResponse)(nil),            // 24: conclave.v1.InstallCRLResponse
+	(*BreakGlass)(nil),                    // 25: conclave.v1.BreakGlass
+	(*BeginBreakGlassRequest)(nil),        // 26: conclave.v1.BeginBreakGlassRequest
+	(*BeginBreakGlassResponse)(nil),       // 27: conclave.v1.BeginBreakGlassResponse
+	(*GetBreakGlassRequest)(nil),          // 28: conclave.v1.GetBreakGlassRequest
+	(*GetBreakGlassResponse)(nil),         // 29: conclave.v1.GetBreakGlassResponse
+	(*SubmitBreakGlassShareRequest)(nil),  // 30: conclave.v1.SubmitBreakGlassShareRequest
+	(*SubmitBreakGlassShareResponse)(nil), // 31: conclave.v1.SubmitBreakGlassShareResponse
+	(*BreakGlassKey)(nil),                 // 32: conclave.v1.BreakGlassKey
+	(*CancelBreakGlassRequest)(nil),       // 33: conclave.v1.CancelBreakGlassRequest
+	(*CancelBreakGlassResponse)(nil),      // 34: conclave.v1.CancelBreakGlassResponse
+	(*CreateSessionRequest)(nil),          // 35: conclave.v1.CreateSessionRequest
+	(*CreateSessionResponse)(nil),         // 36: conclave.v1.CreateSessionResponse
+	(*ReadAuditRequest)(nil),              // 37: conclave.v1.ReadAuditRequest
+	(*ReadAuditResponse)(nil),             // 38: conclave.v1.ReadAuditResponse
+	(*MembersRequest)(nil),                // 39: conclave.v1.MembersRequest
+	(*MembersResponse)(nil),               // 40: conclave.v1.MembersResponse
+	(*Member)(nil),                        // 41: conclave.v1.Member
+	(*ListCredentialsRequest)(nil),        // 42: conclave.v1.ListCredentialsRequest
+	(*ListCredentialsResponse)(nil),       // 43: conclave.v1.ListCredentialsResponse
+	(*Credential)(nil),                    // 44: conclave.v1.Credential
+	(*CreateAccessKeyRequest)(nil),        // 45: conclave.v1.CreateAccessKeyRequest
+	(*CreateAccessKeyResponse)(nil),       // 46: conclave.v1.CreateAccessKeyResponse
+	(*CreateAccountRequest)(nil),          // 47: conclave.v1.CreateAccountRequest
+	(*CreateAccountResponse)(nil),         // 48: conclave.v1.CreateAccountResponse
+	(*ListAccountsRequest)(nil),           // 49: conclave.v1.ListAccountsRequest
+	(*ListAccountsResponse)(nil),          // 50: conclave.v1.ListAccountsResponse
+	(*AccountInfo)(nil),                   // 51: conclave.v1.AccountInfo
+	(*DeleteCredentialRequest)(nil),       // 52: conclave.v1.DeleteCredentialRequest
+	(*DeleteCredentialResponse)(nil),      // 53: conclave.v1.DeleteCredentialResponse
+	(*RevokeSessionsRequest)(nil),         // 54: conclave.v1.RevokeSessionsRequest
+	(*RevokeSessionsResponse)(nil),        // 55: conclave.v1.RevokeSessionsResponse
+	(*timestamppb.Timestamp)(nil),         // 56: google.protobuf.Timestamp
+	(*ErrorDetail)(nil),                   // 57: conclave.v1.ErrorDetail
+	(*durationpb.Duration)(nil),           // 58: google.protobuf.Duration
 }
 var file_transport_kmspb_operator_proto_depIdxs = []int32{
 	1,  // 0: conclave.v1.SealState.ceremony:type_name -> conclave.v1.Ceremony
-	46, // 1: conclave.v1.Ceremony.began:type_name -> google.protobuf.Timestamp
-	46, // 2: conclave.v1.Ceremony.expires:type_name -> google.protobuf.Timestamp
+	56, // 1: conclave.v1.Ceremony.began:type_name -> google.protobuf.Timestamp
+	56, // 2: conclave.v1.Ceremony.expires:type_name -> google.protobuf.Timestamp
 	0,  // 3: conclave.v1.StatusResponse.seal:type_name -> conclave.v1.SealState
 	5,  // 4: conclave.v1.StatusResponse.raft:type_name -> conclave.v1.RaftStatus
-	46, // 5: conclave.v1.StatusResponse.cluster_time:type_name -> google.protobuf.Timestamp
+	56, // 5: conclave.v1.StatusResponse.cluster_time:type_name -> google.protobuf.Timestamp
 	6,  // 6: conclave.v1.StatusResponse.audit:type_name -> conclave.v1.AuditStatus
 	7,  // 7: conclave.v1.StatusResponse.addresses:type_name -> conclave.v1.Addresses
 	4,  // 8: conclave.v1.StatusResponse.crls:type_name -> conclave.v1.CRL
-	47, // 9: conclave.v1.NodeStatus.error:type_name -> conclave.v1.ErrorDetail
+	57, // 9: conclave.v1.NodeStatus.error:type_name -> conclave.v1.ErrorDetail
 	0,  // 10: conclave.v1.NodeStatus.seal:type_name -> conclave.v1.SealState
 	4,  // 11: conclave.v1.NodeStatus.crls:type_name -> conclave.v1.CRL
 	8,  // 12: conclave.v1.SubmitShareResponse.node:type_name -> conclave.v1.NodeStatus
@@ -3018,52 +3699,70 @@ var file_transport_kmspb_operator_proto_depIdxs = []int32{
 	8,  // 14: conclave.v1.SealResponse.node:type_name -> conclave.v1.NodeStatus
 	8,  // 15: conclave.v1.NodeReport.nodes:type_name -> conclave.v1.NodeStatus
 	8,  // 16: conclave.v1.InstallCRLResponse.node:type_name -> conclave.v1.NodeStatus
-	46, // 17: conclave.v1.CreateSessionResponse.expires:type_name -> google.protobuf.Timestamp
-	31, // 18: conclave.v1.MembersResponse.members:type_name -> conclave.v1.Member
-	7,  // 19: conclave.v1.Member.addresses:type_name -> conclave.v1.Addresses
-	34, // 20: conclave.v1.ListCredentialsResponse.credentials:type_name -> conclave.v1.Credential
-	46, // 21: conclave.v1.Credential.created:type_name -> google.protobuf.Timestamp
-	41, // 22: conclave.v1.ListAccountsResponse.accounts:type_name -> conclave.v1.AccountInfo
-	46, // 23: conclave.v1.AccountInfo.created:type_name -> google.protobuf.Timestamp
-	2,  // 24: conclave.v1.Operator.Status:input_type -> conclave.v1.StatusRequest
-	9,  // 25: conclave.v1.Operator.Init:input_type -> conclave.v1.InitRequest
-	12, // 26: conclave.v1.Operator.Challenge:input_type -> conclave.v1.ChallengeRequest
-	14, // 27: conclave.v1.Operator.SubmitShare:input_type -> conclave.v1.SubmitShareRequest
-	16, // 28: conclave.v1.Operator.ResetShares:input_type -> conclave.v1.ResetSharesRequest
-	18, // 29: conclave.v1.Operator.Seal:input_type -> conclave.v1.SealRequest
-	21, // 30: conclave.v1.Operator.ConfirmTime:input_type -> conclave.v1.ConfirmTimeRequest
-	23, // 31: conclave.v1.Operator.InstallCRL:input_type -> conclave.v1.InstallCRLRequest
-	25, // 32: conclave.v1.Session.Create:input_type -> conclave.v1.CreateSessionRequest
-	32, // 33: conclave.v1.Credentials.List:input_type -> conclave.v1.ListCredentialsRequest
-	35, // 34: conclave.v1.Credentials.CreateAccessKey:input_type -> conclave.v1.CreateAccessKeyRequest
-	42, // 35: conclave.v1.Credentials.Delete:input_type -> conclave.v1.DeleteCredentialRequest
-	44, // 36: conclave.v1.Credentials.RevokeSessions:input_type -> conclave.v1.RevokeSessionsRequest
-	37, // 37: conclave.v1.Accounts.Create:input_type -> conclave.v1.CreateAccountRequest
-	39, // 38: conclave.v1.Accounts.List:input_type -> conclave.v1.ListAccountsRequest
-	27, // 39: conclave.v1.Audit.Read:input_type -> conclave.v1.ReadAuditRequest
-	29, // 40: conclave.v1.Cluster.Members:input_type -> conclave.v1.MembersRequest
-	3,  // 41: conclave.v1.Operator.Status:output_type -> conclave.v1.StatusResponse
-	10, // 42: conclave.v1.Operator.Init:output_type -> conclave.v1.InitResponse
-	13, // 43: conclave.v1.Operator.Challenge:output_type -> conclave.v1.ChallengeResponse
-	15, // 44: conclave.v1.Operator.SubmitShare:output_type -> conclave.v1.SubmitShareResponse
-	17, // 45: conclave.v1.Operator.ResetShares:output_type -> conclave.v1.ResetSharesResponse
-	19, // 46: conclave.v1.Operator.Seal:output_type -> conclave.v1.SealResponse
-	22, // 47: conclave.v1.Operator.ConfirmTime:output_type -> conclave.v1.ConfirmTimeResponse
-	24, // 48: conclave.v1.Operator.InstallCRL:output_type -> conclave.v1.InstallCRLResponse
-	26, // 49: conclave.v1.Session.Create:output_type -> conclave.v1.CreateSessionResponse
-	33, // 50: conclave.v1.Credentials.List:output_type -> conclave.v1.ListCredentialsResponse
-	36, // 51: conclave.v1.Credentials.CreateAccessKey:output_type -> conclave.v1.CreateAccessKeyResponse
-	43, // 52: conclave.v1.Credentials.Delete:output_type -> conclave.v1.DeleteCredentialResponse
-	45, // 53: conclave.v1.Credentials.RevokeSessions:output_type -> conclave.v1.RevokeSessionsResponse
-	38, // 54: conclave.v1.Accounts.Create:output_type -> conclave.v1.CreateAccountResponse
-	40, // 55: conclave.v1.Accounts.List:output_type -> conclave.v1.ListAccountsResponse
-	28, // 56: conclave.v1.Audit.Read:output_type -> conclave.v1.ReadAuditResponse
-	30, // 57: conclave.v1.Cluster.Members:output_type -> conclave.v1.MembersResponse
-	41, // [41:58] is the sub-list for method output_type
-	24, // [24:41] is the sub-list for method input_type
-	24, // [24:24] is the sub-list for extension type_name
-	24, // [24:24] is the sub-list for extension extendee
-	0,  // [0:24] is the sub-list for field type_name
+	58, // 17: conclave.v1.BreakGlass.duration:type_name -> google.protobuf.Duration
+	56, // 18: conclave.v1.BreakGlass.began:type_name -> google.protobuf.Timestamp
+	56, // 19: conclave.v1.BreakGlass.expires:type_name -> google.protobuf.Timestamp
+	58, // 20: conclave.v1.BeginBreakGlassRequest.duration:type_name -> google.protobuf.Duration
+	25, // 21: conclave.v1.BeginBreakGlassResponse.ceremony:type_name -> conclave.v1.BreakGlass
+	25, // 22: conclave.v1.GetBreakGlassResponse.ceremony:type_name -> conclave.v1.BreakGlass
+	25, // 23: conclave.v1.SubmitBreakGlassShareResponse.ceremony:type_name -> conclave.v1.BreakGlass
+	32, // 24: conclave.v1.SubmitBreakGlassShareResponse.key:type_name -> conclave.v1.BreakGlassKey
+	56, // 25: conclave.v1.BreakGlassKey.expires:type_name -> google.protobuf.Timestamp
+	56, // 26: conclave.v1.CreateSessionResponse.expires:type_name -> google.protobuf.Timestamp
+	41, // 27: conclave.v1.MembersResponse.members:type_name -> conclave.v1.Member
+	7,  // 28: conclave.v1.Member.addresses:type_name -> conclave.v1.Addresses
+	44, // 29: conclave.v1.ListCredentialsResponse.credentials:type_name -> conclave.v1.Credential
+	56, // 30: conclave.v1.Credential.created:type_name -> google.protobuf.Timestamp
+	56, // 31: conclave.v1.Credential.expires:type_name -> google.protobuf.Timestamp
+	51, // 32: conclave.v1.ListAccountsResponse.accounts:type_name -> conclave.v1.AccountInfo
+	56, // 33: conclave.v1.AccountInfo.created:type_name -> google.protobuf.Timestamp
+	2,  // 34: conclave.v1.Operator.Status:input_type -> conclave.v1.StatusRequest
+	9,  // 35: conclave.v1.Operator.Init:input_type -> conclave.v1.InitRequest
+	12, // 36: conclave.v1.Operator.Challenge:input_type -> conclave.v1.ChallengeRequest
+	14, // 37: conclave.v1.Operator.SubmitShare:input_type -> conclave.v1.SubmitShareRequest
+	16, // 38: conclave.v1.Operator.ResetShares:input_type -> conclave.v1.ResetSharesRequest
+	18, // 39: conclave.v1.Operator.Seal:input_type -> conclave.v1.SealRequest
+	21, // 40: conclave.v1.Operator.ConfirmTime:input_type -> conclave.v1.ConfirmTimeRequest
+	23, // 41: conclave.v1.Operator.InstallCRL:input_type -> conclave.v1.InstallCRLRequest
+	26, // 42: conclave.v1.Operator.BeginBreakGlass:input_type -> conclave.v1.BeginBreakGlassRequest
+	28, // 43: conclave.v1.Operator.GetBreakGlass:input_type -> conclave.v1.GetBreakGlassRequest
+	30, // 44: conclave.v1.Operator.SubmitBreakGlassShare:input_type -> conclave.v1.SubmitBreakGlassShareRequest
+	33, // 45: conclave.v1.Operator.CancelBreakGlass:input_type -> conclave.v1.CancelBreakGlassRequest
+	35, // 46: conclave.v1.Session.Create:input_type -> conclave.v1.CreateSessionRequest
+	42, // 47: conclave.v1.Credentials.List:input_type -> conclave.v1.ListCredentialsRequest
+	45, // 48: conclave.v1.Credentials.CreateAccessKey:input_type -> conclave.v1.CreateAccessKeyRequest
+	52, // 49: conclave.v1.Credentials.Delete:input_type -> conclave.v1.DeleteCredentialRequest
+	54, // 50: conclave.v1.Credentials.RevokeSessions:input_type -> conclave.v1.RevokeSessionsRequest
+	47, // 51: conclave.v1.Accounts.Create:input_type -> conclave.v1.CreateAccountRequest
+	49, // 52: conclave.v1.Accounts.List:input_type -> conclave.v1.ListAccountsRequest
+	37, // 53: conclave.v1.Audit.Read:input_type -> conclave.v1.ReadAuditRequest
+	39, // 54: conclave.v1.Cluster.Members:input_type -> conclave.v1.MembersRequest
+	3,  // 55: conclave.v1.Operator.Status:output_type -> conclave.v1.StatusResponse
+	10, // 56: conclave.v1.Operator.Init:output_type -> conclave.v1.InitResponse
+	13, // 57: conclave.v1.Operator.Challenge:output_type -> conclave.v1.ChallengeResponse
+	15, // 58: conclave.v1.Operator.SubmitShare:output_type -> conclave.v1.SubmitShareResponse
+	17, // 59: conclave.v1.Operator.ResetShares:output_type -> conclave.v1.ResetSharesResponse
+	19, // 60: conclave.v1.Operator.Seal:output_type -> conclave.v1.SealResponse
+	22, // 61: conclave.v1.Operator.ConfirmTime:output_type -> conclave.v1.ConfirmTimeResponse
+	24, // 62: conclave.v1.Operator.InstallCRL:output_type -> conclave.v1.InstallCRLResponse
+	27, // 63: conclave.v1.Operator.BeginBreakGlass:output_type -> conclave.v1.BeginBreakGlassResponse
+	29, // 64: conclave.v1.Operator.GetBreakGlass:output_type -> conclave.v1.GetBreakGlassResponse
+	31, // 65: conclave.v1.Operator.SubmitBreakGlassShare:output_type -> conclave.v1.SubmitBreakGlassShareResponse
+	34, // 66: conclave.v1.Operator.CancelBreakGlass:output_type -> conclave.v1.CancelBreakGlassResponse
+	36, // 67: conclave.v1.Session.Create:output_type -> conclave.v1.CreateSessionResponse
+	43, // 68: conclave.v1.Credentials.List:output_type -> conclave.v1.ListCredentialsResponse
+	46, // 69: conclave.v1.Credentials.CreateAccessKey:output_type -> conclave.v1.CreateAccessKeyResponse
+	53, // 70: conclave.v1.Credentials.Delete:output_type -> conclave.v1.DeleteCredentialResponse
+	55, // 71: conclave.v1.Credentials.RevokeSessions:output_type -> conclave.v1.RevokeSessionsResponse
+	48, // 72: conclave.v1.Accounts.Create:output_type -> conclave.v1.CreateAccountResponse
+	50, // 73: conclave.v1.Accounts.List:output_type -> conclave.v1.ListAccountsResponse
+	38, // 74: conclave.v1.Audit.Read:output_type -> conclave.v1.ReadAuditResponse
+	40, // 75: conclave.v1.Cluster.Members:output_type -> conclave.v1.MembersResponse
+	55, // [55:76] is the sub-list for method output_type
+	34, // [34:55] is the sub-list for method input_type
+	34, // [34:34] is the sub-list for extension type_name
+	34, // [34:34] is the sub-list for extension extendee
+	0,  // [0:34] is the sub-list for field type_name
 }
 
 func init() { file_transport_kmspb_operator_proto_init() }
@@ -3078,7 +3777,7 @@ func file_transport_kmspb_operator_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_transport_kmspb_operator_proto_rawDesc), len(file_transport_kmspb_operator_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   46,
+			NumMessages:   56,
 			NumExtensions: 0,
 			NumServices:   6,
 		},

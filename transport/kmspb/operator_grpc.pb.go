@@ -19,14 +19,18 @@ import (
 const _ = grpc.SupportPackageIsVersion9
 
 const (
-	Operator_Status_FullMethodName      = "/conclave.v1.Operator/Status"
-	Operator_Init_FullMethodName        = "/conclave.v1.Operator/Init"
-	Operator_Challenge_FullMethodName   = "/conclave.v1.Operator/Challenge"
-	Operator_SubmitShare_FullMethodName = "/conclave.v1.Operator/SubmitShare"
-	Operator_ResetShares_FullMethodName = "/conclave.v1.Operator/ResetShares"
-	Operator_Seal_FullMethodName        = "/conclave.v1.Operator/Seal"
-	Operator_ConfirmTime_FullMethodName = "/conclave.v1.Operator/ConfirmTime"
-	Operator_InstallCRL_FullMethodName  = "/conclave.v1.Operator/InstallCRL"
+	Operator_Status_FullMethodName                = "/conclave.v1.Operator/Status"
+	Operator_Init_FullMethodName                  = "/conclave.v1.Operator/Init"
+	Operator_Challenge_FullMethodName             = "/conclave.v1.Operator/Challenge"
+	Operator_SubmitShare_FullMethodName           = "/conclave.v1.Operator/SubmitShare"
+	Operator_ResetShares_FullMethodName           = "/conclave.v1.Operator/ResetShares"
+	Operator_Seal_FullMethodName                  = "/conclave.v1.Operator/Seal"
+	Operator_ConfirmTime_FullMethodName           = "/conclave.v1.Operator/ConfirmTime"
+	Operator_InstallCRL_FullMethodName            = "/conclave.v1.Operator/InstallCRL"
+	Operator_BeginBreakGlass_FullMethodName       = "/conclave.v1.Operator/BeginBreakGlass"
+	Operator_GetBreakGlass_FullMethodName         = "/conclave.v1.Operator/GetBreakGlass"
+	Operator_SubmitBreakGlassShare_FullMethodName = "/conclave.v1.Operator/SubmitBreakGlassShare"
+	Operator_CancelBreakGlass_FullMethodName      = "/conclave.v1.Operator/CancelBreakGlass"
 )
 
 // OperatorClient is the client API for Operator service.
@@ -58,6 +62,16 @@ type OperatorClient interface {
 	// When the call returns, the list is in force, and connections with certificates
 	// on it are closed.
 	InstallCRL(ctx context.Context, in *InstallCRLRequest, opts ...grpc.CallOption) (*InstallCRLResponse, error)
+	// BeginBreakGlass begins a ceremony on this node, which must be unsealed, in which the
+	// custodians' threshold gives the root user of an account a short-lived access key.
+	BeginBreakGlass(ctx context.Context, in *BeginBreakGlassRequest, opts ...grpc.CallOption) (*BeginBreakGlassResponse, error)
+	// GetBreakGlass returns the break-glass ceremony of this node.
+	GetBreakGlass(ctx context.Context, in *GetBreakGlassRequest, opts ...grpc.CallOption) (*GetBreakGlassResponse, error)
+	// SubmitBreakGlassShare submits one custodian's share to that ceremony. The one that
+	// completes the threshold is answered with the access key.
+	SubmitBreakGlassShare(ctx context.Context, in *SubmitBreakGlassShareRequest, opts ...grpc.CallOption) (*SubmitBreakGlassShareResponse, error)
+	// CancelBreakGlass ends the ceremony and wipes its shares.
+	CancelBreakGlass(ctx context.Context, in *CancelBreakGlassRequest, opts ...grpc.CallOption) (*CancelBreakGlassResponse, error)
 }
 
 type operatorClient struct {
@@ -148,6 +162,46 @@ func (c *operatorClient) InstallCRL(ctx context.Context, in *InstallCRLRequest, 
 	return out, nil
 }
 
+func (c *operatorClient) BeginBreakGlass(ctx context.Context, in *BeginBreakGlassRequest, opts ...grpc.CallOption) (*BeginBreakGlassResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(BeginBreakGlassResponse)
+	err := c.cc.Invoke(ctx, Operator_BeginBreakGlass_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *operatorClient) GetBreakGlass(ctx context.Context, in *GetBreakGlassRequest, opts ...grpc.CallOption) (*GetBreakGlassResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(GetBreakGlassResponse)
+	err := c.cc.Invoke(ctx, Operator_GetBreakGlass_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *operatorClient) SubmitBreakGlassShare(ctx context.Context, in *SubmitBreakGlassShareRequest, opts ...grpc.CallOption) (*SubmitBreakGlassShareResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(SubmitBreakGlassShareResponse)
+	err := c.cc.Invoke(ctx, Operator_SubmitBreakGlassShare_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *operatorClient) CancelBreakGlass(ctx context.Context, in *CancelBreakGlassRequest, opts ...grpc.CallOption) (*CancelBreakGlassResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(CancelBreakGlassResponse)
+	err := c.cc.Invoke(ctx, Operator_CancelBreakGlass_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // OperatorServer is the server API for Operator service.
 // All implementations must embed UnimplementedOperatorServer
 // for forward compatibility.
@@ -177,6 +231,16 @@ type OperatorServer interface {
 	// When the call returns, the list is in force, and connections with certificates
 	// on it are closed.
 	InstallCRL(context.Context, *InstallCRLRequest) (*InstallCRLResponse, error)
+	// BeginBreakGlass begins a ceremony on this node, which must be unsealed, in which the
+	// custodians' threshold gives the root user of an account a short-lived access key.
+	BeginBreakGlass(context.Context, *BeginBreakGlassRequest) (*BeginBreakGlassResponse, error)
+	// GetBreakGlass returns the break-glass ceremony of this node.
+	GetBreakGlass(context.Context, *GetBreakGlassRequest) (*GetBreakGlassResponse, error)
+	// SubmitBreakGlassShare submits one custodian's share to that ceremony. The one that
+	// completes the threshold is answered with the access key.
+	SubmitBreakGlassShare(context.Context, *SubmitBreakGlassShareRequest) (*SubmitBreakGlassShareResponse, error)
+	// CancelBreakGlass ends the ceremony and wipes its shares.
+	CancelBreakGlass(context.Context, *CancelBreakGlassRequest) (*CancelBreakGlassResponse, error)
 	mustEmbedUnimplementedOperatorServer()
 }
 
@@ -210,6 +274,18 @@ func (UnimplementedOperatorServer) ConfirmTime(context.Context, *ConfirmTimeRequ
 }
 func (UnimplementedOperatorServer) InstallCRL(context.Context, *InstallCRLRequest) (*InstallCRLResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method InstallCRL not implemented")
+}
+func (UnimplementedOperatorServer) BeginBreakGlass(context.Context, *BeginBreakGlassRequest) (*BeginBreakGlassResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method BeginBreakGlass not implemented")
+}
+func (UnimplementedOperatorServer) GetBreakGlass(context.Context, *GetBreakGlassRequest) (*GetBreakGlassResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method GetBreakGlass not implemented")
+}
+func (UnimplementedOperatorServer) SubmitBreakGlassShare(context.Context, *SubmitBreakGlassShareRequest) (*SubmitBreakGlassShareResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method SubmitBreakGlassShare not implemented")
+}
+func (UnimplementedOperatorServer) CancelBreakGlass(context.Context, *CancelBreakGlassRequest) (*CancelBreakGlassResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method CancelBreakGlass not implemented")
 }
 func (UnimplementedOperatorServer) mustEmbedUnimplementedOperatorServer() {}
 func (UnimplementedOperatorServer) testEmbeddedByValue()                  {}
@@ -376,6 +452,78 @@ func _Operator_InstallCRL_Handler(srv interface{}, ctx context.Context, dec func
 	return interceptor(ctx, in, info, handler)
 }
 
+func _Operator_BeginBreakGlass_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(BeginBreakGlassRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(OperatorServer).BeginBreakGlass(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Operator_BeginBreakGlass_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(OperatorServer).BeginBreakGlass(ctx, req.(*BeginBreakGlassRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Operator_GetBreakGlass_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(GetBreakGlassRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(OperatorServer).GetBreakGlass(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Operator_GetBreakGlass_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(OperatorServer).GetBreakGlass(ctx, req.(*GetBreakGlassRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Operator_SubmitBreakGlassShare_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(SubmitBreakGlassShareRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(OperatorServer).SubmitBreakGlassShare(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Operator_SubmitBreakGlassShare_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(OperatorServer).SubmitBreakGlassShare(ctx, req.(*SubmitBreakGlassShareRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Operator_CancelBreakGlass_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(CancelBreakGlassRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(OperatorServer).CancelBreakGlass(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Operator_CancelBreakGlass_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(OperatorServer).CancelBreakGlass(ctx, req.(*CancelBreakGlassRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // Operator_ServiceDesc is the grpc.ServiceDesc for Operator service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -414,6 +562,22 @@ var Operator_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "InstallCRL",
 			Handler:    _Operator_InstallCRL_Handler,
+		},
+		{
+			MethodName: "BeginBreakGlass",
+			Handler:    _Operator_BeginBreakGlass_Handler,
+		},
+		{
+			MethodName: "GetBreakGlass",
+			Handler:    _Operator_GetBreakGlass_Handler,
+		},
+		{
+			MethodName: "SubmitBreakGlassShare",
+			Handler:    _Operator_SubmitBreakGlassShare_Handler,
+		},
+		{
+			MethodName: "CancelBreakGlass",
+			Handler:    _Operator_CancelBreakGlass_Handler,
 		},
 	},
 	Streams:  []grpc.StreamDesc{},
@@ -548,8 +712,8 @@ type CredentialsClient interface {
 	CreateAccessKey(ctx context.Context, in *CreateAccessKeyRequest, opts ...grpc.CallOption) (*CreateAccessKeyResponse, error)
 	// Delete deletes an access key, or the URI of a client certificate that stands
 	// for the root user. When it returns, no node answers a request received
-	// afterwards with that credential, or with a session of it. The root user's last
-	// credential cannot be deleted.
+	// afterwards with that credential, or with a session of it. It may be the root user's
+	// last one: see BeginBreakGlass.
 	Delete(ctx context.Context, in *DeleteCredentialRequest, opts ...grpc.CallOption) (*DeleteCredentialResponse, error)
 	// RevokeSessions ends all sessions of the root user, including the caller's.
 	// When it returns, no node answers a request received afterwards with one of
@@ -618,8 +782,8 @@ type CredentialsServer interface {
 	CreateAccessKey(context.Context, *CreateAccessKeyRequest) (*CreateAccessKeyResponse, error)
 	// Delete deletes an access key, or the URI of a client certificate that stands
 	// for the root user. When it returns, no node answers a request received
-	// afterwards with that credential, or with a session of it. The root user's last
-	// credential cannot be deleted.
+	// afterwards with that credential, or with a session of it. It may be the root user's
+	// last one: see BeginBreakGlass.
 	Delete(context.Context, *DeleteCredentialRequest) (*DeleteCredentialResponse, error)
 	// RevokeSessions ends all sessions of the root user, including the caller's.
 	// When it returns, no node answers a request received afterwards with one of

@@ -64,6 +64,24 @@ func (c operations) InstallCRL(ctx context.Context, op ceremony.Operator, der []
 	return c.status(op, c.n.installCRL(ctx, op, der))
 }
 
+// BeginBreakGlass implements grpcapi.Ceremony.
+func (c operations) BeginBreakGlass(ctx context.Context, op ceremony.Operator, p ceremony.BreakGlassParams) (*ceremony.BreakGlass, error) {
+	return c.n.engine.BeginBreakGlass(ctx, op, p)
+}
+
+// BreakGlass implements grpcapi.Ceremony.
+func (c operations) BreakGlass() (*ceremony.BreakGlass, error) { return c.n.engine.BreakGlass() }
+
+// SubmitBreakGlassShare implements grpcapi.Ceremony.
+func (c operations) SubmitBreakGlassShare(ctx context.Context, op ceremony.Operator, nonce, sealed, answerKey []byte) (*ceremony.BreakGlass, *ceremony.BreakGlassKey, error) {
+	return c.n.engine.SubmitBreakGlassShare(ctx, op, nonce, sealed, answerKey)
+}
+
+// CancelBreakGlass implements grpcapi.Ceremony.
+func (c operations) CancelBreakGlass(ctx context.Context, op ceremony.Operator, nonce []byte) error {
+	return c.n.engine.CancelBreakGlass(ctx, op, nonce)
+}
+
 // Status implements grpcapi.Ceremony.
 func (c operations) Status(context.Context) (*kmspb.StatusResponse, error) {
 	n := c.n

@@ -3,7 +3,9 @@ package enginetest
 import (
 	"bytes"
 	"crypto/rand"
+	"crypto/sha256"
 	"log/slog"
+	"strings"
 	"testing"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -16,6 +18,7 @@ import (
 	"github.com/conclavekms/conclave/keyengine/iam"
 	"github.com/conclavekms/conclave/keyengine/internal/record"
 	"github.com/conclavekms/conclave/keyengine/internal/request"
+	"github.com/conclavekms/conclave/keyengine/internal/shamir"
 	"github.com/conclavekms/conclave/keyengine/internal/vault"
 )
 
@@ -63,14 +66,14 @@ func (c *Cluster) newNode(id string) *Node {
 		Withheld: &record.Withheld{Late: func(string) {}, Pending: n.Events.Pending},
 		Forged:   prometheus.NewCounter(prometheus.CounterOpts{Name: "forged"}),
 	})
-	n.Ceremonies = ceremony.New(ceremony.Config{
-		NodeID: id, Vault: v, Replica: n.Replica, Clock: c.Clock, Log: log, Events: n.Events, Fresh: n.Authenticator.FreshState,
-	})
 	n.Services = &request.Services{
 		NodeID: id, Authenticator: n.Authenticator, Vault: v, Clock: c.Clock, Log: log, Quotas: request.DefaultQuotas,
 		Policies: request.NewPolicyCache(), Keys: request.NewKeyCount(), Users: request.NewUserCount(),
 		ClusterOf: func(s *fsm.State) *fsmpb.Cluster { cl, _ := s.Cluster(); return cl },
 	}
+	n.Ceremonies = ceremony.New(ceremony.Config{
+		NodeID: id, Vault: v, Replica: n.Replica, Clock: c.Clock, Log: log, Events: n.Events, Fresh: n.Authenticator.FreshState, Services: n.Services,
+	})
 	c.t.Cleanup(func() {
 		n.Authenticator.Close()
 		if err := v.Close(); err != nil {
@@ -198,4 +201,18 @@ func (n *Node) Material(k *fsmpb.Key) []byte {
 		t.Fatalf("WithMaterial: %v", err)
 	}
 	return out
+}
+
+// ForgedShare returns a well-formed share of the cluster's share set that belongs to another
+// secret.
+func ForgedShare(t testing.TB, c *Cluster, index int) string {
+	t.Helper()
+	cl, _ := c.State().Cluster()
+	set := shamir.SetInfo{Cluster: [16]byte(cl.Id), Set: [16]byte(cl.Shares.Id), Threshold: int(cl.Shares.Threshold), Count: int(cl.Shares.Count)}
+	secret := sha256.Sum256([]byte("a guess"))
+	shares, err := shamir.Split(strings.NewReader(strings.Repeat("r", 32*set.Threshold)), secret[:], set)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(shares[index-1].AppendText(make([]byte, 0, shamir.TextSize)))
 }

@@ -18,7 +18,10 @@ import (
 // ownAccount returns the object of the caller's account, and adds it to the read set. The
 // account that the cluster was initialised with may have none yet; a new one is returned then.
 func ownAccount(ev *request.Evaluation) *fsmpb.Account {
-	a := request.AccountOf(ev)
+	return accountObject(ev, request.AccountOf(ev))
+}
+
+func accountObject(ev *request.Evaluation, a fsm.Account) *fsmpb.Account {
 	if m := request.Read[*fsmpb.Account](ev, fsm.AccountID(a)); m != nil {
 		return m
 	}
@@ -48,7 +51,7 @@ func NewAccount(ev *request.Evaluation, number, name string, use func(c *fsmpb.C
 	}
 	m := &fsmpb.Account{Account: uint64(a), Name: name, Created: ev.Now().UnixNano()}
 	ev.Change(&fsmpb.Change{Change: &fsmpb.Change_PutAccount{PutAccount: m}})
-	_, err := rootOf(ev, a).makeKey(ev, use)
+	_, err := rootOf(ev, a).makeKey(ev, 0, use)
 	return err
 }
 

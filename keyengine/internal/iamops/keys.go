@@ -131,7 +131,7 @@ func (o *Owner) relist(ev *request.Evaluation, edit func(ids []string) []string)
 		ev.Change(users.put(next))
 		return
 	}
-	putAccount(ev, func(*fsmpb.Account) {})
+	ev.Change(&fsmpb.Change{Change: &fsmpb.Change_PutAccount{PutAccount: proto.CloneOf(accountObject(ev, o.account))}})
 }
 
 // NewKey adds a new access key of the owner to the record, and calls use with its secret.
@@ -140,10 +140,12 @@ func (o *Owner) NewKey(ev *request.Evaluation, use func(c *fsmpb.Credential, sec
 	if err != nil {
 		return err
 	}
+	// A break-glass access key must not be in the way of the access key that it is for.
+	had = slices.DeleteFunc(had, func(c *fsmpb.Credential) bool { return c.BreakGlassUntil != 0 })
 	if quota := ev.Quotas.AccessKeys; len(had) >= quota {
 		return quotaExceeded("AccessKeysPerUser", quota)
 	}
-	made, err := o.makeKey(ev, use)
+	made, err := o.makeKey(ev, 0, use)
 	if err != nil {
 		return err
 	}
@@ -151,8 +153,30 @@ func (o *Owner) NewKey(ev *request.Evaluation, use func(c *fsmpb.Credential, sec
 	return nil
 }
 
-// makeKey is NewKey without the quota and the owner's list.
-func (o *Owner) makeKey(ev *request.Evaluation, use func(c *fsmpb.Credential, secret []byte) error) (made *fsmpb.Credential, err error) {
+// NewBreakGlassKey adds to the record an access key for the root user of an account, which ends
+// at until, in Unix nanoseconds of cluster time, and calls use with its secret. It replaces the
+// account's earlier break-glass access keys.
+func NewBreakGlassKey(ev *request.Evaluation, a fsm.Account, until int64, use func(c *fsmpb.Credential, secret []byte) error) error {
+	o := rootOf(ev, a)
+	had, err := o.keys(ev)
+	if err != nil {
+		return err
+	}
+	for _, c := range had {
+		if c.BreakGlassUntil != 0 {
+			ev.Change(&fsmpb.Change{Change: &fsmpb.Change_DeleteCredential{DeleteCredential: &fsmpb.CredentialID{Account: c.Account, Id: c.Id}}})
+		}
+	}
+	if _, err := o.makeKey(ev, until, use); err != nil {
+		return err
+	}
+	o.relist(ev, nil)
+	return nil
+}
+
+// makeKey is NewKey without the quota and the owner's list. until is when a break-glass access
+// key ends, and 0 for all others.
+func (o *Owner) makeKey(ev *request.Evaluation, until int64, use func(c *fsmpb.Credential, secret []byte) error) (made *fsmpb.Credential, err error) {
 	opened, err := ev.Vault.Current()
 	if err != nil {
 		return nil, err
@@ -162,7 +186,7 @@ func (o *Owner) makeKey(ev *request.Evaluation, use func(c *fsmpb.Credential, se
 		// A key that is older than its user is refused, and the user may have been made by a node
 		// whose clock is ahead of this one's.
 		created := max(ev.Now().UnixNano(), o.user.GetCreated())
-		if made, secret, err = iam.NewAccessKey(ev.Vault.Arena(), opened, o.account, o.principal(), created); err != nil {
+		if made, secret, err = iam.NewAccessKey(ev.Vault.Arena(), opened, o.account, o.principal(), created, until); err != nil {
 			return
 		}
 		defer secret.Destroy()
@@ -177,42 +201,29 @@ func (o *Owner) makeKey(ev *request.Evaluation, use func(c *fsmpb.Credential, se
 }
 
 // find returns the access key of an owner with an id.
-func (o *Owner) find(ev *request.Evaluation, id string) (*fsmpb.Credential, []*fsmpb.Credential, error) {
+func (o *Owner) find(ev *request.Evaluation, id string) (*fsmpb.Credential, error) {
 	list, err := o.Credentials(ev)
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
 	if i := slices.IndexFunc(list, func(c *fsmpb.Credential) bool { return c.Id == id }); i >= 0 {
-		return list[i], list, nil
+		return list[i], nil
 	}
 	ev.Credential(o.account, id)
-	return nil, nil, noSuch("The Access Key with id %s cannot be found.", id)
+	return nil, noSuch("The Access Key with id %s cannot be found.", id)
 }
 
-// Delete adds to the record the deletion of a credential of the owner. The other credentials
-// are in the read set, so that two requests cannot delete the last two of the root user.
+// Delete adds to the record the deletion of a credential of the owner. It may be the root user's
+// last one: the custodians can let the root user in again.
 func (o *Owner) Delete(ev *request.Evaluation, id string) error {
-	c, list, err := o.find(ev, id)
-	if err != nil {
+	if _, err := o.find(ev, id); err != nil {
 		return err
-	}
-	if o.isLast(c, list) {
-		return conflict(lastCredential)
 	}
 	ev.Change(&fsmpb.Change{Change: &fsmpb.Change_DeleteCredential{DeleteCredential: &fsmpb.CredentialID{Account: account(ev), Id: id}}})
 	o.relist(ev, func(ids []string) []string {
 		return slices.DeleteFunc(ids, func(other string) bool { return other == id })
 	})
 	return nil
-}
-
-// lastCredential is the message of an attempt to lock the root user out. Nothing else could
-// let anybody in if the account's policies allow nobody to change them.
-const lastCredential = "This is the last credential with which the account's root user can make requests. Create an access key first, and delete this one with that."
-
-// isLast reports whether c is the only active credential of the root user.
-func (o *Owner) isLast(c *fsmpb.Credential, list []*fsmpb.Credential) bool {
-	return o.user == nil && c.Active && !slices.ContainsFunc(list, func(other *fsmpb.Credential) bool { return other.Active && other.Id != c.Id })
 }
 
 func statusOf(c *fsmpb.Credential) *string {
@@ -276,7 +287,7 @@ func updateAccessKey(ev *request.Evaluation, in *iamapi.UpdateAccessKeyInput) er
 	if err != nil {
 		return err
 	}
-	c, list, err := o.find(ev, *in.AccessKeyId)
+	c, err := o.find(ev, *in.AccessKeyId)
 	if err != nil {
 		return err
 	}
@@ -290,9 +301,6 @@ func updateAccessKey(ev *request.Evaluation, in *iamapi.UpdateAccessKeyInput) er
 	}
 	if active == c.Active {
 		return nil
-	}
-	if o.isLast(c, list) {
-		return invalidInput("%s", lastCredential)
 	}
 	opened, err := ev.Vault.Current()
 	if err != nil {

@@ -93,6 +93,7 @@ func AdmitOn(ev *Evaluation, o *vault.Opened) error {
 	if err != nil {
 		return err
 	}
+	ev.Within(0, who.BreakGlassUntil)
 	who.Reads(ev.Note)
 	ev.who = who
 	return nil

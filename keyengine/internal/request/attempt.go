@@ -70,7 +70,7 @@ func Evaluate(ctx context.Context, svc *Services, s *fsm.State, c *iam.Caller, o
 	if ev.Err = ev.Admit(); ev.Err != nil {
 		return ev
 	}
-	if ev.Err = cmp.Or(inRegion(&ev.Evaluation), checkSource(&ev.Evaluation), checkSession(&ev.Evaluation)); ev.Err == nil {
+	if ev.Err = cmp.Or(inRegion(&ev.Evaluation), checkSource(&ev.Evaluation), checkSession(&ev.Evaluation), checkBreakGlass(&ev.Evaluation)); ev.Err == nil {
 		if ev.Err = op.input.Validate(in); ev.Err == nil {
 			if ev.Err = svc.mayGrow(op); ev.Err == nil {
 				ev.Out, ev.Err = op.run(&ev.Evaluation, in)

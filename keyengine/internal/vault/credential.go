@@ -56,6 +56,7 @@ func credentialText(c *fsmpb.Credential) []byte {
 		b = append(b, f...)
 	}
 	b = binary.BigEndian.AppendUint32(b, uint32(c.Kind))
+	b = binary.BigEndian.AppendUint64(b, uint64(c.BreakGlassUntil))
 	return binary.BigEndian.AppendUint32(b, c.Generation)
 }
 

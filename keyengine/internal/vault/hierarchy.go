@@ -2,6 +2,8 @@ package vault
 
 import (
 	"crypto/ed25519"
+	"crypto/hmac"
+	"errors"
 	"fmt"
 	"slices"
 
@@ -75,6 +77,50 @@ func (v *Vault) Open(c *fsmpb.Cluster, unseal *keymat.Secret) error {
 		o.Wipe() // opened in another call in the meantime, with the same result
 	}
 	return nil
+}
+
+// Verify checks that the unseal key unwraps the keyring that o holds, which may have been wiped
+// since. The comparison takes the same time whatever the keys are.
+func (v *Vault) Verify(c *fsmpb.Cluster, o *Opened, unseal *keymat.Secret) error {
+	cluster, set := [16]byte(c.Id), [16]byte(c.Shares.Id)
+	root, err := keymat.UnwrapRoot(v.arena, unseal, cluster, set, c.Shares.Epoch, c.WrappedRoot)
+	if err != nil {
+		return fmt.Errorf("root key: %w", err)
+	}
+	defer root.Destroy()
+	newest := o.ring.Newest()
+	ring := keymat.NewKeyring(v.arena, cluster)
+	defer ring.Wipe()
+	for _, k := range c.Keyring {
+		if k.Generation != newest {
+			continue
+		}
+		if err := ring.Load(root, k.Generation, k.Wrapped); err != nil {
+			return err
+		}
+	}
+	given, err := verification(ring, newest)
+	if err != nil {
+		return err
+	}
+	held, err := verification(o.ring, newest)
+	if err != nil {
+		return err
+	}
+	if !hmac.Equal(given[:], held[:]) {
+		return errors.New("the unseal key is not that of the keyring in use")
+	}
+	return nil
+}
+
+// verification returns a MAC by which Verify compares two keyrings.
+func verification(ring *keymat.Keyring, generation uint32) ([32]byte, error) {
+	key, err := ring.DeriveMAC(generation, keymat.PurposeSession)
+	if err != nil {
+		return [32]byte{}, Gone(err)
+	}
+	tag, err := key.Sum([]byte("keyring verification v1\x00"))
+	return tag, Gone(err)
 }
 
 // makeAuditKey creates the key that signs checkpoints.

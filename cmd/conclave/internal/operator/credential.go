@@ -39,9 +39,13 @@ func credentialListCommand(a *cli.App) *cobra.Command {
 					return err
 				}
 				return a.Print(res, func(w io.Writer) {
-					cli.Line(w, "CREDENTIAL", "KIND", "CREATED")
+					cli.Line(w, "CREDENTIAL", "KIND", "CREATED", "ENDS")
 					for _, x := range res.GetCredentials() {
-						cli.Line(w, x.GetId(), x.GetKind(), cli.When(x.GetCreated()))
+						ends := "-"
+						if x.GetExpires() != nil {
+							ends = cli.When(x.GetExpires())
+						}
+						cli.Line(w, x.GetId(), x.GetKind(), cli.When(x.GetCreated()), ends)
 					}
 				})
 			})
@@ -151,19 +155,29 @@ func deleteCredential(ctx context.Context, a *cli.App, cfg client.Config, id str
 }
 
 func credentialDeleteCommand(a *cli.App) *cobra.Command {
-	return &cobra.Command{
+	var last bool
+	cmd := &cobra.Command{
 		Use:   "delete CREDENTIAL",
 		Short: "Delete one of the root user's credentials",
 		Long: `Delete deletes an access key of the root user, by its id, or a client certificate
 that stands for the root user, by its URI. When it returns, no node accepts the
-credential or the sessions that were opened with it. The root user's last credential
-cannot be deleted.
+credential or the sessions that were opened with it.
+
+With --last, it may be the root user's last one. That is good practice once others
+administer the account: nobody can then steal a credential that no policy limits. The
+way back is "conclave operator break-glass".
 
 A certificate of an operator can still be used as such until it is revoked: see
 "conclave cert revoke".`,
-		Args:    cobra.ExactArgs(1),
-		Example: `  conclave credential delete $OLD`,
+		Args: cobra.ExactArgs(1),
+		Example: `  conclave credential delete $OLD
+  conclave credential delete $AWS_ACCESS_KEY_ID --last`,
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if !last {
+				if err := notLast(cmd.Context(), a, args[0]); err != nil {
+					return err
+				}
+			}
 			cfg, err := a.Remote.Config()
 			if err != nil {
 				return err
@@ -171,6 +185,26 @@ A certificate of an operator can still be used as such until it is revoked: see
 			return deleteCredential(cmd.Context(), a, cfg, args[0])
 		},
 	}
+	cmd.Flags().BoolVar(&last, "last", false, "delete the credential even if the root user has no other")
+	return cmd
+}
+
+// notLast refuses to delete the root user's last credential. It is a warning: another command
+// may delete the others at the same time.
+func notLast(ctx context.Context, a *cli.App, id string) error {
+	var others, found bool
+	err := a.With(ctx, "listing credentials", func(ctx context.Context, c *cli.Connection) error {
+		res, err := c.Credentials().List(ctx, &kmspb.ListCredentialsRequest{})
+		for _, x := range res.GetCredentials() {
+			found = found || x.GetId() == id
+			others = others || x.GetId() != id && x.GetExpires() == nil
+		}
+		return err
+	})
+	if err != nil || others || !found {
+		return err
+	}
+	return fmt.Errorf("%s is the root user's last credential; without it, only the custodians can let the root user in again, with `conclave operator break-glass`\nif that is what you want, repeat the command with --last", id)
 }
 
 func revokeSessionsCommand(a *cli.App) *cobra.Command {

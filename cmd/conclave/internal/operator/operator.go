@@ -27,7 +27,7 @@ func operatorCommand(a *cli.App) *cobra.Command {
 certificate of an operator (--cert and --key-file), which "conclave cert" makes.`,
 	}
 	a.ClientFlags(cmd)
-	cmd.AddCommand(initCommand(a), unsealCommand(a), resetCommand(a), sealCommand(a), statusCommand(a), confirmTimeCommand(a), operatorCRLCommand(a))
+	cmd.AddCommand(initCommand(a), unsealCommand(a), resetCommand(a), sealCommand(a), statusCommand(a), confirmTimeCommand(a), operatorCRLCommand(a), breakGlassCommand(a))
 	return cmd
 }
 

@@ -26,7 +26,7 @@ func TestSharesOfAReplacedSet(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	now, u := time.Unix(1e9, 0), newUnsealing(0, arena)
+	now, u := time.Unix(1e9, 0), newCustody(unsealPurpose, 0, arena)
 	add := func(i int, set shamir.SetInfo) error {
 		given, err := arena.Store(shares[i].AppendText(make([]byte, 0, shamir.TextSize)))
 		if err != nil {

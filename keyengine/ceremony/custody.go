@@ -36,9 +36,12 @@ const (
 	maxRefused = 256
 )
 
-// unsealing holds the shares of an unfinished unsealing, in locked memory, and the key pair
-// that they are encrypted to. It is formatted as [redacted].
-type unsealing struct {
+// custody holds the shares of an unfinished ceremony, in locked memory, and the key pair that
+// they are encrypted to. It is formatted as [redacted].
+type custody struct {
+	// purpose is what shares are encrypted for, so that no share for one kind of ceremony
+	// counts in another.
+	purpose string
 	arena   *keymat.Arena
 	timeout time.Duration
 
@@ -52,23 +55,23 @@ type unsealing struct {
 
 	set    [16]byte // set that the shares belong to
 	shares map[int]*keymat.Secret
-	owner  string // operator who submitted the first share
-	began  time.Time
+	owner  string    // operator who began the ceremony
+	began  time.Time // zero if there is no ceremony
 
 	refused map[string]*rate.Limiter // by operator
 }
 
-func newUnsealing(timeout time.Duration, arena *keymat.Arena) *unsealing {
+func newCustody(purpose string, timeout time.Duration, arena *keymat.Arena) *custody {
 	if timeout <= 0 {
 		timeout = defaultShareTimeout
 	}
-	c := &unsealing{arena: arena, timeout: timeout, shares: make(map[int]*keymat.Secret), refused: make(map[string]*rate.Limiter)}
+	c := &custody{purpose: purpose, arena: arena, timeout: timeout, shares: make(map[int]*keymat.Secret), refused: make(map[string]*rate.Limiter)}
 	_, _ = rand.Read(c.nonce[:]) // never fails: crypto/rand ends the process instead
 	return c
 }
 
 // endLocked ends a ceremony, whatever its outcome, and wipes its secrets.
-func (c *unsealing) endLocked() {
+func (c *custody) endLocked() {
 	for _, s := range c.shares {
 		s.Destroy()
 	}
@@ -80,12 +83,12 @@ func (c *unsealing) endLocked() {
 
 // expireLocked ends a ceremony that has timed out, counted from its first share, or whose
 // share set is no longer the cluster's. It returns the number of shares that were wiped.
-func (c *unsealing) expireLocked(now time.Time, cluster *fsmpb.Cluster) int {
+func (c *custody) expireLocked(now time.Time, cluster *fsmpb.Cluster) int {
 	n := len(c.shares)
 	switch {
-	case n == 0 && c.receiver == nil:
+	case c.began.IsZero() && c.receiver == nil:
 		return 0
-	case n == 0:
+	case c.began.IsZero():
 		if age := now.Sub(c.made); age >= 0 && age < c.timeout {
 			return 0
 		}
@@ -100,7 +103,7 @@ func (c *unsealing) expireLocked(now time.Time, cluster *fsmpb.Cluster) int {
 }
 
 // receiverLocked returns the public key that shares are encrypted to.
-func (c *unsealing) receiverLocked(now time.Time) ([]byte, error) {
+func (c *custody) receiverLocked(now time.Time) ([]byte, error) {
 	if c.receiver == nil {
 		r, err := keymat.NewReceiver(c.arena)
 		if err != nil {
@@ -112,11 +115,11 @@ func (c *unsealing) receiverLocked(now time.Time) ([]byte, error) {
 }
 
 // openLocked decrypts a share.
-func (c *unsealing) openLocked(cluster [16]byte, node string, nonce, sealed []byte) (*keymat.Secret, error) {
+func (c *custody) openLocked(cluster [16]byte, node string, nonce, sealed []byte) (*keymat.Secret, error) {
 	if c.receiver == nil || !slices.Equal(nonce, c.nonce[:]) {
 		return nil, kmsapi.Errorf(ErrChallenge, "The share is encrypted for a ceremony that has ended. Ask this node for its challenge again.")
 	}
-	return c.receiver.Open(shareInfo(cluster, c.nonce, node), sealed)
+	return c.receiver.Open(shareInfo(c.purpose, cluster, c.nonce, node), sealed)
 }
 
 // shareError returns the error that an operator gets for a share that was refused.
@@ -133,7 +136,7 @@ func shareError(err error) error {
 }
 
 // allowLocked refuses operators whose shares have been refused too often.
-func (c *unsealing) allowLocked(now time.Time, operator string) error {
+func (c *custody) allowLocked(now time.Time, operator string) error {
 	if r := c.refused[operator]; r != nil && r.TokensAt(now) < 1 {
 		return kmsapi.Errorf(kmsapi.ErrThrottling, "Too many shares of this operator were refused. Wait a minute.")
 	}
@@ -141,7 +144,7 @@ func (c *unsealing) allowLocked(now time.Time, operator string) error {
 }
 
 // refusedLocked counts a refused share against an operator.
-func (c *unsealing) refusedLocked(now time.Time, operator string) {
+func (c *custody) refusedLocked(now time.Time, operator string) {
 	r := c.refused[operator]
 	if r == nil {
 		maps.DeleteFunc(c.refused, func(_ string, r *rate.Limiter) bool {
@@ -161,7 +164,7 @@ func (c *unsealing) refusedLocked(now time.Time, operator string) {
 
 // status returns the indexes of the shares submitted so far, and the ceremony in progress,
 // if any.
-func (c *unsealing) status(now time.Time, cluster *fsmpb.Cluster) ([]int, *Status) {
+func (c *custody) status(now time.Time, cluster *fsmpb.Cluster) ([]int, *Status) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if age := now.Sub(c.began); len(c.shares) == 0 || age < 0 || age >= c.timeout || string(c.set[:]) != string(cluster.GetShares().GetId()) {
@@ -171,7 +174,7 @@ func (c *unsealing) status(now time.Time, cluster *fsmpb.Cluster) ([]int, *Statu
 }
 
 // indexes returns the indexes of the shares as a field of a record.
-func (c *unsealing) indexes(name string) *auditpb.Field {
+func (c *custody) indexes(name string) *auditpb.Field {
 	var indexes []string
 	for _, i := range slices.Sorted(maps.Keys(c.shares)) {
 		indexes = append(indexes, strconv.Itoa(i))
@@ -180,8 +183,8 @@ func (c *unsealing) indexes(name string) *auditpb.Field {
 }
 
 // fieldsLocked returns the fields that identify the ceremony in a record, if there is one.
-func (c *unsealing) fieldsLocked() []*auditpb.Field {
-	if len(c.shares) == 0 {
+func (c *custody) fieldsLocked() []*auditpb.Field {
+	if c.began.IsZero() {
 		return nil
 	}
 	return []*auditpb.Field{auditfield.Text("ceremony", hex.EncodeToString(c.nonce[:])), auditfield.Text("owner", c.owner)}
@@ -189,7 +192,7 @@ func (c *unsealing) fieldsLocked() []*auditpb.Field {
 
 // addLocked accepts a share and keeps it. Once there are enough shares, it combines them
 // into the unseal key. index is 0 if the text is not a share of this set.
-func (c *unsealing) addLocked(now time.Time, operator string, set shamir.SetInfo, commitments [][32]byte, given *keymat.Secret) (index int, secret *keymat.Secret, err error) {
+func (c *custody) addLocked(now time.Time, operator string, set shamir.SetInfo, commitments [][32]byte, given *keymat.Secret) (index int, secret *keymat.Secret, err error) {
 	var s shamir.Share
 	if err := given.With(func(b []byte) (err error) { s, err = shamir.ParseShare(b); return err }); err != nil {
 		return 0, nil, kmsapi.Errorf(ErrShare, "%v.", err)
@@ -220,7 +223,7 @@ func (c *unsealing) addLocked(now time.Time, operator string, set shamir.SetInfo
 	if err != nil {
 		return s.Index(), nil, err
 	}
-	if len(c.shares) == 0 {
+	if c.began.IsZero() {
 		c.set, c.began, c.owner = set.Set, now, operator
 	}
 	c.shares[s.Index()] = kept
@@ -247,7 +250,7 @@ func collect(all *shamir.Collector, share []byte) error {
 }
 
 // String and the other formatting methods return "[redacted]".
-func (*unsealing) String() string             { return redacted }
-func (*unsealing) GoString() string           { return redacted }
-func (*unsealing) Format(f fmt.State, _ rune) { _, _ = io.WriteString(f, redacted) }
-func (*unsealing) LogValue() slog.Value       { return slog.StringValue(redacted) }
+func (*custody) String() string             { return redacted }
+func (*custody) GoString() string           { return redacted }
+func (*custody) Format(f fmt.State, _ rune) { _, _ = io.WriteString(f, redacted) }
+func (*custody) LogValue() slog.Value       { return slog.StringValue(redacted) }
