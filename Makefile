@@ -55,8 +55,8 @@ check: ## formatting, vet, staticcheck
 	$(GO) vet ./...
 	$(GO) tool staticcheck ./...
 
-bench: build ## throughput and latency beside bare echoes, on three nodes
-	bin/conclave bench $(ARGS)
+bench: build ## throughput and latency beside bare echoes, and of a user beside root, on three nodes
+	bin/conclave bench --user $(ARGS)
 
 scale: ## 100,000 keys, aliases and grants beside an empty cluster
 	CONCLAVE_SCALE=$${CONCLAVE_SCALE:-100000} $(GO) test -count=1 -timeout 20m -run '^TestScale$$' -v ./integration/scale

@@ -34,7 +34,7 @@ var imports = []struct {
 	}},
 	{"cmd/conclave/internal/bench", []string{
 		"cmd/conclave/process", "cmd/conclave/internal/certs", "cmd/conclave/internal/cli", "cmd/conclave/internal/localcluster",
-		"cluster/pki", "transport/client", "transport/kmspb", "transport/sigv4",
+		"cluster/pki", "transport/client", "transport/iampb", "transport/kmspb", "transport/sigv4",
 	}},
 	{"cmd/conclave/internal/keys", []string{
 		"cmd/conclave/internal/files", "cmd/conclave/internal/cli", "keyengine", "transport/client", "transport/kmspb",
