@@ -24,18 +24,25 @@ type entity interface {
 
 // EntityName returns a name as it stands in ids, where case does not count.
 func EntityName(name string) string {
-	b := []byte(name)
-	for i, c := range b {
+	var few [128]byte
+	return string(appendEntityName(few[:0], name))
+}
+
+func appendEntityName(b []byte, name string) []byte {
+	for _, c := range []byte(name) {
 		if 'A' <= c && c <= 'Z' {
-			b[i] = c + 'a' - 'A'
+			c += 'a' - 'A'
 		}
+		b = append(b, c)
 	}
-	return string(b)
+	return b
 }
 
 // EntityID returns the id of a user, group, role or policy, and of the set of a policy's
 // uses.
-func EntityID(a Account, name string) []byte { return named(a, EntityName(name)) }
+func EntityID(a Account, name string) []byte {
+	return appendEntityName(a.Append(make([]byte, 0, accountBytes+len(name))), name)
+}
 
 // PolicyVersionID returns the id of a version of a managed policy.
 func PolicyVersionID(a Account, policy string, number uint32) []byte {
