@@ -169,8 +169,17 @@ func (w *scaled) createKey(i int) error {
 	return err
 }
 
-// parallel does something for each number, many at a time, until one failed. What the
-// cluster was too busy for, and did not do, is done again, as clients do.
+// patiently does something. What the cluster was too busy for, and did not do, is done again,
+// as clients do.
+func (w *scaled) patiently(do func() error) error {
+	err := do()
+	for status.Code(err) == codes.ResourceExhausted && w.t.Context().Err() == nil {
+		err = do()
+	}
+	return err
+}
+
+// parallel does something for each number, many at a time and patiently, until one failed.
 func (w *scaled) parallel(from, to int, do func(i int) error) {
 	w.t.Helper()
 	var next atomic.Int64
@@ -179,11 +188,7 @@ func (w *scaled) parallel(from, to int, do func(i int) error) {
 	for range 128 {
 		workers.Go(func() {
 			for i := next.Add(1) - 1; i < int64(to) && !w.t.Failed(); i = next.Add(1) - 1 {
-				err := do(int(i))
-				for status.Code(err) == codes.ResourceExhausted && w.t.Context().Err() == nil {
-					err = do(int(i))
-				}
-				w.check(err)
+				w.check(w.patiently(func() error { return do(int(i)) }))
 			}
 		})
 	}

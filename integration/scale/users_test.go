@@ -152,24 +152,29 @@ func (u *population) setUp() {
 // create makes a user with an access key.
 func (u *population) create(i int) error {
 	ctx, at, name := u.t.Context(), u.iam[i%len(u.iam)], fmt.Sprintf("user-%06d", i)
-	if u.users[i].id != "" {
-		return nil // it is done again after an answer that was lost
-	}
-	_, err := at.CreateUser(ctx, &iampb.CreateUserRequest{UserName: &name})
+	err := u.patiently(func() error {
+		_, err := at.CreateUser(ctx, &iampb.CreateUserRequest{UserName: &name})
+		return err
+	})
 	if err != nil {
 		return err
 	}
-	if i%2 == 0 {
-		_, err = at.AttachUserPolicy(ctx, &iampb.AttachUserPolicyRequest{UserName: &name, PolicyArn: &u.policy})
-	} else {
-		_, err = at.AddUserToGroup(ctx, &iampb.AddUserToGroupRequest{UserName: &name, GroupName: new(usersGroup)})
-	}
+	err = u.patiently(func() (err error) {
+		if i%2 == 0 {
+			_, err = at.AttachUserPolicy(ctx, &iampb.AttachUserPolicyRequest{UserName: &name, PolicyArn: &u.policy})
+		} else {
+			_, err = at.AddUserToGroup(ctx, &iampb.AddUserToGroupRequest{UserName: &name, GroupName: new(usersGroup)})
+		}
+		return err
+	})
 	if err != nil {
 		return err
 	}
-	key, err := at.CreateAccessKey(ctx, &iampb.CreateAccessKeyRequest{UserName: &name})
-	u.users[i] = user{key.GetAccessKey().GetAccessKeyId(), key.GetAccessKey().GetSecretAccessKey()}
-	return err
+	return u.patiently(func() error {
+		key, err := at.CreateAccessKey(ctx, &iampb.CreateAccessKeyRequest{UserName: &name})
+		u.users[i] = user{key.GetAccessKey().GetAccessKeyId(), key.GetAccessKey().GetSecretAccessKey()}
+		return err
+	})
 }
 
 // lookUp makes the requests that are about all users of the account, or could be.
