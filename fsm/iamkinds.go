@@ -23,25 +23,12 @@ type entity interface {
 }
 
 // EntityName returns a name as it stands in ids, where case does not count.
-func EntityName(name string) string {
-	var few [128]byte
-	return string(appendEntityName(few[:0], name))
-}
-
-func appendEntityName(b []byte, name string) []byte {
-	for _, c := range []byte(name) {
-		if 'A' <= c && c <= 'Z' {
-			c += 'a' - 'A'
-		}
-		b = append(b, c)
-	}
-	return b
-}
+func EntityName(name string) string { return string(form.AppendLower(nil, name)) }
 
 // EntityID returns the id of a user, group, role or policy, and of the set of a policy's
 // uses.
 func EntityID(a Account, name string) []byte {
-	return appendEntityName(a.Append(make([]byte, 0, accountBytes+len(name))), name)
+	return form.AppendLower(a.Append(make([]byte, 0, accountBytes+len(name))), name)
 }
 
 // PolicyVersionID returns the id of a version of a managed policy.
@@ -157,6 +144,7 @@ func iamKinds() []*row {
 				}
 			},
 			indexes: []*index[*fsmpb.User]{usersByID},
+			texts:   func(m *fsmpb.User) []string { return foundBy(m.Policies, m.Boundary, m.Groups) },
 		}),
 		newRow(spec[*fsmpb.Group]{
 			kind:      fsmpb.Kind_KIND_GROUP,
@@ -182,6 +170,7 @@ func iamKinds() []*row {
 				shareAll(t, m.Policies, m.Inline)
 			},
 			indexes: []*index[*fsmpb.Group]{groupsByID},
+			texts:   func(m *fsmpb.Group) []string { return m.Policies },
 		}),
 		newRow(spec[*fsmpb.Role]{
 			kind:      fsmpb.Kind_KIND_ROLE,
@@ -202,6 +191,7 @@ func iamKinds() []*row {
 				shareAll(t, m.Policies, m.Inline)
 			},
 			indexes: []*index[*fsmpb.Role]{rolesByID},
+			texts:   func(m *fsmpb.Role) []string { return foundBy(m.Policies, m.Boundary, nil) },
 		}),
 		newRow(spec[*fsmpb.Policy]{
 			kind:      fsmpb.Kind_KIND_POLICY,

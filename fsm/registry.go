@@ -80,8 +80,10 @@ type spec[M message] struct {
 
 	// compact makes an object that is inserted take less memory; see newObject.
 	compact func(t *intern.Texts, db *table, o *object, m M)
-	// indexes find objects by something other than their ids.
+	// indexes find objects by something other than their ids, and texts returns what else
+	// [Having] finds an object by.
 	indexes []*index[M]
+	texts   func(M) []string
 }
 
 // deletion says how objects of a kind are deleted.
@@ -190,6 +192,7 @@ type row struct {
 
 	compact func(t *intern.Texts, db *table, o *object)
 	indexes []indexer
+	texts   func(proto.Message) []string // nil for none
 }
 
 // rowTally is a tally, independent of the type of the message.
@@ -319,6 +322,9 @@ func newRow[M message](s spec[M]) *row {
 	}
 	for _, x := range s.indexes {
 		r.indexes = append(r.indexes, x)
+	}
+	if s.texts != nil {
+		r.texts = func(m proto.Message) []string { return s.texts(m.(M)) }
 	}
 	if s.put != nil {
 		r.put = &change{

@@ -16,6 +16,9 @@ import (
 	"testing"
 	"time"
 
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
 	"github.com/conclavekms/conclave/cmd/conclave/node"
 	"github.com/conclavekms/conclave/integration/harness"
 	"github.com/conclavekms/conclave/keyengine"
@@ -152,14 +155,17 @@ func (u *population) setUp() {
 // create makes a user with an access key.
 func (u *population) create(i int) error {
 	ctx, at, name := u.t.Context(), u.iam[i%len(u.iam)], fmt.Sprintf("user-%06d", i)
-	err := u.patiently(func() error {
+	err := u.surely(func() error {
 		_, err := at.CreateUser(ctx, &iampb.CreateUserRequest{UserName: &name})
+		if status.Code(err) == codes.AlreadyExists {
+			return nil // by a call that had no answer
+		}
 		return err
 	})
 	if err != nil {
 		return err
 	}
-	err = u.patiently(func() (err error) {
+	err = u.surely(func() (err error) {
 		if i%2 == 0 {
 			_, err = at.AttachUserPolicy(ctx, &iampb.AttachUserPolicyRequest{UserName: &name, PolicyArn: &u.policy})
 		} else {
@@ -170,11 +176,22 @@ func (u *population) create(i int) error {
 	if err != nil {
 		return err
 	}
-	return u.patiently(func() error {
+	return u.surely(func() error {
 		key, err := at.CreateAccessKey(ctx, &iampb.CreateAccessKeyRequest{UserName: &name})
 		u.users[i] = user{key.GetAccessKey().GetAccessKeyId(), key.GetAccessKey().GetSecretAccessKey()}
 		return err
 	})
+}
+
+// surely is patiently also while there is no leader, when what was asked for may have been done
+// without an answer.
+func (u *population) surely(do func() error) error {
+	err := u.patiently(do)
+	for status.Code(err) == codes.Unavailable && u.t.Context().Err() == nil {
+		time.Sleep(100 * time.Millisecond)
+		err = u.patiently(do)
+	}
+	return err
 }
 
 // lookUp makes the requests that are about all users of the account, or could be.
