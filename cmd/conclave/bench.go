@@ -27,8 +27,8 @@ the same run it measures a bare mTLS gRPC echo and a bare HTTPS echo of the same
 bytes, alternating with Encrypt, so that the ratio shows the cost of Conclave on
 this machine. Each figure is the median of three rounds.
 
-With --user, it also measures Encrypt of a user with two managed policies, right before
-and after Encrypt of the account's root user, so that the ratios show what it costs to
+With --user, it also measures Encrypt of a user with two managed policies, between two
+halves of that of the account's root user, so that the ratios show what it costs to
 evaluate the policies.
 
 With --check, the exit code is 1 if, at concurrency 64, Encrypt has less than 0.19
