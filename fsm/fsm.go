@@ -22,6 +22,7 @@ import (
 	"github.com/conclavekms/conclave/fsm/fsmpb"
 	"github.com/conclavekms/conclave/fsm/intern"
 	"github.com/conclavekms/conclave/fsm/origin"
+	"github.com/conclavekms/conclave/fsm/recent"
 	"github.com/conclavekms/conclave/fsm/session"
 	"github.com/conclavekms/conclave/fsm/statehash"
 	"github.com/conclavekms/conclave/fsm/wire"
@@ -88,7 +89,9 @@ type FSM struct {
 	checks   statehash.Checks
 	uses     *uses
 	texts    *intern.Texts
-	recent   recent
+	// recent has the newest states, one for each entry, including entries that were applied
+	// together: which ones are applied together differs from node to node.
+	recent   recent.Versions[State]
 	verified origin.Verified
 	restored bool // cfg.Audit was told where the state begins
 	fault    error
@@ -238,7 +241,7 @@ func (f *FSM) publish(a *applier) error {
 		return fmt.Errorf("writing the audit log: %w", err)
 	}
 	s := a.finish()
-	f.recent.add(append(a.between, s))
+	f.recent.Add(append(a.between, s))
 	f.current.Store(s)
 	if f.cfg.OnApply != nil {
 		f.cfg.OnApply(s, a.events)

@@ -414,11 +414,28 @@ func checkIAM(t *testing.T, s *State) {
 			counts[set{fsmpb.Kind_KIND_POLICY_USES, string(id)}]++
 		}
 	}
+	texts := 0
+	// Having finds the object by its texts, each time after the one before it.
+	found := func(a uint64, attached []string, more []string, has func(a Account, text string) bool) {
+		t.Helper()
+		for _, text := range append(slices.Clone(attached), more...) {
+			if texts++; !has(Account(a), text) {
+				t.Fatalf("index %d: an object of %d is not found by %q", s.index, a, text)
+			}
+		}
+	}
+	bounded := func(boundary string) []string {
+		if boundary == "" {
+			return nil
+		}
+		return []string{BoundedBy(boundary)}
+	}
 	users := 0
 	for u := range Objects[*fsmpb.User](s, nil, "") {
 		users++
 		entity(u.Account, u.Id, UserByID(s, Account(u.Account), u.Id) == u)
 		attached(u.Account, append(slices.Clone(u.Policies), u.Boundary)...)
+		found(u.Account, u.Policies, append(bounded(u.Boundary), u.Groups...), func(a Account, text string) bool { return having(s, a, text, u) })
 		for _, id := range u.Groups {
 			if GroupByID(s, Account(u.Account), id) == nil {
 				t.Fatalf("index %d: %s is in a group that does not exist", s.index, u.Name)
@@ -429,10 +446,22 @@ func checkIAM(t *testing.T, s *State) {
 	for g := range Objects[*fsmpb.Group](s, nil, "") {
 		entity(g.Account, g.Id, GroupByID(s, Account(g.Account), g.Id) == g)
 		attached(g.Account, g.Policies...)
+		found(g.Account, g.Policies, nil, func(a Account, text string) bool { return having(s, a, text, g) })
 	}
 	for r := range Objects[*fsmpb.Role](s, nil, "") {
 		entity(r.Account, r.Id, RoleByID(s, Account(r.Account), r.Id) == r)
 		attached(r.Account, append(slices.Clone(r.Policies), r.Boundary)...)
+		found(r.Account, r.Policies, bounded(r.Boundary), func(a Account, text string) bool { return having(s, a, text, r) })
+	}
+	for c := range Objects[*fsmpb.Credential](s, nil, "") {
+		if strings.HasPrefix(c.Principal, "arn:") {
+			found(c.Account, nil, []string{c.Principal}, func(a Account, text string) bool {
+				return slices.Contains(slices.Collect(Having[*fsmpb.Credential](s, a, text, "")), c)
+			})
+		}
+	}
+	if n := s.db.texts.Len(); n != texts {
+		t.Fatalf("index %d: objects are found by %d texts, and have %d", s.index, n, texts)
 	}
 	versions := 0
 	for p := range Objects[*fsmpb.Policy](s, nil, "") {
@@ -462,6 +491,25 @@ func checkIAM(t *testing.T, s *State) {
 	if len(counts) != 0 {
 		t.Fatalf("index %d: nothing counts %v", s.index, counts)
 	}
+}
+
+// having reports whether Having finds m by a text, in order, and not when it begins after m.
+func having[M entity](s *State, a Account, text string, m M) bool {
+	name, last, found := EntityName(m.GetName()), "", false
+	for is := range Having[M](s, a, text, "") {
+		if at := EntityName(is.GetName()); at <= last || Account(is.GetAccount()) != a {
+			return false
+		} else {
+			last = at
+		}
+		found = found || is == m
+	}
+	for is := range Having[M](s, a, text, name) {
+		if EntityName(is.GetName()) <= name {
+			return false
+		}
+	}
+	return found
 }
 
 // randomIAM makes a record of one to three changes of IAM, which often makes sense: it

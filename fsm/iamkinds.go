@@ -23,19 +23,13 @@ type entity interface {
 }
 
 // EntityName returns a name as it stands in ids, where case does not count.
-func EntityName(name string) string {
-	b := []byte(name)
-	for i, c := range b {
-		if 'A' <= c && c <= 'Z' {
-			b[i] = c + 'a' - 'A'
-		}
-	}
-	return string(b)
-}
+func EntityName(name string) string { return string(form.AppendLower(nil, name)) }
 
 // EntityID returns the id of a user, group, role or policy, and of the set of a policy's
 // uses.
-func EntityID(a Account, name string) []byte { return named(a, EntityName(name)) }
+func EntityID(a Account, name string) []byte {
+	return form.AppendLower(a.Append(make([]byte, 0, accountBytes+len(name))), name)
+}
 
 // PolicyVersionID returns the id of a version of a managed policy.
 func PolicyVersionID(a Account, policy string, number uint32) []byte {
@@ -150,6 +144,7 @@ func iamKinds() []*row {
 				}
 			},
 			indexes: []*index[*fsmpb.User]{usersByID},
+			texts:   func(m *fsmpb.User) []string { return foundBy(m.Policies, m.Boundary, m.Groups) },
 		}),
 		newRow(spec[*fsmpb.Group]{
 			kind:      fsmpb.Kind_KIND_GROUP,
@@ -175,6 +170,7 @@ func iamKinds() []*row {
 				shareAll(t, m.Policies, m.Inline)
 			},
 			indexes: []*index[*fsmpb.Group]{groupsByID},
+			texts:   func(m *fsmpb.Group) []string { return m.Policies },
 		}),
 		newRow(spec[*fsmpb.Role]{
 			kind:      fsmpb.Kind_KIND_ROLE,
@@ -196,6 +192,7 @@ func iamKinds() []*row {
 				shareBindings(t, m.TrustBindings)
 			},
 			indexes: []*index[*fsmpb.Role]{rolesByID},
+			texts:   func(m *fsmpb.Role) []string { return foundBy(m.Policies, m.Boundary, nil) },
 		}),
 		newRow(spec[*fsmpb.Policy]{
 			kind:      fsmpb.Kind_KIND_POLICY,

@@ -166,7 +166,7 @@ func TestScansStayInAnAccount(t *testing.T) {
 	for g := range s.GrantsRetiredBy(account, region, "arn:aws:iam::000000000000:user/b", nil) {
 		note("grants retired by", g.Account)
 	}
-	for c := range s.Credentials(account) {
+	for c := range Objects[*fsmpb.Credential](s, AccountID(account), "") {
 		note("credentials", c.Account)
 	}
 	for k := range s.AllKeyStores(account) {

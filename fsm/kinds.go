@@ -136,6 +136,7 @@ func kinds() []*row {
 				of:   byID((*fsmpb.Change).GetDeleteCredential, func(d *fsmpb.CredentialID) ([]byte, bool) { return ofAccount(CredentialID, d) }),
 				gone: func(a *applier, id []byte, _ *fsmpb.Credential) { a.f.uses.forgetCredential(id) },
 			},
+			texts:  rootOf,
 			atInit: true,
 		}),
 		newRow(spec[*fsmpb.Tombstone]{

@@ -482,7 +482,7 @@ func TestDeleteCredential(t *testing.T) {
 	}
 	wantVerdicts(t, m.propose(remove(), remove()), Accepted, Conflict)
 	var left []string
-	for c := range m.fsm.Current().Credentials(account) {
+	for c := range Objects[*fsmpb.Credential](m.fsm.Current(), AccountID(account), "") {
 		left = append(left, c.Id)
 	}
 	if !slices.Equal(left, []string{"AKIB"}) {

@@ -2,11 +2,11 @@ package fsm
 
 import (
 	"cmp"
+	"reflect"
 	"slices"
 
 	"google.golang.org/protobuf/encoding/protowire"
 	"google.golang.org/protobuf/proto"
-	"google.golang.org/protobuf/reflect/protoreflect"
 
 	"github.com/conclavekms/conclave/fsm/fsmpb"
 	"github.com/conclavekms/conclave/fsm/intern"
@@ -80,8 +80,10 @@ type spec[M message] struct {
 
 	// compact makes an object that is inserted take less memory; see newObject.
 	compact func(t *intern.Texts, db *table, o *object, m M)
-	// indexes find objects by something other than their ids.
+	// indexes find objects by something other than their ids, and texts returns what else
+	// [Having] finds an object by.
 	indexes []*index[M]
+	texts   func(M) []string
 }
 
 // deletion says how objects of a kind are deleted.
@@ -165,7 +167,7 @@ const (
 // row is a row as the state machine uses it, independent of the type of the message.
 type row struct {
 	kind    fsmpb.Kind
-	message protoreflect.FullName
+	message reflect.Type
 	number  protowire.Number // of its field in fsmpb.SnapshotItem
 	item    func(*fsmpb.SnapshotItem) (proto.Message, bool)
 	version func(proto.Message) *Version
@@ -190,6 +192,7 @@ type row struct {
 
 	compact func(t *intern.Texts, db *table, o *object)
 	indexes []indexer
+	texts   func(proto.Message) []string // nil for none
 }
 
 // rowTally is a tally, independent of the type of the message.
@@ -214,8 +217,8 @@ var (
 	// registry has the row of each kind at the kind's number, which is one byte in
 	// the ids of rows.
 	registry [256]*row
-	// kindOf has the kind of each message.
-	kindOf = make(map[protoreflect.FullName]fsmpb.Kind)
+	// kindOf has the kind of each type of message.
+	kindOf = make(map[reflect.Type]fsmpb.Kind)
 	// snapshotRows are the rows in the order of a snapshot.
 	snapshotRows []*row
 	// changes are all changes that a record can make.
@@ -243,10 +246,7 @@ func init() {
 }
 
 // KindOf returns the kind whose objects are messages of type M.
-func KindOf[M message]() fsmpb.Kind {
-	var none M
-	return kindOf[none.ProtoReflect().Descriptor().FullName()]
-}
+func KindOf[M message]() fsmpb.Kind { return kindOf[reflect.TypeFor[M]()] }
 
 // rowOf returns the row of a kind; nil for an unknown one.
 func rowOf(kind fsmpb.Kind) *row {
@@ -287,7 +287,7 @@ func newRow[M message](s spec[M]) *row {
 		atInit:  s.atInit,
 		before:  s.before,
 		whole:   s.whole,
-		message: none.ProtoReflect().Descriptor().FullName(),
+		message: reflect.TypeFor[M](),
 		number:  snapfile.FieldOf(none),
 		item: func(i *fsmpb.SnapshotItem) (proto.Message, bool) {
 			m := s.item(i)
@@ -322,6 +322,9 @@ func newRow[M message](s spec[M]) *row {
 	}
 	for _, x := range s.indexes {
 		r.indexes = append(r.indexes, x)
+	}
+	if s.texts != nil {
+		r.texts = func(m proto.Message) []string { return s.texts(m.(M)) }
 	}
 	if s.put != nil {
 		r.put = &change{

@@ -197,7 +197,7 @@ func TestRowsAgreeWithTheirObjects(t *testing.T) {
 			}
 		}
 		for _, x := range r.indexes {
-			if x.has(m) != slices.Contains(x.of(s.db).(interface{ all() []proto.Message }).all(), m) {
+			if x.has(m) != slices.Contains(allOf(x.of(s.db)), m) {
 				t.Errorf("%v %x is in index %T: %v", r.kind, o.name(), x, !x.has(m))
 			}
 		}

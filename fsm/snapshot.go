@@ -150,8 +150,8 @@ func (f *FSM) Restore(r io.ReadCloser) error {
 	n.state.db = n.db.clone()
 	f.uses.replace(n.uses, n.credentials)
 	n.state.uses = f.uses
-	f.recent.clear()
-	f.recent.add([]*State{&n.state})
+	f.recent.Clear()
+	f.recent.Add([]*State{&n.state})
 	f.current.Store(&n.state)
 	if f.cfg.OnApply != nil {
 		f.cfg.OnApply(&n.state, Events{Restored: true})

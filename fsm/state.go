@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"iter"
 	"slices"
+	"strings"
 
 	"github.com/google/btree"
 	"google.golang.org/protobuf/proto"
@@ -95,6 +96,45 @@ func Objects[M message](s *State, prefix []byte, after string) iter.Seq[M] {
 		from = append(append(slices.Clip(prefix), after...), 0)
 	}
 	return scan[M](s, KindOf[M](), prefix, from)
+}
+
+// Having returns the users, groups, roles or credentials of an account, as M says, that have a
+// text: the ARN of an attached policy, the unique id of a user's group, [BoundedBy], or the ARN of
+// the principal of a credential. They are in the order of their ids, beginning after the id of the
+// name after, or with the first for "".
+func Having[M message](s *State, a Account, text, after string) iter.Seq[M] {
+	return func(yield func(M) bool) {
+		prefix := rowID(KindOf[M](), AccountID(a))
+		from := append(slices.Clip(prefix), after...)
+		if after != "" {
+			from = append(from, 0)
+		}
+		for o := range s.db.texts.All(text, &object{id: from}) {
+			if !bytes.HasPrefix(o.id, prefix) || !yield(o.value.(M)) {
+				return
+			}
+		}
+	}
+}
+
+// BoundedBy is the text by which [Having] finds the users and roles with a permissions boundary.
+func BoundedBy(boundary string) string { return "boundary " + boundary }
+
+func foundBy(policies []string, boundary string, groups []string) []string {
+	texts := slices.Concat(policies, groups)
+	if boundary != "" {
+		texts = append(texts, BoundedBy(boundary))
+	}
+	return texts
+}
+
+// rootOf returns the principal of a credential if that is an ARN. The credentials of users, who
+// have unique ids instead, are listed in the users.
+func rootOf(c *fsmpb.Credential) []string {
+	if !strings.HasPrefix(c.GetPrincipal(), "arn:") {
+		return nil
+	}
+	return []string{c.Principal}
 }
 
 // Count returns the number of objects in a set, and the set's version.
@@ -192,11 +232,6 @@ func (s *State) KeyAliases(id KeyID) (*fsmpb.KeyAliases, Version) {
 // of a client certificate.
 func (s *State) Credential(a Account, id string) (*fsmpb.Credential, Version) {
 	return get[*fsmpb.Credential](s, fsmpb.Kind_KIND_CREDENTIAL, CredentialID(a, id))
-}
-
-// Credentials returns the account's credentials, by id.
-func (s *State) Credentials(a Account) iter.Seq[*fsmpb.Credential] {
-	return scan[*fsmpb.Credential](s, fsmpb.Kind_KIND_CREDENTIAL, AccountID(a), AccountID(a))
 }
 
 // Tombstone returns what is left of a deleted key.

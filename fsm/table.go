@@ -9,6 +9,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/conclavekms/conclave/fsm/fsmpb"
+	"github.com/conclavekms/conclave/fsm/trees"
 )
 
 // object is a row of the table: anything that a read set can name. Rows are
@@ -48,7 +49,9 @@ func (o *object) message() proto.Message {
 // A table that was published never changes, but its clones may.
 type table struct {
 	rows  *btree.BTreeG[*object]
-	trees []tree // of the indexes, at their places
+	trees []trees.Tree // of the indexes, at their places
+	// texts has rows by the texts that they are found by; see spec.
+	texts *trees.Listing[*object]
 }
 
 // degree makes nodes of 31 to 63 rows.
@@ -57,7 +60,8 @@ const degree = 32
 func newTable() *table {
 	t := &table{
 		rows:  btree.NewG(degree, func(a, b *object) bool { return bytes.Compare(a.id, b.id) < 0 }),
-		trees: make([]tree, len(indexes)),
+		trees: make([]trees.Tree, len(indexes)),
+		texts: trees.New(func(o *object) []byte { return o.id }),
 	}
 	for i, x := range indexes {
 		t.trees[i] = x.empty()
@@ -68,9 +72,9 @@ func newTable() *table {
 // clone returns a copy of the table that can be changed independently. It is
 // not safe for use concurrent with any other use of t.
 func (t *table) clone() *table {
-	c := &table{rows: t.rows.Clone(), trees: make([]tree, len(t.trees))}
+	c := &table{rows: t.rows.Clone(), trees: make([]trees.Tree, len(t.trees)), texts: t.texts.Clone()}
 	for i, x := range t.trees {
-		c.trees[i] = x.clone()
+		c.trees[i] = x.Clone()
 	}
 	return c
 }
@@ -87,16 +91,9 @@ type index[M message] struct {
 
 // indexer is an index of any kind of object.
 type indexer interface {
-	empty() tree
-	of(t *table) tree
+	empty() trees.Tree
+	of(t *table) trees.Tree
 	has(m proto.Message) bool
-}
-
-// tree is an index of one table.
-type tree interface {
-	clone() tree
-	insert(proto.Message)
-	remove(proto.Message)
 }
 
 // indexes are all indexes of a table.
@@ -123,29 +120,14 @@ func newIndex[M message](less func(a, b M) bool, holds func(M) bool) *index[M] {
 	return x
 }
 
-func (x *index[M]) empty() tree { return treeOf[M]{btree.NewG(degree, x.less)} }
+func (x *index[M]) empty() trees.Tree { return trees.NewOf(x.less) }
 
-func (x *index[M]) of(t *table) tree { return t.trees[x.place] }
+func (x *index[M]) of(t *table) trees.Tree { return t.trees[x.place] }
 
 func (x *index[M]) has(m proto.Message) bool { return x.holds == nil || x.holds(m.(M)) }
 
 // in returns the index of a table.
-func (x *index[M]) in(t *table) *btree.BTreeG[M] { return t.trees[x.place].(treeOf[M]).BTreeG }
-
-// treeOf has the size of a pointer, so that converting it to an interface
-// allocates nothing.
-type treeOf[M message] struct{ *btree.BTreeG[M] }
-
-func (t treeOf[M]) clone() tree { return treeOf[M]{t.BTreeG.Clone()} }
-
-func (t treeOf[M]) insert(m proto.Message) { t.ReplaceOrInsert(m.(M)) }
-
-// remove removes m, but not another message that took its place.
-func (t treeOf[M]) remove(m proto.Message) {
-	if is, ok := t.Get(m.(M)); ok && is == m.(M) {
-		t.Delete(is)
-	}
-}
+func (x *index[M]) in(t *table) *btree.BTreeG[M] { return t.trees[x.place].(trees.Of[M]).BTreeG }
 
 // insert adds a row, or replaces the one with its id.
 func (t *table) insert(o *object) {
@@ -154,9 +136,10 @@ func (t *table) insert(o *object) {
 	}
 	for _, x := range registry[o.id[0]].indexes {
 		if m := o.value.(proto.Message); x.has(m) {
-			x.of(t).insert(m)
+			x.of(t).Insert(m)
 		}
 	}
+	t.texts.Insert(o, textsOf(o))
 }
 
 func (t *table) remove(o *object) {
@@ -168,9 +151,18 @@ func (t *table) remove(o *object) {
 func (t *table) unlist(o *object) {
 	for _, x := range registry[o.id[0]].indexes {
 		if m := o.value.(proto.Message); x.has(m) {
-			x.of(t).remove(m)
+			x.of(t).Remove(m)
 		}
 	}
+	t.texts.Remove(o, textsOf(o))
+}
+
+// textsOf returns the texts that a row is found by.
+func textsOf(o *object) []string {
+	if texts := registry[o.id[0]].texts; texts != nil {
+		return texts(o.value.(proto.Message))
+	}
+	return nil
 }
 
 func lookup(db *table, kind fsmpb.Kind, id []byte) *object {

@@ -9,6 +9,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/conclavekms/conclave/fsm/fsmpb"
+	"github.com/conclavekms/conclave/fsm/trees"
 	"github.com/conclavekms/conclave/fsm/wire"
 )
 
@@ -20,16 +21,34 @@ func dump(s *State) []string {
 		return true
 	})
 	for i, x := range s.db.trees {
-		for _, m := range x.(interface{ all() []proto.Message }).all() {
+		for _, m := range allOf(x) {
 			all = append(all, fmt.Sprintf("index %d %x", i, wire.Marshal(nil, m)))
 		}
 	}
 	return all
 }
 
-// all returns everything in an index.
-func (t treeOf[M]) all() (all []proto.Message) {
-	t.Ascend(func(m M) bool { all = append(all, m); return true })
+// allOf returns everything in an index, in its order.
+func allOf(x trees.Tree) []proto.Message {
+	switch x := x.(type) {
+	case trees.Of[*fsmpb.Alias]:
+		return collect(x)
+	case trees.Of[*fsmpb.Grant]:
+		return collect(x)
+	case trees.Of[*fsmpb.User]:
+		return collect(x)
+	case trees.Of[*fsmpb.Group]:
+		return collect(x)
+	case trees.Of[*fsmpb.Role]:
+		return collect(x)
+	case trees.Of[*fsmpb.Policy]:
+		return collect(x)
+	}
+	panic(fmt.Sprintf("an index is a %T", x))
+}
+
+func collect[M message](x trees.Of[M]) (all []proto.Message) {
+	x.Ascend(func(m M) bool { all = append(all, m); return true })
 	return all
 }
 

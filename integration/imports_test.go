@@ -34,7 +34,7 @@ var imports = []struct {
 	}},
 	{"cmd/conclave/internal/bench", []string{
 		"cmd/conclave/process", "cmd/conclave/internal/certs", "cmd/conclave/internal/cli", "cmd/conclave/internal/localcluster",
-		"cluster/pki", "transport/client", "transport/kmspb", "transport/sigv4",
+		"cluster/pki", "transport/client", "transport/iampb", "transport/kmspb", "transport/sigv4",
 	}},
 	{"cmd/conclave/internal/keys", []string{
 		"cmd/conclave/internal/files", "cmd/conclave/internal/cli", "keyengine", "transport/client", "transport/kmspb",
@@ -153,6 +153,8 @@ var imports = []struct {
 	{"fsm/form", []string{"fsm/fsmpb"}},
 	{"fsm/keymaterial", []string{"fsm/fsmpb"}},
 	{"fsm/intern", nil},
+	{"fsm/recent", nil},
+	{"fsm/trees", nil},
 	{"fsm/regionid", nil},
 	{"fsm/origin", []string{"fsm/fsmpb", "fsm/wire"}},
 	{"fsm/session", []string{"fsm/fsmpb", "fsm/wire"}},
@@ -182,7 +184,7 @@ var importers = map[string][]string{
 var generatedMayImport = map[string][]string{"cluster/clusterpb": {"fsm/fsmpb"}}
 
 // pure are the packages that apply consists of.
-var pure = []string{"fsm", "fsm/clustertime", "fsm/form", "fsm/intern", "fsm/keymaterial", "fsm/origin", "fsm/regionid", "fsm/session", "fsm/snapfile", "fsm/statehash", "fsm/wire"}
+var pure = []string{"fsm", "fsm/clustertime", "fsm/form", "fsm/intern", "fsm/keymaterial", "fsm/origin", "fsm/recent", "fsm/regionid", "fsm/session", "fsm/snapfile", "fsm/statehash", "fsm/trees", "fsm/wire"}
 
 // impure are the standard packages that would let apply depend on something
 // other than the state and the entry.

@@ -17,6 +17,7 @@ import (
 	"github.com/conclavekms/conclave/fsm"
 	"github.com/conclavekms/conclave/fsm/fsmpb"
 	"github.com/conclavekms/conclave/keyengine/accesskey"
+	"github.com/conclavekms/conclave/keyengine/ceremony"
 	"github.com/conclavekms/conclave/keyengine/iam"
 	"github.com/conclavekms/conclave/keyengine/iamapi"
 	"github.com/conclavekms/conclave/keyengine/internal/enginetest"
@@ -572,6 +573,41 @@ func BenchmarkAuthenticateSigV4(b *testing.B) {
 		if _, err := e.AuthenticateSigV4(b.Context(), p); err != nil {
 			b.Fatal(err)
 		}
+	}
+}
+
+// BenchmarkSignIn measures signatures of users in turn: of so few that their signing keys stay in
+// the cache, and of so many that each needs its secret again.
+func BenchmarkSignIn(b *testing.B) {
+	for _, n := range []int{500, 4000} {
+		b.Run(fmt.Sprintf("users=%d", n), func(b *testing.B) {
+			c := newTestCluster(b, withShares(3, 2))
+			o, err := c.engine.vault.Current()
+			if err != nil {
+				b.Fatal(err)
+			}
+			proofs := make([]sigv4.Proof, n)
+			for i := range proofs {
+				name := fmt.Sprintf("user-%06d", i)
+				key, secret, err := iam.NewAccessKey(c.engine.vault.Arena(), o, testAccountNumber, uniqueID("AIDA", name), 1, 0)
+				if err != nil {
+					b.Fatal(err)
+				}
+				res := &ceremony.InitResult{AccessKeyID: key.Id}
+				_ = secret.With(func(s []byte) error { res.SecretAccessKey = string(s); return nil })
+				secret.Destroy()
+				c.putUser(name, func(u *fsmpb.User) { u.AccessKeys = []string{key.Id} })
+				c.Change(&fsmpb.Change{Change: &fsmpb.Change_PutCredential{PutCredential: key}})
+				proofs[i] = enginetest.SigV4Proof(res, testRegion, strings.Repeat("t", 150))
+			}
+			b.ReportAllocs()
+			b.ResetTimer()
+			for i := range b.N {
+				if _, err := c.engine.AuthenticateSigV4(b.Context(), proofs[i%n]); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
 	}
 }
 

@@ -122,7 +122,7 @@ func (g *glassTest) wantRecords(e *Engine, want ...string) {
 
 // breakGlassKeys returns the break-glass access keys in the state.
 func (g *glassTest) breakGlassKeys() (ids []string) {
-	for c := range g.State().Credentials(testAccountNumber) {
+	for c := range fsm.Objects[*fsmpb.Credential](g.State(), fsm.AccountID(testAccountNumber), "") {
 		if c.BreakGlassUntil != 0 {
 			ids = append(ids, c.Id)
 		}

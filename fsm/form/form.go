@@ -50,6 +50,18 @@ func only(s, chars string) bool { return strings.Trim(s, chars) == "" }
 // of them has a meaning in an id or in an ARN.
 func IsName(s string) bool { return only(s, lettersLower+lettersUpper+digits+"_+=,.@-") }
 
+// AppendLower appends a text with the letters A to Z in lower case.
+func AppendLower(b []byte, s string) []byte {
+	b = slices.Grow(b, len(s))
+	for _, c := range []byte(s) {
+		if 'A' <= c && c <= 'Z' {
+			c += 'a' - 'A'
+		}
+		b = append(b, c)
+	}
+	return b
+}
+
 // IsVisible reports whether a text consists of the characters that IAM accepts in paths,
 // which are those of ASCII but spaces and most control characters.
 func IsVisible(s string) bool {

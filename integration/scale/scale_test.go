@@ -35,10 +35,14 @@ type measured struct {
 	heap                      uint64 // of all three nodes
 }
 
-// encrypted is how Encrypt did in a window, or the median of windows.
+// encrypted is how Encrypt, or another request, did in a window, or the median of windows.
 type encrypted struct {
 	p50, p99 time.Duration
 	rate     float64
+}
+
+func (e encrypted) String() string {
+	return fmt.Sprintf("%10v %10v %10.0f", ms(e.p50), ms(e.p99), e.rate)
 }
 
 // TestScale fills a cluster with keys, aliases and grants, and holds it against the
@@ -54,21 +58,9 @@ func TestScale(t *testing.T) {
 		defer debug.SetGCPercent(debug.SetGCPercent(node.GCPercent))
 	}
 	seed := harness.NewSeed(t)
-	size := 1000
-	if v := os.Getenv("CONCLAVE_SCALE"); v != "" {
-		var err error
-		if size, err = strconv.Atoi(v); err != nil || size < 100 || size > 100_000 {
-			t.Fatalf("CONCLAVE_SCALE=%s: want 100 to 100000", v)
-		}
-	}
+	size := sizeOf(t)
 	w := &scaled{t: t, seed: seed, keys: make([]string, size)}
-	// Snapshots come as often as a server makes them, and when one is waited for.
-	w.c = harness.NewCluster(t, 3, harness.Options{Configure: func(n *harness.Node, cfg *node.Config) {
-		cfg.OpsListen = n.Ops
-		if w.soon.Load() == n {
-			cfg.Test.SnapshotEntries, cfg.Timeouts.Snapshot = 1, 100*time.Millisecond
-		}
-	}})
+	w.start(func(*harness.Node, *node.Config) {})
 	c := w.c
 	w.check(w.createKey(0))
 	empty := w.measure(w.keys[:1])
@@ -126,6 +118,20 @@ func TestScale(t *testing.T) {
 	}
 }
 
+// sizeOf returns how many objects of a kind there are to be.
+func sizeOf(t *testing.T) int {
+	t.Helper()
+	v := os.Getenv("CONCLAVE_SCALE")
+	if v == "" {
+		return 1000
+	}
+	size, err := strconv.Atoi(v)
+	if err != nil || size < 100 || size > 100_000 {
+		t.Fatalf("CONCLAVE_SCALE=%s: want 100 to 100000", v)
+	}
+	return size
+}
+
 func ms(d time.Duration) time.Duration { return d.Round(10 * time.Microsecond) }
 
 // scaled is a cluster being filled.
@@ -135,6 +141,18 @@ type scaled struct {
 	seed uint64
 	keys []string
 	soon atomic.Pointer[harness.Node] // it makes snapshots all the time from its next start on
+}
+
+// start starts the cluster. Snapshots come as often as a server makes them, and when one is
+// waited for.
+func (w *scaled) start(configure func(*harness.Node, *node.Config)) {
+	w.c = harness.NewCluster(w.t, 3, harness.Options{Configure: func(n *harness.Node, cfg *node.Config) {
+		cfg.OpsListen = n.Ops
+		if w.soon.Load() == n {
+			cfg.Test.SnapshotEntries, cfg.Timeouts.Snapshot = 1, 100*time.Millisecond
+		}
+		configure(n, cfg)
+	}})
 }
 
 // at spreads requests over the nodes.
@@ -152,8 +170,17 @@ func (w *scaled) createKey(i int) error {
 	return err
 }
 
-// parallel does something for each number, many at a time, until one failed. What the
-// cluster was too busy for, and did not do, is done again, as clients do.
+// patiently does something. What the cluster was too busy for, and did not do, is done again,
+// as clients do.
+func (w *scaled) patiently(do func() error) error {
+	err := do()
+	for status.Code(err) == codes.ResourceExhausted && w.t.Context().Err() == nil {
+		err = do()
+	}
+	return err
+}
+
+// parallel does something for each number, many at a time and patiently, until one failed.
 func (w *scaled) parallel(from, to int, do func(i int) error) {
 	w.t.Helper()
 	var next atomic.Int64
@@ -162,11 +189,7 @@ func (w *scaled) parallel(from, to int, do func(i int) error) {
 	for range 128 {
 		workers.Go(func() {
 			for i := next.Add(1) - 1; i < int64(to) && !w.t.Failed(); i = next.Add(1) - 1 {
-				err := do(int(i))
-				for status.Code(err) == codes.ResourceExhausted && w.t.Context().Err() == nil {
-					err = do(int(i))
-				}
-				w.check(err)
+				w.check(w.patiently(func() error { return do(int(i)) }))
 			}
 		})
 	}
@@ -180,30 +203,41 @@ func (w *scaled) parallel(from, to int, do func(i int) error) {
 func (w *scaled) measure(keys []string) (m measured) {
 	w.t.Helper()
 	m.encrypt = w.encrypt(keys)
+	m.start, m.unsealed, m.snapshot = w.starts(keys[0])
+	w.c.Converged()
+	m.heap = w.heap()
+	return m
+}
+
+// starts has a node make a snapshot of everything, and starts it from that.
+func (w *scaled) starts(key string) (started, unsealed, snapshot time.Duration) {
+	w.t.Helper()
 	n := w.c.Nodes[(w.c.Leader().Index+1)%3]
 	w.soon.Store(n)
 	w.restart(n)
 	w.c.Eventually("waiting for a snapshot", func(ctx context.Context) error {
-		if _, err := n.KMS().DescribeKey(ctx, &kmspb.DescribeKeyRequest{KeyId: &keys[0]}); err != nil {
+		if _, err := n.KMS().DescribeKey(ctx, &kmspb.DescribeKeyRequest{KeyId: &key}); err != nil {
 			return err
 		}
 		count := harness.Metric(w.t, n, "conclave_raft_snapshot_seconds_count")
 		if count == 0 {
 			return errors.New("there is none")
 		}
-		m.snapshot = time.Duration(harness.Metric(w.t, n, "conclave_raft_snapshot_seconds_sum") / count * float64(time.Second))
+		snapshot = time.Duration(harness.Metric(w.t, n, "conclave_raft_snapshot_seconds_sum") / count * float64(time.Second))
 		return nil
 	})
 	w.soon.Store(nil)
-	m.start, m.unsealed = w.restart(n)
-	w.c.Converged()
+	started, unsealed = w.restart(n)
+	return started, unsealed, snapshot
+}
 
+// heap is the memory of all nodes that is in use.
+func (w *scaled) heap() uint64 {
 	runtime.GC()
 	runtime.GC() // so that what pools kept is gone too
 	var mem runtime.MemStats
 	runtime.ReadMemStats(&mem)
-	m.heap = mem.HeapAlloc
-	return m
+	return mem.HeapAlloc
 }
 
 // encrypt measures Encrypt in windows that each hold a whole cycle of the garbage
@@ -271,10 +305,12 @@ func (w *scaled) snapshots() (sum int) {
 	return sum
 }
 
+// callers is how many make requests at the same time.
+const callers = 16
+
 // encrypts has 16 callers encrypt while it goes on, with keys chosen at random.
 func (w *scaled) encrypts(keys []string, goesOn func() bool) encrypted {
 	w.t.Helper()
-	const callers = 16
 	took := make([][]time.Duration, callers)
 	var all sync.WaitGroup
 	var stop atomic.Bool

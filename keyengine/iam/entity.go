@@ -89,7 +89,14 @@ func entityOf(s *fsm.State, account fsm.Account, c *fsmpb.Credential, known *vau
 	if u == nil || c.Created < u.Created {
 		return Entity{}, ErrUnrecognized
 	}
-	return userEntity(s, u)
+	if n := known.Named.Load(); n != nil && n.Path == u.Path && n.Name == u.Name {
+		return Entity{Principal: n.Principal, Account: account, ID: u.Id, User: u}, nil
+	}
+	e, err := userEntity(s, u)
+	if err == nil {
+		known.Named.Store(&vault.Named{Path: u.Path, Name: u.Name, Principal: e.Principal})
+	}
+	return e, err
 }
 
 func userEntity(s *fsm.State, u *fsmpb.User) (Entity, error) {

@@ -121,9 +121,8 @@ func getAccountSummary(ev *request.Evaluation, _ *iamapi.GetAccountSummaryInput)
 		for range fsm.Objects[*fsmpb.OidcProvider](s, fsm.AccountID(a), "") {
 			n["Providers"]++
 		}
-		root := RootOf(ev).root
-		for c := range s.Credentials(a) {
-			if c.Principal == root && isKey(c) {
+		for c := range fsm.Having[*fsmpb.Credential](s, a, RootOf(ev).root, "") {
+			if isKey(c) {
 				n["AccountAccessKeysPresent"] = 1
 			}
 		}
@@ -164,7 +163,7 @@ func getAccountAuthorizationDetails(ev *request.Evaluation, in *iamapi.GetAccoun
 		out := &iamapi.GetAccountAuthorizationDetailsOutput{
 			UserDetailList: []iamapi.UserDetail{}, GroupDetailList: []iamapi.GroupDetail{}, RoleDetailList: []iamapi.RoleDetail{}, Policies: []iamapi.ManagedPolicyDetail{},
 		}
-		d := &details{ev: ev, state: s, used: usesOf(s, request.AccountOf(ev)), out: out}
+		d := &details{ev: ev, state: s, out: out}
 		out.Marker, out.IsTruncated, err = request.Fill(p, d.all(in.Filter, p.After), func(i detail) string { return i.place }, func(i detail) { i.add() })
 		return out, err
 	}
@@ -175,7 +174,6 @@ func getAccountAuthorizationDetails(ev *request.Evaluation, in *iamapi.GetAccoun
 type details struct {
 	ev    *request.Evaluation
 	state *fsm.State
-	used  map[string]uses
 	out   *iamapi.GetAccountAuthorizationDetailsOutput
 }
 
@@ -267,7 +265,7 @@ func (d *details) role(r *fsmpb.Role) {
 }
 
 func (d *details) policy(m managed) {
-	p := describePolicy(m, d.used[m.arn], true)
+	p := describePolicy(m, usesOf(d.state, request.AccountOf(d.ev), m), true)
 	out := iamapi.ManagedPolicyDetail{
 		PolicyName: p.PolicyName, PolicyId: p.PolicyId, Arn: p.Arn, Path: p.Path, DefaultVersionId: p.DefaultVersionId,
 		AttachmentCount: p.AttachmentCount, PermissionsBoundaryUsageCount: p.PermissionsBoundaryUsageCount, IsAttachable: p.IsAttachable,

@@ -1,7 +1,6 @@
 package iamops
 
 import (
-	"iter"
 	"slices"
 	"strings"
 
@@ -40,23 +39,12 @@ func getGroup(ev *request.Evaluation, in *iamapi.GetGroupInput) (*iamapi.GetGrou
 	}
 	ev.Later = func(s *fsm.State) (any, error) {
 		out := &iamapi.GetGroupOutput{Group: describeGroup(partition(ev), g), Users: []iamapi.User{}}
-		out.Marker, out.IsTruncated, err = request.Fill(p, membersOf(s, g, p.After), placeOf, func(u *fsmpb.User) {
+		out.Marker, out.IsTruncated, err = request.Fill(p, fsm.Having[*fsmpb.User](s, request.AccountOf(ev), g.Id, p.After), placeOf, func(u *fsmpb.User) {
 			out.Users = append(out.Users, *describeUser(partition(ev), u, false))
 		})
 		return out, err
 	}
 	return nil, nil
-}
-
-// membersOf returns the users in a group whose places in lists are after the given one.
-func membersOf(s *fsm.State, g *fsmpb.Group, after string) iter.Seq[*fsmpb.User] {
-	return func(yield func(*fsmpb.User) bool) {
-		for u := range from[*fsmpb.User](s, fsm.Account(g.Account), after, "") {
-			if _, in := slices.BinarySearch(u.Groups, g.Id); in && !yield(u) {
-				return
-			}
-		}
-	}
 }
 
 func listGroups(ev *request.Evaluation, in *iamapi.ListGroupsInput) (*iamapi.ListGroupsOutput, error) {

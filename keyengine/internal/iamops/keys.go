@@ -88,11 +88,7 @@ func (o *Owner) Credentials(ev *request.Evaluation) (list []*fsmpb.Credential, e
 		}
 	} else {
 		request.Read[*fsmpb.Account](ev, fsm.AccountID(a))
-		for c := range ev.State.Credentials(a) {
-			if c.Principal == o.root {
-				list = append(list, c)
-			}
-		}
+		list = slices.Collect(fsm.Having[*fsmpb.Credential](ev.State, a, o.root, ""))
 	}
 	genuine := list[:0]
 	for _, c := range list {

@@ -4,6 +4,7 @@ import (
 	"crypto/sha256"
 	"encoding/base32"
 	"iter"
+	"math"
 	"slices"
 	"strings"
 	"time"
@@ -220,29 +221,38 @@ func placeOfPolicy(m managed) string {
 // uses are how often a managed policy is attached to something and bounds something.
 type uses struct{ attached, bounds int32 }
 
-// usesOf counts the uses of all managed policies of an account in a state.
-func usesOf(s *fsm.State, a fsm.Account) map[string]uses {
-	all := make(map[string]uses)
-	count := func(attached []string, boundary string) {
-		for _, arn := range attached {
-			u := all[arn]
-			u.attached++
-			all[arn] = u
+// usesOf returns the uses of a managed policy in an account in a state. What uses a policy of the
+// account is counted by the state as it comes and goes, but not as what. So the users, groups and
+// roles themselves are counted only if the policy is used in both ways, or is AWS's.
+func usesOf(s *fsm.State, a fsm.Account, m managed) (n uses) {
+	attached, bounds := usedAs(s, a, m.arn), usedAs(s, a, fsm.BoundedBy(m.arn))
+	if m.own == nil || attached(1)+bounds(1) == 2 {
+		return uses{attached(math.MaxInt32), bounds(math.MaxInt32)}
+	}
+	count, _ := fsm.Count(s, fsmpb.Kind_KIND_POLICY_USES, fsm.EntityID(a, m.own.Name))
+	if bounds(1) == 1 {
+		return uses{bounds: int32(count)}
+	}
+	return uses{attached: int32(count)}
+}
+
+// usedAs returns a function that counts, up to a limit, what has a text as in [fsm.Having].
+func usedAs(s *fsm.State, a fsm.Account, text string) func(limit int32) int32 {
+	return func(limit int32) (n int32) {
+		return counted(fsm.Having[*fsmpb.Group](s, a, text, ""), limit,
+			counted(fsm.Having[*fsmpb.User](s, a, text, ""), limit,
+				counted(fsm.Having[*fsmpb.Role](s, a, text, ""), limit, 0)))
+	}
+}
+
+// counted adds the number of items to n, up to a limit.
+func counted[T any](items iter.Seq[T], limit, n int32) int32 {
+	if n < limit {
+		for range items {
+			if n++; n == limit {
+				break
+			}
 		}
-		if boundary != "" {
-			u := all[boundary]
-			u.bounds++
-			all[boundary] = u
-		}
 	}
-	for u := range from[*fsmpb.User](s, a, "", "") {
-		count(u.Policies, u.Boundary)
-	}
-	for g := range from[*fsmpb.Group](s, a, "", "") {
-		count(g.Policies, "")
-	}
-	for r := range from[*fsmpb.Role](s, a, "", "") {
-		count(r.Policies, r.Boundary)
-	}
-	return all
+	return n
 }

@@ -97,7 +97,7 @@ func getPolicy(ev *request.Evaluation, in *iamapi.GetPolicyInput) (*iamapi.GetPo
 		return nil, err
 	}
 	ev.Later = func(s *fsm.State) (any, error) {
-		return &iamapi.GetPolicyOutput{Policy: describePolicy(m, usesOf(s, request.AccountOf(ev))[m.arn], true)}, nil
+		return &iamapi.GetPolicyOutput{Policy: describePolicy(m, usesOf(s, request.AccountOf(ev), m), true)}, nil
 	}
 	return nil, nil
 }
@@ -109,25 +109,30 @@ func listPolicies(ev *request.Evaluation, in *iamapi.ListPoliciesInput) (*iamapi
 		return nil, err
 	}
 	ev.Later = func(s *fsm.State) (any, error) {
-		used := usesOf(s, request.AccountOf(ev))
-		shown := func(yield func(managed) bool) {
+		type item struct {
+			managed
+			uses
+		}
+		shown := func(yield func(item) bool) {
 			for m := range managedPolicies(ev, s, p.After, scope != "AWS", scope != "Local") {
-				n := used[m.arn]
+				if !strings.HasPrefix(m.path(), or(in.PathPrefix, "/")) {
+					continue
+				}
+				n := usesOf(s, request.AccountOf(ev), m)
 				switch {
-				case !strings.HasPrefix(m.path(), or(in.PathPrefix, "/")),
-					attachedOnly && n == uses{},
+				case attachedOnly && n == uses{},
 					usage == usageBoundary && n.bounds == 0,
 					usage == usagePermissions && attachedOnly && n.attached == 0:
 				default:
-					if !yield(m) {
+					if !yield(item{m, n}) {
 						return
 					}
 				}
 			}
 		}
 		out := &iamapi.ListPoliciesOutput{Policies: []iamapi.Policy{}}
-		out.Marker, out.IsTruncated, err = request.Fill(p, shown, placeOfPolicy, func(m managed) {
-			out.Policies = append(out.Policies, *describePolicy(m, used[m.arn], false))
+		out.Marker, out.IsTruncated, err = request.Fill(p, shown, func(i item) string { return placeOfPolicy(i.managed) }, func(i item) {
+			out.Policies = append(out.Policies, *describePolicy(i.managed, i.uses, false))
 		})
 		return out, err
 	}
@@ -282,7 +287,7 @@ func listEntitiesForPolicy(ev *request.Evaluation, in *iamapi.ListEntitiesForPol
 	}
 	ev.Later = func(s *fsm.State) (any, error) {
 		out := &iamapi.ListEntitiesForPolicyOutput{PolicyGroups: []iamapi.PolicyGroup{}, PolicyUsers: []iamapi.PolicyUser{}, PolicyRoles: []iamapi.PolicyRole{}}
-		all := policyUsers(s, request.AccountOf(ev), m.arn, filter, usage, prefix)
+		all := policyUsers(s, request.AccountOf(ev), m.arn, filter, usage, prefix, p.After)
 		out.Marker, out.IsTruncated, err = request.Fill(p, all, func(u policyUser) string { return u.place }, func(u policyUser) {
 			switch {
 			case u.group != nil:
@@ -298,34 +303,62 @@ func listEntitiesForPolicy(ev *request.Evaluation, in *iamapi.ListEntitiesForPol
 	return nil, nil
 }
 
-// policyUsers returns what a managed policy is attached to or bounds.
-func policyUsers(s *fsm.State, a fsm.Account, arn, filter, usage, prefix string) iter.Seq[policyUser] {
-	has := func(attached []string, boundary string) bool {
-		_, found := slices.BinarySearch(attached, arn)
-		return found && usage != usageBoundary || boundary == arn && usage != usagePermissions
-	}
-	of := func(kind string) bool { return filter == "" || filter == kind }
+// policyUsers returns what a managed policy is attached to or bounds, beginning after a place.
+func policyUsers(s *fsm.State, a fsm.Account, arn, filter, usage, prefix, after string) iter.Seq[policyUser] {
 	return func(yield func(policyUser) bool) {
-		if of("Group") {
-			for g := range from[*fsmpb.Group](s, a, "", prefix) {
-				if has(g.Policies, "") && !yield(policyUser{place: "1" + placeOf(g), group: g}) {
+		_ = usersAmong(s, a, "1Group", arn, filter, usage, prefix, after, func(place string, g *fsmpb.Group) bool { return yield(policyUser{place: place, group: g}) }) &&
+			usersAmong(s, a, "2User", arn, filter, usage, prefix, after, func(place string, u *fsmpb.User) bool { return yield(policyUser{place: place, user: u}) }) &&
+			usersAmong(s, a, "3Role", arn, filter, usage, prefix, after, func(place string, r *fsmpb.Role) bool { return yield(policyUser{place: place, role: r}) })
+	}
+}
+
+// usersAmong is policyUsers for one kind, whose section of the list begins with one character. It
+// reports whether the list goes on.
+func usersAmong[M entity](s *fsm.State, a fsm.Account, section, arn, filter, usage, prefix, after string, yield func(place string, m M) bool) bool {
+	section, kind := section[:1], section[1:]
+	if filter != "" && filter != kind || after != "" && after[:1] > section {
+		return true
+	}
+	name := ""
+	if strings.HasPrefix(after, section) {
+		name = after[1:]
+	}
+	var attached, bounded iter.Seq[M] = func(func(M) bool) {}, func(func(M) bool) {}
+	if usage != usageBoundary {
+		attached = fsm.Having[M](s, a, arn, name)
+	}
+	if usage != usagePermissions {
+		bounded = fsm.Having[M](s, a, fsm.BoundedBy(arn), name)
+	}
+	for m := range union(attached, bounded) {
+		if strings.HasPrefix(m.GetPath(), prefix) && !yield(section+placeOf(m), m) {
+			return false
+		}
+	}
+	return true
+}
+
+// union returns the entities that are in at least one of two sequences, which are in the order of
+// lists.
+func union[M entity](a, b iter.Seq[M]) iter.Seq[M] {
+	return func(yield func(M) bool) {
+		next, stop := iter.Pull(b)
+		defer stop()
+		other, more := next()
+		for m := range a {
+			for ; more && placeOf(other) < placeOf(m); other, more = next() {
+				if !yield(other) {
 					return
 				}
+			}
+			if more && other == m {
+				other, more = next()
+			}
+			if !yield(m) {
+				return
 			}
 		}
-		if of("User") {
-			for u := range from[*fsmpb.User](s, a, "", prefix) {
-				if has(u.Policies, u.Boundary) && !yield(policyUser{place: "2" + placeOf(u), user: u}) {
-					return
-				}
-			}
-		}
-		if of("Role") {
-			for r := range from[*fsmpb.Role](s, a, "", prefix) {
-				if has(r.Policies, r.Boundary) && !yield(policyUser{place: "3" + placeOf(r), role: r}) {
-					return
-				}
-			}
+		for ; more && yield(other); other, more = next() {
 		}
 	}
 }

@@ -40,12 +40,28 @@ type readSet struct {
 	eachUse  [2]fsmpb.Use
 }
 
+// largerReadSet is readSet for callers who have policies of their own, each of which is read.
+type largerReadSet struct {
+	readSet
+	reads    [8]*fsmpb.Read
+	eachRead [8]fsmpb.Read
+}
+
 func newAttempt(ctx context.Context, svc *Services, s *fsm.State, c *iam.Caller, op *Operation, in any) *Attempt {
-	d := new(readSet)
+	var d *readSet
+	var reads []*fsmpb.Read
+	var eachRead []fsmpb.Read
+	if c.Identity.Principal().Kind == policy.KindRoot {
+		d = new(readSet)
+		reads, eachRead = d.reads[:0], d.eachRead[:]
+	} else {
+		l := new(largerReadSet)
+		d, reads, eachRead = &l.readSet, l.reads[:0], l.eachRead[:]
+	}
 	ev := new(Attempt)
 	ev.Evaluation = Evaluation{
 		Ctx: ctx, Services: svc, State: s, Caller: c, Op: op, Input: in,
-		Reads: d.reads[:0], freeReads: d.eachRead[:], uses: d.uses[:0], freeUses: d.eachUse[:],
+		Reads: reads, freeReads: eachRead, uses: d.uses[:0], freeUses: d.eachUse[:],
 		resources: ev.fewResources[:0], decisions: ev.fewDecisions[:0], materials: ev.fewMaterials[:0], secrets: ev.fewSecrets[:0],
 	}
 	return ev

@@ -35,22 +35,55 @@ func idsOf(list []*fsmpb.Binding) map[string]string {
 	return ids
 }
 
-// PolicyCache caches parsed policies by their text. Most keys have the same policy, and
-// entries never become stale.
+// PolicyCache caches parsed policies by their text, and managed policies by their ARN. Most keys
+// have the same policy, and entries never become stale: of a managed policy the state is asked
+// each time.
 type PolicyCache struct {
-	mu   sync.RWMutex
-	docs map[policyText]*policy.Document
-	size int // total length of the texts
-	max  int
+	mu      sync.RWMutex
+	docs    map[policyText]*policy.Document
+	size    int // total length of the texts
+	max     int
+	managed map[policyText]*managed // by ARN
 }
 
 // maxCachedPolicies limits the total length of the cached policies' texts, in bytes. The
 // parsed policies need a multiple of it.
 const maxCachedPolicies = 16 << 20
 
+// maxManaged limits the number of managed policies that are found by their ARN. Each keeps one
+// document, of at most 6,144 characters unless the quota is another, also after the cache of
+// texts has evicted it.
+const maxManaged = 1024
+
 // NewPolicyCache returns an empty cache.
 func NewPolicyCache() *PolicyCache {
-	return &PolicyCache{docs: make(map[policyText]*policy.Document), max: maxCachedPolicies}
+	return &PolicyCache{docs: make(map[policyText]*policy.Document), managed: make(map[policyText]*managed), max: maxCachedPolicies}
+}
+
+// managedBy returns what the ARN of a customer managed policy says, for policies of a kind; nil if
+// it is not one. If the cache is full, it evicts an arbitrary entry: sessions may name policies
+// at will, and what was evicted costs a microsecond.
+func (c *PolicyCache) managedBy(partition string, kind policy.Kind, arn string) *managed {
+	key := policyText{kind: kind, text: arn}
+	c.mu.RLock()
+	m := c.managed[key]
+	c.mu.RUnlock()
+	if m != nil {
+		return m
+	}
+	if m = parseManaged(partition, arn); m == nil {
+		return nil
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if len(c.managed) >= maxManaged {
+		for old := range c.managed {
+			delete(c.managed, old)
+			break
+		}
+	}
+	c.managed[key] = m
+	return m
 }
 
 // put adds a policy. If the cache is full, it evicts arbitrary entries.

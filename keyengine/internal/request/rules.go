@@ -3,6 +3,7 @@ package request
 import (
 	"fmt"
 	"strings"
+	"sync/atomic"
 
 	"github.com/conclavekms/conclave/fsm"
 	"github.com/conclavekms/conclave/fsm/fsmpb"
@@ -144,11 +145,29 @@ func (r *ownRules) limit(ev *Evaluation, arn string) (err error) {
 // managedPolicy returns the default version of a managed policy. One that does not exist
 // allows nothing.
 func managedPolicy(ev *Evaluation, kind policy.Kind, arn string) (*policy.Document, error) {
-	text, err := managedText(ev, arn)
-	if err != nil || text == "" {
+	if text, ok := policy.AWSManaged(arn); ok {
+		return ev.Policies.parsed(kind, text, func() string { return arn })
+	}
+	m := ev.Policies.managedBy(ev.Cluster().GetPartition(), kind, arn)
+	if m == nil {
+		return nothing, nil
+	}
+	p := m.read(ev)
+	if p == nil {
+		return nothing, nil
+	}
+	if d := m.newest.Load(); d != nil && d.of == p {
+		return d.document, nil
+	}
+	text, err := defaultText(ev, p, arn)
+	if err != nil {
 		return nothing, err
 	}
-	return ev.Policies.parsed(kind, text, func() string { return arn })
+	doc, err := ev.Policies.parsed(kind, text, func() string { return arn })
+	if err == nil {
+		m.newest.Store(&parsedManaged{p, doc})
+	}
+	return doc, err
 }
 
 // managedText returns the document of the default version of a managed policy, or "" if there
@@ -161,8 +180,12 @@ func managedText(ev *Evaluation, arn string) (string, error) {
 	if p == nil {
 		return "", nil
 	}
-	// The policy is in the read set, and the text of its default version cannot change
-	// without it.
+	return defaultText(ev, p, arn)
+}
+
+// defaultText returns the document of the default version of a managed policy that was read.
+// It cannot change without the policy, and so needs not be in the read set itself.
+func defaultText(ev *Evaluation, p *fsmpb.Policy, arn string) (string, error) {
 	v, _ := fsm.Object[*fsmpb.PolicyVersion](ev.State, fsm.PolicyVersionID(fsm.Account(p.Account), p.Name, p.DefaultVersion))
 	if v == nil {
 		return "", fmt.Errorf("policy %s has no version %d", arn, p.DefaultVersion)
@@ -173,8 +196,30 @@ func managedText(ev *Evaluation, arn string) (string, error) {
 // ManagedPolicy returns the customer managed policy with an ARN, or nil, and adds it to the
 // read set.
 func ManagedPolicy(ev *Evaluation, arn string) *fsmpb.Policy {
+	if m := parseManaged(ev.Cluster().GetPartition(), arn); m != nil {
+		return m.read(ev)
+	}
+	return nil
+}
+
+// managed is what the ARN of a customer managed policy says.
+type managed struct {
+	id         []byte // of the object
+	path, name string
+	// newest is the policy that was evaluated last, parsed. Objects never change, so it serves
+	// as long as the evaluated state has the same object.
+	newest atomic.Pointer[parsedManaged]
+}
+
+type parsedManaged struct {
+	of       *fsmpb.Policy
+	document *policy.Document
+}
+
+// parseManaged parses the ARN of a customer managed policy. It returns nil for any other text.
+func parseManaged(partition, arn string) *managed {
 	a, err := policy.ParseARN(arn)
-	if err != nil || a.Service != "iam" || a.Region != "" || a.Partition != ev.Cluster().GetPartition() {
+	if err != nil || a.Service != "iam" || a.Region != "" || a.Partition != partition {
 		return nil
 	}
 	account, ok := fsm.ParseAccount(a.Account)
@@ -183,8 +228,13 @@ func ManagedPolicy(ev *Evaluation, arn string) *fsmpb.Policy {
 		return nil
 	}
 	name := path[strings.LastIndexByte(path, '/')+1:]
-	p := Read[*fsmpb.Policy](ev, fsm.EntityID(account, name))
-	if p == nil || p.Name != name || p.Path != path[:len(path)-len(name)] {
+	return &managed{id: fsm.EntityID(account, name), path: path[:len(path)-len(name)], name: name}
+}
+
+// read returns the policy, or nil, and adds it to the read set.
+func (m *managed) read(ev *Evaluation) *fsmpb.Policy {
+	p := Read[*fsmpb.Policy](ev, m.id)
+	if p == nil || p.Name != m.name || p.Path != m.path {
 		return nil // names are found whatever their case, and regardless of the path
 	}
 	return p

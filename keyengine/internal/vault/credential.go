@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"strconv"
 	"strings"
+	"sync/atomic"
 
 	"github.com/conclavekms/conclave/fsm"
 	"github.com/conclavekms/conclave/fsm/fsmpb"
@@ -113,10 +114,18 @@ type Known struct {
 	User      string           // the unique id of the user, or ""
 	Proof     [32]byte
 	Sessions  [32]byte
+	// Named caches the principal of the user.
+	Named atomic.Pointer[Named]
+}
+
+// Named is the principal of a user as long as it has this path and name.
+type Named struct {
+	Path, Name string
+	Principal  policy.Principal
 }
 
 // Identify returns the principal of a credential. The result is cached while the state has
-// this version of the credential, until Vault.Sweep; it is shared and must not be changed.
+// this version of the credential, until Vault.Sweep; it is shared, and nothing but Named may be changed.
 // Identify returns ErrForged if no unsealed node wrote the credential in this form.
 func (o *Opened) Identify(c *fsmpb.Credential) (*Known, error) {
 	if k, ok := o.identities.get(c); ok {

@@ -41,6 +41,7 @@ const (
 type Plan struct {
 	Duration    time.Duration // for each figure, for all rounds together
 	Concurrency []int         // numbers of concurrent requests
+	User        bool          // measure Encrypt of a user with two managed policies too
 	Check       bool          // the results will be given to Verdict
 	Note        func(format string, args ...any)
 }
@@ -76,6 +77,28 @@ type Point struct {
 	EchoP99         float64 `json:"echo_p99_ms"`
 	EchoCPU         float64 `json:"echo_cpu_seconds_per_1000"`
 	Ratio           float64 `json:"ratio"`
+	User            *AsUser `json:"user,omitempty"` // nil without Plan.User
+}
+
+// AsUser is Encrypt of a user with two managed policies at the same point. The ratios compare
+// it with the root user's, which was measured right before and after it.
+type AsUser struct {
+	Rate      float64 `json:"operations_per_second"`
+	P50       float64 `json:"p50_ms"`
+	P99       float64 `json:"p99_ms"`
+	CPU       float64 `json:"cpu_seconds_per_1000"`
+	RateRatio float64 `json:"operations_ratio"`
+	CPURatio  float64 `json:"cpu_ratio"`
+}
+
+// principal is a user with an access key, or the root user.
+type principal struct{ accessKeyID, secret string }
+
+// face is a face of the nodes that is measured.
+type face struct {
+	name       string
+	root, echo *target
+	user       *target // nil without Plan.User
 }
 
 // Measure starts everything, measures, and stops everything. It calls Note to report
@@ -102,13 +125,21 @@ func (b *Plan) Measure(ctx context.Context) (points []Point, err error) {
 	if err != nil {
 		return nil, err
 	}
-	targets, echo, err := b.targets(ctx, c, key)
+	who := []principal{{c.AccessKeyID, c.SecretAccessKey}}
+	if b.User {
+		user, err := newUser(ctx, c)
+		if err != nil {
+			return nil, err
+		}
+		who = append(who, user)
+	}
+	faces, echo, err := b.faces(ctx, c, key, who)
 	if err != nil {
 		return nil, err
 	}
 	for _, workers := range b.Concurrency {
 		b.Note("measuring at concurrency %d", workers)
-		got, err := b.rounds(ctx, targets, workers)
+		got, err := b.rounds(ctx, faces, workers)
 		if err != nil {
 			return nil, err
 		}
@@ -136,24 +167,25 @@ func (b *Plan) start(ctx context.Context, c *localcluster.Cluster) (key string, 
 	return r.GetKeyMetadata().GetKeyId(), nil
 }
 
-// targets returns Encrypt and its echo, for gRPC and for HTTPS.
-func (b *Plan) targets(ctx context.Context, c *localcluster.Cluster, key string) (pairs [2][2]*target, echo *process.Process, err error) {
+// faces returns Encrypt of the given principals and its echo, for gRPC and for HTTPS. The
+// first principal is the root user, and there may be another one.
+func (b *Plan) faces(ctx context.Context, c *localcluster.Cluster, key string, who []principal) (faces [2]face, echo *process.Process, err error) {
 	dir := c.Nodes[0].TLS
 	plan := certs.Plan{Dir: dir, DNS: []string{"localhost"}, IPs: []net.IP{net.IPv4(127, 0, 0, 1)}}
 	ca, err := plan.LoadCA()
 	if err != nil {
-		return pairs, nil, err
+		return faces, nil, err
 	}
 	if err := plan.Issue(ca, pki.KindNode, "echo", "echo"); err != nil {
-		return pairs, nil, err
+		return faces, nil, err
 	}
 	ports, err := localcluster.FreePorts(2)
 	if err != nil {
-		return pairs, nil, err
+		return faces, nil, err
 	}
 	echo, err = localcluster.Self([]string{"PATH=" + os.Getenv("PATH")}, filepath.Join(c.Dir, "echo.log"), "bench-echo", "--grpc", ports[0], "--http", ports[1], "--dir", dir)
 	if err != nil {
-		return pairs, nil, err
+		return faces, nil, err
 	}
 	pool := x509.NewCertPool()
 	pool.AppendCertsFromPEM(ca.CertPEM())
@@ -167,23 +199,19 @@ func (b *Plan) targets(ctx context.Context, c *localcluster.Cluster, key string)
 		Plaintext []byte
 	}{key, plaintext})
 	if err != nil {
-		return pairs, echo, err
+		return faces, echo, err
 	}
 	var pids []int
 	var ops, https []string
-	var clients, echoes []*client.Client
+	var echoes []*client.Client
 	for _, n := range c.Nodes {
 		pids, ops, https = append(pids, n.Process.PID()), append(ops, n.Ops), append(https, n.AWS)
-		cl, err := c.Connect(ctx, n)
-		if err != nil {
-			return pairs, echo, err
-		}
 		// The same number of connections as to the nodes.
-		other, err := c.Connect(ctx, &localcluster.Node{GRPC: ports[0], TLS: dir})
+		cl, err := c.Connect(ctx, &localcluster.Node{GRPC: ports[0], TLS: dir})
 		if err != nil {
-			return pairs, echo, err
+			return faces, echo, err
 		}
-		clients, echoes = append(clients, cl), append(echoes, other)
+		echoes = append(echoes, cl)
 	}
 	err = localcluster.Poll(ctx, func() (bool, error) {
 		if echo.Ended() {
@@ -192,29 +220,49 @@ func (b *Plan) targets(ctx context.Context, c *localcluster.Cluster, key string)
 		return echoes[0].Conn().Invoke(ctx, echoMethod, request, new(kmspb.EncryptRequest)) == nil, nil
 	})
 	if err != nil {
-		return pairs, echo, err
+		return faces, echo, err
 	}
 	echoPID := []int{echo.PID()}
-	overHTTP := func(addr string) (load, error) {
-		conn, err := dialHTTP(ctx, addr, tlsConfig, newSignedRequests(c.AccessKeyID, c.SecretAccessKey, "us-east-1", addr))
+	overHTTP := func(addr string, p principal) (load, error) {
+		conn, err := dialHTTP(ctx, addr, tlsConfig, newSignedRequests(p.accessKeyID, p.secret, "us-east-1", addr))
 		if err != nil {
 			return nil, err
 		}
 		return &httpLoad{conn, body}, nil
 	}
-	pairs[0] = [2]*target{
-		{"gRPC", pids, ops, func(_ context.Context, w int) (load, error) {
-			return &grpcLoad{clients[w%len(clients)].KMS(), request}, nil
-		}},
-		{"gRPC echo", echoPID, nil, func(_ context.Context, w int) (load, error) {
+	faces = [2]face{
+		{name: "gRPC", echo: &target{"gRPC echo", echoPID, nil, func(_ context.Context, w int) (load, error) {
 			return &echoLoad{echoes[w%len(echoes)], request}, nil
-		}},
+		}}},
+		{name: "HTTPS", echo: &target{"HTTPS echo", echoPID, nil, func(context.Context, int) (load, error) {
+			return overHTTP(ports[1], who[0])
+		}}},
 	}
-	pairs[1] = [2]*target{
-		{"HTTPS", pids, ops, func(_ context.Context, w int) (load, error) { return overHTTP(https[w%len(https)]) }},
-		{"HTTPS echo", echoPID, nil, func(context.Context, int) (load, error) { return overHTTP(ports[1]) }},
+	for i, p := range who {
+		var clients []*client.Client
+		for _, n := range c.Nodes {
+			cl, err := localcluster.ConnectAs(ctx, n, p.accessKeyID, p.secret)
+			if err != nil {
+				return faces, echo, err
+			}
+			clients = append(clients, cl)
+		}
+		for j, open := range [...]func(context.Context, int) (load, error){
+			func(_ context.Context, w int) (load, error) {
+				return &grpcLoad{clients[w%len(clients)].KMS(), request}, nil
+			},
+			func(_ context.Context, w int) (load, error) { return overHTTP(https[w%len(https)], p) },
+		} {
+			t := &target{faces[j].name, pids, ops, open}
+			if i == 0 {
+				faces[j].root = t
+			} else {
+				t.name += " as a user"
+				faces[j].user = t
+			}
+		}
 	}
-	return pairs, echo, nil
+	return faces, echo, nil
 }
 
 type grpcLoad struct {
@@ -248,30 +296,68 @@ func (l *httpLoad) close()                   { l.conn.close() }
 
 // rounds measures all targets at one concurrency, in turn, so that other load
 // on the machine affects all of them equally.
-func (b *Plan) rounds(ctx context.Context, pairs [2][2]*target, workers int) ([]Point, error) {
-	var got [2][2][]sample
+func (b *Plan) rounds(ctx context.Context, faces [2]face, workers int) ([]Point, error) {
+	var got [2]samples
 	for range rounds {
-		for i, pair := range pairs {
-			for j, t := range pair {
-				s, err := t.measure(ctx, workers, b.Duration/rounds)
+		for i, f := range faces {
+			for _, step := range got[i].turn(f, b.Duration/rounds) {
+				s, err := step.measure(ctx, workers, step.duration)
 				if err != nil {
 					return nil, err
 				}
-				got[i][j] = append(got[i][j], s)
+				*step.into = append(*step.into, s)
 			}
 		}
 	}
 	var points []Point
-	for i, pair := range pairs {
-		e, echo := medians(got[i][0]), medians(got[i][1])
+	for i, f := range faces {
+		e, echo := medians(got[i].root), medians(got[i].echo)
 		points = append(points, Point{
-			Face: pair[0].name, Concurrency: workers,
+			Face: f.name, Concurrency: workers,
 			Rate: e.Rate, P50: ms(e.P50), P99: ms(e.P99), CPU: e.CPU, RecordsPerEntry: e.Fill,
 			EchoRate: echo.Rate, EchoP50: ms(echo.P50), EchoP99: ms(echo.P99), EchoCPU: echo.CPU,
-			Ratio: e.Rate / echo.Rate,
+			Ratio: e.Rate / echo.Rate, User: got[i].asUser(),
 		})
 	}
 	return points, nil
+}
+
+// samples are those of a face, in the order in which they were taken.
+type samples struct{ root, user, echo []sample }
+
+// step is one measurement of a target.
+type step struct {
+	*target
+	duration time.Duration
+	into     *[]sample
+}
+
+// turn returns what is measured of a face in one round, each target for d. The user is measured
+// between two halves of the root user, so that what changes steadily meanwhile, such as other load
+// on the machine, affects both alike.
+func (s *samples) turn(f face, d time.Duration) []step {
+	root, echo := step{f.root, d, &s.root}, step{f.echo, d, &s.echo}
+	if f.user == nil {
+		return []step{root, echo}
+	}
+	root.duration = d / 2
+	user := step{f.user, d / 2, &s.user}
+	return []step{root, user, user, root, echo}
+}
+
+// asUser compares the user with the root user, round by round. Each round has two samples of
+// either.
+func (s *samples) asUser() *AsUser {
+	if len(s.user) == 0 {
+		return nil
+	}
+	ratios := make([]sample, len(s.user)/2)
+	for i := range ratios {
+		u, r := s.user[2*i:2*i+2], s.root[2*i:2*i+2]
+		ratios[i] = sample{Rate: (u[0].Rate + u[1].Rate) / (r[0].Rate + r[1].Rate), CPU: (u[0].CPU + u[1].CPU) / (r[0].CPU + r[1].CPU)}
+	}
+	u, ratio := medians(s.user), medians(ratios)
+	return &AsUser{Rate: u.Rate, P50: ms(u.P50), P99: ms(u.P99), CPU: u.CPU, RateRatio: ratio.Rate, CPURatio: ratio.CPU}
 }
 
 func ms(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }

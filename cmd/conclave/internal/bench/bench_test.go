@@ -152,3 +152,31 @@ func TestBenchValidate(t *testing.T) {
 		}
 	}
 }
+
+// The ratios of a user are those of the samples of each round, not of medians that are from
+// different rounds.
+func TestAsUser(t *testing.T) {
+	s := samples{
+		root: []sample{{Rate: 100, CPU: 1}, {Rate: 300, CPU: 1}, {Rate: 1000, CPU: 4}, {Rate: 1000, CPU: 4}, {Rate: 10, CPU: 2}, {Rate: 10, CPU: 2}},
+		user: []sample{{Rate: 90, CPU: 1}, {Rate: 290, CPU: 2}, {Rate: 900, CPU: 5}, {Rate: 900, CPU: 5}, {Rate: 5, CPU: 2}, {Rate: 5, CPU: 2}},
+	}
+	if got := s.asUser(); got.RateRatio != 0.9 || got.CPURatio != 1.25 || got.Rate != 290 || got.CPU != 2 {
+		t.Errorf("got %+v, want ratios of 0.9 and 1.25, and the user's own medians", *got)
+	}
+	if (&samples{root: s.root}).asUser() != nil {
+		t.Error("there is a user where none was measured")
+	}
+	root, user, echo := &target{name: "root"}, &target{name: "user"}, &target{name: "echo"}
+	spent := make(map[*target]time.Duration)
+	var order string
+	for _, step := range s.turn(face{root: root, user: user, echo: echo}, 4*time.Second) {
+		spent[step.target] += step.duration
+		order += step.name + " "
+	}
+	if order != "root user user root echo " || spent[root] != 4*time.Second || spent[user] != 4*time.Second || spent[echo] != 4*time.Second {
+		t.Errorf("a round is %s, for %v", order, spent)
+	}
+	if got := s.turn(face{root: root, echo: echo}, time.Second); len(got) != 2 || got[0].target != root || got[1].target != echo {
+		t.Errorf("a round without a user has %d steps, want root and echo", len(got))
+	}
+}

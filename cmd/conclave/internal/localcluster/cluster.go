@@ -162,12 +162,18 @@ func (n *Node) wait(ctx context.Context, path string) error {
 // Connect returns a client for one node, with the operator's certificate and,
 // once there is one, the root user's access key.
 func (c *Cluster) Connect(ctx context.Context, n *Node) (*client.Client, error) {
+	return ConnectAs(ctx, n, c.AccessKeyID, c.SecretAccessKey)
+}
+
+// ConnectAs returns a client for one node, with the operator's certificate and,
+// unless it is empty, an access key.
+func ConnectAs(ctx context.Context, n *Node, accessKeyID, secret string) (*client.Client, error) {
 	cfg := client.Config{
 		Address: n.GRPC, UserAgent: "conclave-cli/" + cli.Version, CAFile: filepath.Join(n.TLS, certs.CAFile),
 		CertFile: filepath.Join(n.TLS, certs.OperatorFile+".pem"), KeyFile: filepath.Join(n.TLS, certs.OperatorFile+"-key.pem"),
 	}
-	if c.AccessKeyID != "" {
-		cfg.AccessKeyID, cfg.SecretAccessKey = c.AccessKeyID, client.Secret(c.SecretAccessKey)
+	if accessKeyID != "" {
+		cfg.AccessKeyID, cfg.SecretAccessKey = accessKeyID, client.Secret(secret)
 	}
 	return client.Dial(ctx, cfg)
 }
