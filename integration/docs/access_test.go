@@ -87,9 +87,9 @@ func TestAccessPage(t *testing.T) {
 	out := s.run(t, script.String())
 	for _, want := range []string{
 		"arn:aws:iam::111122223333:user/alice", ":assumed-role/key-admin/alice", ":assumed-role/deploy/job-4711", ":assumed-role/partner/reader",
-		`"KeyState": "Enabled"`,                             // by the profile
-		"arn:aws:iam::111122223333:role/payments-pod",       // in the list of who can use the key
-		"no identity-based policy allows the kms:CreateKey", // by policy why
+		`"KeyState": "Enabled"`,                       // by the profile
+		"arn:aws:iam::111122223333:role/payments-pod", // in the list of who can use the key
+		"kms:CreateKey ImplicitDeny",                  // by policy why
 	} {
 		if !strings.Contains(out, want) {
 			t.Errorf("the output has no %q:\n%s", want, out)

@@ -31,9 +31,10 @@ func newDevShell(t *testing.T, binary string, flags ...string) *devShell {
 	if err := os.Symlink(binary, filepath.Join(bin, "conclave")); err != nil {
 		t.Fatal(err)
 	}
-	// A runtime directory of its own is where `conclave env` finds this server and no other.
+	// A runtime directory of its own is where `conclave env` finds this server and no other, and
+	// in its home there are no credentials that AWS's tools got of another one.
 	s.env = []string{
-		"XDG_RUNTIME_DIR=" + s.dir, "HOME=" + os.Getenv("HOME"), "AWS_CONFIG_FILE=" + filepath.Join(s.dir, "config"),
+		"XDG_RUNTIME_DIR=" + s.dir, "HOME=" + s.dir, "AWS_CONFIG_FILE=" + filepath.Join(s.dir, "config"),
 		"AWS_SHARED_CREDENTIALS_FILE=" + filepath.Join(s.dir, "credentials"), "AWS_PAGER=",
 		"PATH=" + bin + string(os.PathListSeparator) + os.Getenv("PATH"), "TMPDIR=" + s.dir, "XDG_CACHE_HOME=" + s.dir,
 	}
