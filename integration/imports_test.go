@@ -92,7 +92,7 @@ var imports = []struct {
 		"keyengine/internal/primitive", "keyengine/internal/record", "keyengine/internal/request", "keyengine/internal/vault", "fsm", "fsm/fsmpb", "auditlog/auditpb", "policy",
 	}},
 	{"keyengine/internal/iamops", []string{
-		"keyengine/iam", "keyengine/iamapi", "keyengine/kmsapi", "keyengine/internal/auditfield", "keyengine/internal/binding", "keyengine/internal/keymat", "keyengine/internal/request", "keyengine/internal/vault",
+		"keyengine/iam", "keyengine/iamapi", "keyengine/kmsapi", "keyengine/internal/auditfield", "keyengine/internal/binding", "keyengine/internal/keymat", "keyengine/internal/request", "keyengine/internal/vault", "keyengine/internal/webidentity",
 		"fsm", "fsm/fsmpb", "auditlog/auditpb", "policy",
 	}},
 	{"keyengine/internal/simulateops", []string{

@@ -27,7 +27,7 @@ type AccountInfo struct {
 // CreateAccount creates an account with an access key for its root user. The caller needs
 // conclave:CreateAccount in the account that the cluster was initialised with. The secret is
 // returned encrypted to answerKey, as by CreateAccessKey. Errors: ErrValidation,
-// EntityAlreadyExists, ErrAccessDenied, ErrUnrecognizedClient, ErrUnavailable.
+// EntityAlreadyExists, LimitExceeded, ErrAccessDenied, ErrUnrecognizedClient, ErrUnavailable.
 func (e *Engine) CreateAccount(ctx context.Context, c *iam.Caller, number, name string, answerKey []byte) (id string, sealed []byte, err error) {
 	ask := record.Event{Parameters: []*auditpb.Field{auditfield.Text("account", number), auditfield.Text("name", name)}}
 	return e.newAccessKey(answerKey, func(handOver handOver) error {

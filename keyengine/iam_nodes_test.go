@@ -170,6 +170,11 @@ func TestAccounts(t *testing.T) {
 	}
 	_, _, err = e.CreateAccount(t.Context(), c.caller(ann.identity), second, "other", to.Public())
 	wantError(t, err, iamapi.ErrEntityAlreadyExists, "…")
+	if err := e.services.Quotas.Set("accounts", 2); err != nil {
+		t.Fatal(err)
+	}
+	_, _, err = e.CreateAccount(t.Context(), c.caller(ann.identity), "777788889999", "third", to.Public())
+	wantError(t, err, iamapi.ErrLimitExceeded, "Cannot exceed quota for AccountsPerCluster: 2")
 	key := *c.initResult
 	key.AccessKeyID = id
 	secret, err := to.Open(iam.SecretInfo(id), sealed)

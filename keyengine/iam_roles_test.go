@@ -210,8 +210,9 @@ func TestOpenIDConnectProviders(t *testing.T) {
 	if *got.Url != issuer || len(got.ClientIDList) != 1 || got.ClientIDList[0] != "b" || got.ThumbprintList[0] != strings.Repeat("0", 40) || len(got.Tags) != 1 || *got.Tags[0].Key != "a" {
 		t.Errorf("GetOpenIDConnectProvider: got %+v", got)
 	}
+	const jwks = `{"keys":[{"kty":"EC","crv":"P-256","x":"axfR8uEsQkf4vOblY6RA8ncDfYEt6zOg9KE5RdiYwpY","y":"T-NC4v4af5uO5-tKfA-eFivOM1drMV7Oy7ZAaDe_UfU"}]}`
 	for keys, ok := range map[string]bool{
-		"": true, `{"keys":[{"kty":"RSA","n":"AQ","e":"AQAB"}]}`: true, `{"keys":[]}`: false, "x": false, `{"keys":[{"n":"AQ"}]}`: false,
+		"": true, jwks: true, `{"keys":[{"kty":"RSA","n":"AQ","e":"AQAB"}]}`: false, `{"keys":[]}`: false, "x": false, `{"keys":[{"n":"AQ"}]}`: false,
 		`{"keys":[{"kty":"EC","d":"AQ"}]}`: false, `{"keys":[{"kty":"oct","k":"AQ"}]}`: false,
 	} {
 		_, err := call[request.None](c, "UpdateOpenIDConnectProviderKeys", &iamapi.UpdateOpenIDConnectProviderKeysInput{OpenIDConnectProviderArn: &arn, JSONWebKeySet: &keys})

@@ -12,6 +12,7 @@ import (
 	"github.com/conclavekms/conclave/fsm/fsmpb"
 	"github.com/conclavekms/conclave/keyengine/iam"
 	"github.com/conclavekms/conclave/keyengine/iam/iampb"
+	"github.com/conclavekms/conclave/keyengine/iamapi"
 	"github.com/conclavekms/conclave/keyengine/kmsapi"
 )
 
@@ -66,6 +67,7 @@ func iamReadCases() []readCase {
 		reads  string                             // of the caller and its policies, in addition to the key's
 		denied string                             // further reads of a denial
 		in     func(f *readFixture) (string, any) // default: Encrypt
+		noKey  bool                               // no key takes part
 	}
 	editUser := func(edit func(u *fsmpb.User, allowed bool)) func(*readFixture, bool) {
 		return func(f *readFixture, allowed bool) { f.putUser("ann", func(u *fsmpb.User) { edit(u, allowed) }) }
@@ -142,6 +144,29 @@ func iamReadCases() []readCase {
 			set: editRole(func(r *fsmpb.Role, allowed bool) { r.Inline = inlineOf(allowed) })},
 		{name: "role's managed policy", who: session(func(_ *readFixture, r *fsmpb.Role) { r.Policies = []string{managedARN("managed")} }, noMore),
 			kind: kindPolicy, object: managed, reads: "ROLE POLICY", set: setManaged},
+		{name: "role's boundary", who: session(func(f *readFixture, r *fsmpb.Role) {
+			f.putManaged("wide", all)
+			f.putManaged("narrow", none)
+			r.Inline = inline(all)
+		}, noMore), kind: kindRole, object: app, reads: "ROLE POLICY", set: editRole(func(r *fsmpb.Role, allowed bool) {
+			r.Boundary = managedARN("narrow")
+			if allowed {
+				r.Boundary = managedARN("wide")
+			}
+		})},
+		{name: "role's trust", who: user(func(f *readFixture, u *fsmpb.User) {
+			f.putRole("app", func(*fsmpb.Role) {})
+			u.Inline = inline(allow("sts:AssumeRole", "*"))
+		}), kind: kindRole, object: app, reads: "CREDENTIAL USER ROLE", denied: "-", noKey: true,
+			set: editRole(func(r *fsmpb.Role, allowed bool) {
+				effect := "Deny"
+				if allowed {
+					effect = "Allow"
+				}
+				r.Trust = policyDocument(`{"Effect":"` + effect + `","Principal":{"AWS":"` + testAccount + `"},"Action":"sts:AssumeRole"}`)
+			}), in: func(*readFixture) (string, any) {
+				return "AssumeRole", &iamapi.AssumeRoleInput{RoleArn: new(arnOf("role/app")), RoleSessionName: new("test")}
+			}},
 		{name: "policy of a role's boundary", who: session(func(_ *readFixture, r *fsmpb.Role) {
 			r.Inline, r.Boundary = inline(all), managedARN("managed")
 		}, noMore), kind: kindPolicy, object: managed, reads: "ROLE POLICY", set: setManaged},
@@ -203,7 +228,11 @@ func iamReadCases() []readCase {
 				return encrypt(f)
 			}
 		}
-		reads := sortedKinds(onKey + " " + l.reads)
+		object := onKey
+		if l.noKey {
+			object = ""
+		}
+		reads := sortedKinds(object + " " + l.reads)
 		cases = append(cases, readCase{"taken away: " + l.name, op, in(true), l.kind, l.object, func(f *readFixture) { l.set(f, false) }, "ok", "AccessDeniedException", reads, false, false})
 		if l.kind == fsmpb.Kind_KIND_KEY_USE {
 			continue // that a key was used cannot be undone
@@ -259,11 +288,30 @@ func admissionReadCases() []readCase {
 		c.Active = false
 		f.Change(&fsmpb.Change{Change: &fsmpb.Change_PutCredential{PutCredential: c}})
 	}
+	const issuer = "issuer.test"
+	provider := func(*readFixture) []byte { return fsm.OidcProviderID(testAccountNumber, issuer) }
+	putProvider := func(f *readFixture, revokedBefore int64) {
+		f.Change(&fsmpb.Change{Change: &fsmpb.Change_PutOidcProvider{PutOidcProvider: &fsmpb.OidcProvider{
+			Account: uint64(testAccountNumber), Url: issuer, Created: 1, RevokedBefore: revokedBefore,
+		}}})
+	}
+	ofPod := func(f *readFixture) any {
+		putProvider(f, 0)
+		f.putRole("app", func(r *fsmpb.Role) { r.Inline = inline(allow("kms:*", "*")) })
+		f.alice = f.newSession("app", func(s *iampb.Session) { s.Provider, s.Issuer = arnOf("oidc-provider/"+issuer), issuer })
+		return encrypt(f)
+	}
 	entity := func(name string) *fsmpb.EntityID {
 		return &fsmpb.EntityID{Account: uint64(testAccountNumber), Name: name}
 	}
 	const byUser, byRole = "KEY KEY_POLICY CREDENTIAL USER", "KEY KEY_POLICY ROLE"
 	return []readCase{
+		{"sessions of an identity provider revoked", "Encrypt", ofPod, fsmpb.Kind_KIND_OIDC_PROVIDER, provider, func(f *readFixture) {
+			putProvider(f, f.Clock.Now().UnixNano()+1)
+		}, "ok", "ExpiredTokenException", byRole + " OIDC_PROVIDER", false, false},
+		{"identity provider deleted", "Encrypt", ofPod, fsmpb.Kind_KIND_OIDC_PROVIDER, provider, func(f *readFixture) {
+			f.Change(&fsmpb.Change{Change: &fsmpb.Change_DeleteOidcProvider{DeleteOidcProvider: &fsmpb.EntityID{Account: uint64(testAccountNumber), Name: issuer}}})
+		}, "ok", "UnrecognizedClientException", byRole + " OIDC_PROVIDER", false, false},
 		{"sessions of a role revoked", "Encrypt", session, fsmpb.Kind_KIND_ROLE, role, func(f *readFixture) {
 			f.putRole("app", func(r *fsmpb.Role) { r.RevokedBefore = f.Clock.Now().UnixNano() + 1 })
 		}, "ok", "ExpiredTokenException", byRole, false, false},
@@ -359,7 +407,7 @@ func TestHeldBehind(t *testing.T) {
 			}
 			f.Replica("n2").FallBehind()
 			tt.mutate(f)
-			out, err := f.engines["n2"].Do(t.Context(), f.caller(who), OperationNamed(KMS, tt.op), in)
+			out, err := f.engines["n2"].Do(t.Context(), f.caller(who), operationOf(tt.op), in)
 			if got := f.outcome(out, err); got != tt.after {
 				t.Errorf("got outcome %s, want %s", got, tt.after)
 			}

@@ -509,7 +509,7 @@ func (tt *readCase) run(t *testing.T, mutate, strip bool) (outcome, reads string
 		tt.mutate(f)
 		size, f.BrokenRule = f.Audit.Size(), ""
 	}
-	out, err := f.engine.Do(t.Context(), f.caller(who), OperationNamed(KMS, tt.op), in)
+	out, err := f.engine.Do(t.Context(), f.caller(who), operationOf(tt.op), in)
 	if f.BrokenRule != "" && errors.Is(err, kmsapi.ErrInternal) {
 		return "refused", reads, 0
 	}
@@ -527,6 +527,14 @@ func kindsOf(rec *fsmpb.Record) string {
 		names[i] = strings.TrimPrefix(k.String(), "KIND_")
 	}
 	return strings.Join(names, " ")
+}
+
+// operationOf returns the operation of KMS or STS with a name.
+func operationOf(name string) *Operation {
+	if op := OperationNamed(KMS, name); op != nil {
+		return op
+	}
+	return OperationNamed(STS, name)
 }
 
 // outcome describes an answer in a word or two, so that the answers of a case differ.

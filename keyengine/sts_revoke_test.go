@@ -133,6 +133,39 @@ func TestRevocationAndClocks(t *testing.T) {
 	}
 }
 
+// Of sessions that are opened in the same second as a revocation, those before it end and
+// those after it do not, at once and without time passing; also if another revocation follows
+// in that second, on a node whose clock is behind.
+func TestRevocationInOneSecond(t *testing.T) {
+	t.Parallel()
+	c := newTestCluster(t, withNodes(2))
+	alice := c.storeUser(testAccountNumber, "alice", "")
+	role := c.storeRole(testAccountNumber, "app", trusts(aliceARN, ""), "")
+	n2 := c.engines["n2"]
+	setClock(n2, enginetest.NewClock(c.Clock.Now().Add(-time.Second)))
+	who := func(id iam.Identity) error {
+		_, err := callAs[iamapi.GetCallerIdentityOutput](c, c.engine, id, "GetCallerIdentity", &iamapi.GetCallerIdentityInput{})
+		return err
+	}
+	opened := []iam.Identity{c.assume(alice, assumeInput(role))}
+	for i, e := range []*Engine{c.engine, n2, c.engine} {
+		name := "app"
+		if _, err := callAs[request.None](c, e, c.root, "RevokeRoleSessions", &iamapi.RevokeRoleSessionsInput{RoleName: &name}); err != nil {
+			t.Fatal(err)
+		}
+		for j, id := range opened {
+			if err := who(id); !errors.Is(err, kmsapi.ErrExpiredToken) {
+				t.Errorf("after revocation %d, session %d: got error %v, want ErrExpiredToken", i, j, err)
+			}
+		}
+		next := c.assume(alice, assumeInput(role))
+		if err := who(next); err != nil {
+			t.Errorf("a session that was opened after revocation %d: %v", i, err)
+		}
+		opened = append(opened, next)
+	}
+}
+
 // Sessions end by cluster time.
 func TestSessionsExpire(t *testing.T) {
 	t.Parallel()

@@ -1,9 +1,6 @@
 package docs
 
 import (
-	"bytes"
-	"context"
-	"errors"
 	"flag"
 	"fmt"
 	"io/fs"
@@ -15,7 +12,6 @@ import (
 	"slices"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/aws/aws-sdk-go-v2/service/kms"
 	"github.com/google/go-cmp/cmp"
@@ -102,6 +98,15 @@ var walks = []walk{
 	{"docs/cli.md", "## First steps", "TestDocsFirstSteps"},
 	{"docs/cli.md", "## Commands", "TestExamples"}, // and those for operators TestOperatorExamples
 	{"README.md", composeHeading, "TestCompose"},
+	{"docs/access.md", "## Users, groups and roles", "TestAccessPage"},
+	{"docs/access.md", "## People", "TestAccessPage"},
+	{"docs/access.md", "## Workloads in Kubernetes", "TestAccessPage"},
+	{"docs/access.md", "## CI systems", "TestAccessPage"},
+	{"docs/access.md", "## Other accounts", "TestAccessPage"},
+	{"docs/access.md", "## Take access away", "TestAccessPage"},
+	{"docs/access.md", "## Who can use a key", "TestAccessPage"},
+	{"docs/access.md", "## Least privilege from use", "TestAccessPage"},
+	{"docs/access.md", "## Why was it denied?", "TestAccessPage"},
 	{"docs/clients.md", "## sops", "TestSops"},
 	{"docs/clients.md", "## cosign", "TestCosign"},
 }
@@ -301,43 +306,11 @@ func TestDocsFirstSteps(t *testing.T) {
 					script.WriteString(c + "\n")
 				}
 			}
-			// What the commands find where they are run: bin/conclave, and it on the path.
-			dir := t.TempDir()
-			if err := os.Mkdir(filepath.Join(dir, "bin"), 0o700); err != nil {
-				t.Fatal(err)
-			}
-			if err := os.Symlink(binary, filepath.Join(dir, "bin", "conclave")); err != nil {
-				t.Fatal(err)
-			}
-			// A runtime directory of its own is where `conclave env` finds this server and
-			// no other.
-			env := []string{"XDG_RUNTIME_DIR=" + dir, "HOME=" + os.Getenv("HOME"), "AWS_CONFIG_FILE=" + os.DevNull, "AWS_SHARED_CREDENTIALS_FILE=" + os.DevNull, "AWS_PAGER=",
-				"PATH=" + filepath.Join(dir, "bin") + string(os.PathListSeparator) + os.Getenv("PATH"), "TMPDIR=" + dir, "XDG_CACHE_HOME=" + dir}
-			ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
-			defer cancel()
-			server := exec.CommandContext(ctx, binary, "dev", "--aws-listen", ":0", "--grpc-listen", ":0", "--peer-listen", ":0", "--ops-listen", ":0")
-			server.Env, server.Dir = env, dir
-			var log bytes.Buffer
-			server.Stdout, server.Stderr = &log, &log
-			server.Cancel = func() error { return server.Process.Signal(os.Interrupt) }
-			server.WaitDelay = 10 * time.Second
-			if err := server.Start(); err != nil {
-				t.Fatal(err)
-			}
-			shell := exec.CommandContext(ctx, "bash", "-euo", "pipefail", "-c", script.String())
-			shell.Env, shell.Dir = env, dir
-			out, err := shell.CombinedOutput()
-			cancel()
-			if werr := server.Wait(); werr != nil && !errors.Is(werr, context.Canceled) {
-				t.Errorf("the server: %v", werr)
-			}
-			if err != nil {
-				t.Fatalf("%v\n%s\nthe commands:\n%s\nthe server:\n%s", err, out, script.String(), log.String())
-			}
-			if !strings.Contains("\n"+string(out), "\nhello\n") {
+			out := newDevShell(t, binary).run(t, script.String())
+			if !strings.Contains("\n"+out, "\nhello\n") {
 				t.Errorf("what was encrypted is not shown decrypted:\n%s", out)
 			}
-			if strings.Contains(script.String(), "audit tail") && !strings.Contains(string(out), " Decrypt key/") {
+			if strings.Contains(script.String(), "audit tail") && !strings.Contains(out, " Decrypt key/") {
 				t.Errorf("the audit log does not show it:\n%s", out)
 			}
 		})

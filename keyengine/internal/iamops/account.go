@@ -49,6 +49,12 @@ func NewAccount(ev *request.Evaluation, number, name string, use func(c *fsmpb.C
 	if a == fsm.AccountOf(ev.State) || request.Read[*fsmpb.Account](ev, fsm.AccountID(a)) != nil {
 		return exists("The account %s already exists.", number)
 	}
+	n := 0
+	for range fsm.Accounts(ev.State) {
+		if n++; n >= ev.Quotas.Accounts {
+			return quotaExceeded("AccountsPerCluster", ev.Quotas.Accounts)
+		}
+	}
 	m := &fsmpb.Account{Account: uint64(a), Name: name, Created: ev.Now().UnixNano()}
 	ev.Change(&fsmpb.Change{Change: &fsmpb.Change_PutAccount{PutAccount: m}})
 	_, err := rootOf(ev, a).makeKey(ev, 0, use)

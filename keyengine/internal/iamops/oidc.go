@@ -2,7 +2,6 @@ package iamops
 
 import (
 	"encoding/hex"
-	"encoding/json"
 	"net/url"
 	"slices"
 	"strings"
@@ -15,6 +14,7 @@ import (
 	"github.com/conclavekms/conclave/keyengine/iam"
 	"github.com/conclavekms/conclave/keyengine/iamapi"
 	"github.com/conclavekms/conclave/keyengine/internal/request"
+	"github.com/conclavekms/conclave/keyengine/internal/webidentity"
 	"github.com/conclavekms/conclave/policy"
 )
 
@@ -238,21 +238,8 @@ func updateProviderKeys(ev *request.Evaluation, in *iamapi.UpdateOpenIDConnectPr
 		if len(m.Jwks) == 0 {
 			return nil
 		}
-		// What is no key is refused when it would verify a token; here, what can be no set.
-		var set struct {
-			Keys []struct {
-				Kty string `json:"kty"`
-				D   any    `json:"d"`
-				K   any    `json:"k"`
-			} `json:"keys"`
-		}
-		if err := json.Unmarshal(m.Jwks, &set); err != nil || len(set.Keys) == 0 {
-			return invalidInput("The keys of an issuer are a JSON Web Key Set (RFC 7517) with at least one key.")
-		}
-		for _, k := range set.Keys {
-			if k.Kty == "" || k.D != nil || k.K != nil {
-				return invalidInput("The keys of an issuer are public keys with a kty.")
-			}
+		if err := webidentity.CheckKeys(m.Jwks); err != nil {
+			return invalidInput("The keys of an issuer are a JSON Web Key Set (RFC 7517) of public keys: %v.", err)
 		}
 		return nil
 	})
@@ -266,7 +253,8 @@ const revocationLead = 2 * time.Second
 // that are open, one that is still to come when the revocation is recorded. A session that is
 // recorded before begins at a cluster time before it, and one that is recorded after has read
 // the revocation and begins no earlier than it. The time is never before one that was set
-// earlier, since what was revoked stays so.
+// earlier, since what was revoked stays so. It is after one that is still to come: sessions that
+// have read that one begin with it, whatever this node's clock says, and end too.
 func revokedBefore(ev *request.Evaluation, olderThan *time.Time, was int64) int64 {
 	now := ev.Now()
 	if olderThan != nil && !olderThan.After(now) {
@@ -274,7 +262,7 @@ func revokedBefore(ev *request.Evaluation, olderThan *time.Time, was int64) int6
 	}
 	until := now.Add(revocationLead).UnixNano()
 	ev.Within(0, until)
-	return max(until, was)
+	return max(until, was+1)
 }
 
 // revokeRoleSessions ends the sessions of a role that were opened before a time. Once it has

@@ -23,6 +23,9 @@ type Quotas struct {
 	// identity providers have as many tags as keys.
 	Aliases, Tags, Grants, Rotations int
 
+	// Accounts of the cluster, with that of its initialisation; here as many as there is memory
+	// for. Like Keys, this may be exceeded slightly.
+	Accounts int
 	// Users of an account (AWS: 5,000; here as many as there is memory for). Like Keys, this
 	// may be exceeded slightly.
 	Users int
@@ -44,10 +47,10 @@ type Quotas struct {
 // MaxQuota is the largest value of a quota. Larger numbers are untested.
 const MaxQuota = 1_000_000
 
-// DefaultQuotas are AWS's defaults, but for Users.
+// DefaultQuotas are AWS's defaults, but for Accounts and Users.
 var DefaultQuotas = Quotas{
 	Keys: 100_000, KeyStores: 10, Aliases: 50, Tags: 50, Grants: 50_000, Rotations: 25,
-	Users: MaxQuota, AccessKeys: 2, AttachedPolicies: 10, PolicyVersions: 5, GroupsPerUser: 10,
+	Accounts: MaxQuota, Users: MaxQuota, AccessKeys: 2, AttachedPolicies: 10, PolicyVersions: 5, GroupsPerUser: 10,
 	PolicySize: 6_144, UserPolicySize: 2_048, GroupPolicySize: 5_120, RolePolicySize: 10_240, TrustPolicySize: 2_048,
 }
 
@@ -56,7 +59,7 @@ func (q *Quotas) fields() map[string]*int {
 	return map[string]*int{
 		"keys": &q.Keys, "key-stores": &q.KeyStores, "aliases-per-key": &q.Aliases, "tags-per-key": &q.Tags,
 		"grants-per-key": &q.Grants, "rotations-per-key": &q.Rotations,
-		"users": &q.Users, "access-keys-per-user": &q.AccessKeys, "managed-policies-per-principal": &q.AttachedPolicies,
+		"accounts": &q.Accounts, "users": &q.Users, "access-keys-per-user": &q.AccessKeys, "managed-policies-per-principal": &q.AttachedPolicies,
 		"versions-per-policy": &q.PolicyVersions, "groups-per-user": &q.GroupsPerUser,
 		"policy-size": &q.PolicySize, "user-policy-size": &q.UserPolicySize, "group-policy-size": &q.GroupPolicySize,
 		"role-policy-size": &q.RolePolicySize, "trust-policy-size": &q.TrustPolicySize,

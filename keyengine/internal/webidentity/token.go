@@ -298,11 +298,33 @@ func publicKeys(jwks []byte, id, algorithm string) (list []crypto.PublicKey, err
 	return list, nil
 }
 
-// CheckKeys checks that a JWK set, such as from a file, has keys that can verify tokens.
+// CheckKeys checks that a JWK set, such as from a file, has keys that can verify tokens, and
+// none that is secret.
 func CheckKeys(jwks []byte) error {
 	keys, err := usable(jwks)
-	if err == nil && len(keys) == 0 {
-		err = errors.New("the JWK set has no public key for signatures")
+	switch {
+	case err != nil:
+		return err
+	case len(keys) == 0:
+		return errors.New("the JWK set has no public key for signatures")
+	case len(keys) == maxKeys: // the set may have more, which would not be looked at
+		return fmt.Errorf("the JWK set has %d keys or more", maxKeys)
 	}
-	return err
+	// Those who send a private key have mistaken the file. It must not be stored, also if it is
+	// of a kind that is not known.
+	var set struct {
+		Keys []struct {
+			D any `json:"d"`
+			K any `json:"k"`
+		} `json:"keys"`
+	}
+	if err := json.Unmarshal(jwks, &set); err != nil {
+		return fmt.Errorf("not a JWK set: %w", err)
+	}
+	for _, k := range set.Keys {
+		if k.D != nil || k.K != nil {
+			return errors.New("the JWK set has a key that is secret")
+		}
+	}
+	return nil
 }

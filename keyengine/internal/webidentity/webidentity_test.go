@@ -316,6 +316,11 @@ func TestCheckKeys(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	raw, err := json.Marshal(jose.JSONWebKey{Key: curve.Public(), KeyID: "a"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	one := string(raw)
 	for name, tt := range map[string]struct {
 		keys []byte
 		good bool
@@ -326,6 +331,9 @@ func TestCheckKeys(t *testing.T) {
 		"shared":         {set(jose.JSONWebKey{Key: []byte("secret"), KeyID: "a"}), false},
 		"weak":           {set(jose.JSONWebKey{Key: weak.Public(), KeyID: "a"}), false},
 		"unknown beside": {[]byte(strings.Replace(string(set(jose.JSONWebKey{Key: curve.Public(), KeyID: "a"})), `[`, `[{"kty":"XYZ"},`, 1)), true},
+		"secret beside":  {[]byte(strings.Replace(string(set(jose.JSONWebKey{Key: curve.Public(), KeyID: "a"})), `[`, `[{"kty":"XYZ","d":"AQ"},`, 1)), false},
+		"many":           {[]byte(`{"keys":[` + strings.Repeat(one+",", maxKeys-2) + one + `]}`), true},
+		"too many":       {[]byte(`{"keys":[` + strings.Repeat(one+",", maxKeys) + one + `]}`), false},
 		"empty":          {[]byte(`{"keys":[]}`), false},
 		"not JSON":       {[]byte(`keys`), false},
 	} {

@@ -446,21 +446,21 @@ The caller needs the permission to simulate its own policies. Grants do not take
 	return a.ClientFlags(cmd)
 }
 
-// encodedMessage is what denials write before an encoded message.
-const encodedMessage = "Encoded authorization failure message: "
-
 func whyCommand(a *cli.App) *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "why MESSAGE|REQUEST-ID", Short: "Explain why a request was denied",
-		Long: `Why explains a denial to those who may call sts:DecodeAuthorizationMessage: who asked for
-what, and which statement, or which absence of one, decided. It is given the encoded
-message of the denial, or the id of the request, with which it is looked up in the audit
-log.`,
+		Long: `Why explains a denial: who asked for what, and which statement, or which absence of one,
+decided.
+
+The id of the request, which every denial shows, is looked up in the audit log, for
+those who may read it (conclave:ReadAudit). The encoded message of a denial, which
+AWS's tools show, and this one with -o json or yaml, has the condition keys of the
+request too. It is decoded for those who may call sts:DecodeAuthorizationMessage.`,
 		Example:     `  conclave policy why "$DENIED"`,
 		Annotations: calls("DecodeAuthorizationMessage"),
 		Args:        cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			msg := strings.TrimPrefix(args[0], encodedMessage)
+			msg := strings.TrimSpace(strings.TrimPrefix(args[0], cli.EncodedMessage))
 			if requestID.MatchString(msg) {
 				return whyRequest(cmd.Context(), a, msg)
 			}

@@ -112,15 +112,15 @@ func whyRequest(ctx context.Context, a *cli.App, id string) error {
 		if found.ErrorCode == "" {
 			return fmt.Errorf("request %s was not denied: %s %s", id, found.EventName, found.EventTime)
 		}
-		if _, msg, ok := strings.Cut(found.ErrorMessage, encodedMessage); ok {
-			return a.Timed(ctx, func(ctx context.Context) error { return explain(ctx, a, c, strings.TrimSpace(msg)) })
-		}
 		return a.Print(found, func(w io.Writer) {
 			cli.Line(w, "time", found.EventTime)
 			cli.Line(w, "principal", cli.OrDash(found.UserIdentity.ARN))
 			cli.Line(w, "event", found.EventName)
 			for _, r := range found.Resources {
 				cli.Line(w, "resource", r.ARN)
+			}
+			for _, d := range found.Additional.Authorization {
+				cli.Line(w, "decision", d)
 			}
 			cli.Line(w, "error", found.ErrorCode)
 			cli.Line(w, "message", cli.OrDash(found.ErrorMessage))

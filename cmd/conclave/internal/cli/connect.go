@@ -210,7 +210,21 @@ func (a *App) WithEach(ctx context.Context, doing string, use func(context.Conte
 	if isSealed(err) && c.uninitialised(ctx) {
 		return &CodedError{ExitSealed, fmt.Errorf("%s: the cluster is not initialised\n`conclave operator init` initialises it", doing)}
 	}
-	return Explain(doing, c.Address, err)
+	return a.withEncoded(err, Explain(doing, c.Address, err))
+}
+
+// EncodedMessage is what denials have before an encoded message.
+const EncodedMessage = "Encoded authorization failure message: "
+
+// withEncoded adds the encoded message of a denial to its explanation if the output is for
+// programs. People are better served by the id of the request, as the message is long.
+func (a *App) withEncoded(err, explained error) error {
+	f, ok := client.FromError(err)
+	format, _ := a.Format() // checked before the call
+	if coded, is := errors.AsType[*CodedError](explained); is && ok && f.Encoded != "" && format != "table" {
+		return &CodedError{coded.Code, fmt.Errorf("%w\n%s%s", coded.err, EncodedMessage, Printable(f.Encoded))}
+	}
+	return explained
 }
 
 // isSealed reports whether a node refused a call because it is sealed.
@@ -269,6 +283,8 @@ func Explain(doing, address string, err error) error {
 		msg += "\n`conclave operator init` initialises the cluster"
 	case f.Type == "MissingAuthenticationTokenException" || f.Type == "UnrecognizedClientException" || f.Type == "InvalidSignatureException":
 		msg += "\nset AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY; for a development server: eval \"$(conclave env)\""
+	case f.Encoded != "" && f.RequestID != "":
+		msg += "\nthe audit log has what decided: `conclave policy why " + Printable(f.RequestID) + "`"
 	case f.Type == "AccessDeniedException" && strings.Contains(f.Message, "certificate of an operator"):
 		msg += "\ngive one with --cert and --key-file, or CONCLAVE_CERT and CONCLAVE_KEY"
 	}

@@ -51,6 +51,30 @@ func TestExplain(t *testing.T) {
 	}
 }
 
+// A denial says how it can be explained: to people by the id of the request, and to programs by
+// the encoded message too.
+func TestExplainDenial(t *testing.T) {
+	st, err := status.New(codes.PermissionDenied, "no").WithDetails(&kmspb.ErrorDetail{Type: "AccessDeniedException", Message: "no", RequestId: "id-1", EncodedMessage: "SECRET\x1b"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	denied := Explain("doing", "addr", st.Err())
+	for format, encoded := range map[string]bool{"": false, "table": false, "json": true, "yaml": true} {
+		var out bytes.Buffer
+		a := &App{Stderr: &out, Output: format}
+		if got := a.Report(a.withEncoded(st.Err(), denied)); got != ExitError {
+			t.Errorf("-o %q: exit code %d, want %d", format, got, ExitError)
+		}
+		if !strings.Contains(out.String(), "`conclave policy why id-1`") || strings.Contains(out.String(), EncodedMessage+"SECRET") != encoded || strings.Contains(out.String(), "\x1b") {
+			t.Errorf("-o %q: %q; is the encoded message wanted: %v", format, &out, encoded)
+		}
+		other := Usagef("wrong")
+		if got := a.withEncoded(nil, other); got != other {
+			t.Errorf("-o %q: %v became %v", format, other, got)
+		}
+	}
+}
+
 func TestNodeAddresses(t *testing.T) {
 	for _, c := range []struct {
 		given, want string

@@ -26,6 +26,11 @@ type Record struct {
 	} `json:"userIdentity"`
 	Resources         []Resource     `json:"resources"`
 	RequestParameters map[string]any `json:"requestParameters,omitempty"`
+	Additional        struct {
+		// Authorization has the decisions that the request depended on, each as an action,
+		// what was decided and by what.
+		Authorization []string `json:"authorization,omitempty"`
+	} `json:"additionalEventData,omitzero"`
 }
 
 type Resource struct {
