@@ -335,7 +335,7 @@ func (m *matrix) cells(t *testing.T, op *Operation, r *matrixRow) {
 		}
 	}
 	m.fromOutside(t, op, r, in)
-	m.byBreakGlass(t, op, r, in, needs)
+	defer m.byBreakGlass(t, op, r)
 	if r.free != "" {
 		m.allowed(t, op, r, "no policy", func([]need) iam.Identity { return m.may("") })
 		m.allowed(t, op, r, "a deny", func([]need) iam.Identity { return m.may("", deny("*", "*")) })
@@ -519,8 +519,9 @@ func (m *matrix) byKeyPolicy(t *testing.T, op *Operation, r *matrixRow, in any, 
 // byBreakGlass asks with a break-glass access key of the account's root user. It recovers access:
 // it may do everything in IAM, and find keys and replace their policies, whatever these say. It
 // does nothing else, not even what their policies allow.
-func (m *matrix) byBreakGlass(t *testing.T, op *Operation, r *matrixRow, in any, needs []need) {
+func (m *matrix) byBreakGlass(t *testing.T, op *Operation, r *matrixRow) {
 	t.Helper()
+	in, needs := r.ask()
 	id := m.breakGlassIdentity(time.Hour)
 	closed := func(needs []need) {
 		ids, _ := m.keysOf(needs)

@@ -69,6 +69,10 @@ const maxSeconds = 253402300799
 // since the epoch. Shorter ones are rather a year or a date without hyphens.
 const minEpochDigits = 9
 
+// maxEpochDigits is that of maxSeconds. A longer number that begins with zeros is rather a
+// date without hyphens, too.
+const maxEpochDigits = 12
+
 // dateLayouts are the forms of ISO 8601 that are accepted: those of the W3C's
 // profile, except for a lone year, which could also be a number of seconds.
 var dateLayouts = [...]string{time.RFC3339, "2006-01-02T15:04Z07:00", "2006-01-02", "2006-01"}
@@ -77,7 +81,7 @@ var dateLayouts = [...]string{time.RFC3339, "2006-01-02T15:04Z07:00", "2006-01-0
 func parseInstant(s string) (instant, bool) {
 	if only(s, isDigit) {
 		n, err := strconv.ParseInt(s, 10, 64)
-		return instant{seconds: n}, err == nil && len(s) >= minEpochDigits && n <= maxSeconds
+		return instant{seconds: n}, err == nil && minEpochDigits <= len(s) && len(s) <= maxEpochDigits && n <= maxSeconds
 	}
 	if strings.Contains(s, ",") { // which package time takes for a decimal point
 		return instant{}, false
