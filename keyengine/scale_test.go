@@ -40,14 +40,14 @@ func (c *testCluster) populate(n int, group string) {
 	})
 }
 
-// grantAll writes n grants on a key, each to what grantee returns. They allow Decrypt only.
+// grantAll writes n grants on a key, each to the user whose unique id grantee returns. They allow Decrypt only.
 func (c *testCluster) grantAll(key fsm.KeyID, n int, grantee func(i int) string) {
 	c.t.Helper()
 	c.changeAll(n, func(i int) *fsmpb.Change {
 		to := grantee(i)
 		id := sha256.Sum256([]byte(fmt.Sprint(i, to)))
 		return &fsmpb.Change{Change: &fsmpb.Change_PutGrant{PutGrant: &fsmpb.Grant{
-			Account: uint64(key.Account), Region: key.Region, Key: key.ID[:], Id: id[:], Grantee: to, Operations: []string{"Decrypt"},
+			Account: uint64(key.Account), Region: key.Region, Key: key.ID[:], Id: id[:], Grantee: to, GranteeAccount: uint64(testAccountNumber), Operations: []string{"Decrypt"},
 			Created: 1, Issuer: testAccount,
 		}}}
 	})
@@ -82,7 +82,7 @@ func (c *testCluster) authorisations(key string) []authorisation {
 	byPolicy := c.newIAMUser("policy", func(u *fsmpb.User) { u.Policies = []string{managedARN("guard"), managedARN("use")} })
 	byGroup := c.newIAMUser("group", func(u *fsmpb.User) { u.Groups = []string{group} })
 	byGrant, none := c.newIAMUser("grant", func(*fsmpb.User) {}), c.newIAMUser("none", func(*fsmpb.User) {})
-	c.grantAll(c.keyNamed(key), 1, func(int) string { return "arn:aws:iam::" + testAccount + ":user/grant" })
+	c.grantAll(c.keyNamed(key), 1, func(int) string { return uniqueID("AIDA", "grant") })
 	blob := must[kmsapi.EncryptOutput](c, "Encrypt", &kmsapi.EncryptInput{KeyId: &key, Plaintext: []byte("x")}).CiphertextBlob
 	encrypt, decrypt := &kmsapi.EncryptInput{KeyId: &key, Plaintext: []byte("x")}, &kmsapi.DecryptInput{CiphertextBlob: blob}
 	return []authorisation{
@@ -131,7 +131,7 @@ func TestEvaluationDoesNotGrow(t *testing.T) {
 	few := measure()
 	group, _ := fsm.Object[*fsmpb.Group](c.State(), fsm.EntityID(testAccountNumber, "crowd"))
 	c.populate(20_000, group.Id)
-	c.grantAll(c.keyNamed(id), 20_000, func(i int) string { return fmt.Sprintf("arn:aws:iam::%s:user/user-%06d", testAccount, i) })
+	c.grantAll(c.keyNamed(id), 20_000, func(i int) string { return uniqueID("AIDA", fmt.Sprintf("user-%06d", i)) })
 	many := measure()
 	for i, a := range all {
 		t.Logf("%-8s %v, %.0f allocations; with 20,000 users and grants %v, %.0f", a.name, few[i].took, few[i].allocs, many[i].took, many[i].allocs)
@@ -164,7 +164,7 @@ func BenchmarkGrants(b *testing.B) {
 		c := newTestCluster(b)
 		id, _ := c.newKey()
 		all := c.authorisations(id)
-		c.grantAll(c.keyNamed(id), n, func(i int) string { return fmt.Sprintf("arn:aws:iam::%s:user/user-%06d", testAccount, i) })
+		c.grantAll(c.keyNamed(id), n, func(i int) string { return uniqueID("AIDA", fmt.Sprintf("user-%06d", i)) })
 		for _, a := range all {
 			b.Run(fmt.Sprintf("grants=%d/%s", n, a.name), func(b *testing.B) { benchmarkAuthorisation(b, c, &a) })
 		}
