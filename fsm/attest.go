@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"fmt"
 	"io"
-	"sync"
 
 	"github.com/conclavekms/conclave/fsm/fsmpb"
 	"github.com/conclavekms/conclave/fsm/origin"
@@ -30,45 +29,12 @@ import (
 // nodes may differ, is not attested either: editing it gains nothing that a leader of a
 // sealed cluster does not have anyway. See package clustertime.
 
-// recentStates is how many states a node keeps. It is asked for an attestation at
-// the moment when the other node begins its snapshot, so the states of less than a
-// second are enough. Each one keeps the rows alive that were replaced since.
-const recentStates = 128
-
-// recent keeps the newest states, one for each entry, including entries that were applied
-// together: which ones are applied together differs from node to node.
-type recent struct {
-	mu     sync.Mutex
-	states [recentStates]*State
-	next   int
-}
-
-func (r *recent) add(states []*State) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	for _, s := range states[max(0, len(states)-recentStates):] {
-		r.states[r.next%recentStates] = s
-		r.next++
-	}
-}
-
-func (r *recent) clear() {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	clear(r.states[:])
-}
-
 // StateAt returns the state after the entry at that Raft index, or nil if it is
-// no longer kept; see recentStates. It is safe for concurrent use.
+// no longer kept. A node is asked for an attestation at the moment when the other node
+// begins its snapshot, so the states of less than a second are enough. Each one keeps the
+// rows alive that were replaced since. StateAt is safe for concurrent use.
 func (f *FSM) StateAt(index uint64) *State {
-	f.recent.mu.Lock()
-	defer f.recent.mu.Unlock()
-	for _, s := range f.recent.states {
-		if s != nil && s.index == index {
-			return s
-		}
-	}
-	return nil
+	return f.recent.Find(func(s *State) bool { return s.index == index })
 }
 
 // attest asks for an attestation of s, and returns a function that waits for it.
@@ -122,7 +88,7 @@ func (n *restored) uninitialised() bool {
 // unless a node whose state is current may take it over as its state at Raft index
 // index. Restore checks the same, but by then Raft has discarded what the node had.
 func CheckSnapshot(r io.Reader, current *State, index uint64) error {
-	n, err := readSnapshot(r)
+	n, err := readSnapshot(r, current.known)
 	if err != nil {
 		return err
 	}

@@ -2,6 +2,7 @@ package fsm
 
 import (
 	"bytes"
+	"fmt"
 	"iter"
 	"slices"
 
@@ -11,6 +12,7 @@ import (
 	"github.com/conclavekms/conclave/auditlog"
 	"github.com/conclavekms/conclave/fsm/clustertime"
 	"github.com/conclavekms/conclave/fsm/fsmpb"
+	"github.com/conclavekms/conclave/fsm/level"
 )
 
 // Version says when an object last changed: it is the index of the Raft entry
@@ -30,6 +32,7 @@ type State struct {
 	evidence  clustertime.Evidence
 	confirmed int64
 	level     uint32
+	known     level.Range // by the release that has this state
 	hash      [32]byte
 	frontier  auditlog.Frontier
 	roots     []auditlog.Hash // of sealed audit segments; appended to, never written
@@ -52,8 +55,19 @@ func (s *State) ConfirmedTime() int64 { return s.confirmed }
 // observed is not part of the state that nodes agree on.
 func (s *State) Evidence() clustertime.Evidence { return s.evidence }
 
-// Level returns the newest schema that the cluster may write.
+// Level returns the cluster's feature level: the schema of what may be written.
 func (s *State) Level() uint32 { return s.level }
+
+// Allows returns a [level.TooNewError] if the cluster's level does not allow a change yet.
+func (s *State) Allows(c *fsmpb.Change) error { return level.Allows(s.level, level.Of(c)) }
+
+// readable returns ErrUnreadable for a schema that this release does not know.
+func (s *State) readable(schema uint32) error {
+	if err := s.known.Check(schema); err != nil {
+		return fmt.Errorf("%w: %w", ErrUnreadable, err)
+	}
+	return nil
+}
 
 // Hash returns the rolling hash of everything applied so far. Nodes at the same
 // index have the same hash.

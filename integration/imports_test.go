@@ -107,7 +107,7 @@ var imports = []struct {
 	}},
 	{"keyengine/internal/enginetest", []string{
 		"keyengine/ceremony", "keyengine/iam", "keyengine/kmsapi", "keyengine/internal/record", "keyengine/internal/request", "keyengine/internal/vault",
-		"fsm", "fsm/fsmpb", "fsm/origin", "fsm/wire", "auditlog", "auditlog/auditpb", "transport/sigv4",
+		"fsm", "fsm/fsmpb", "fsm/level", "fsm/origin", "fsm/wire", "auditlog", "auditlog/auditpb", "transport/sigv4",
 	}},
 	{"keyengine/internal", nil},
 	{"keyengine", []string{"policy", "auditlog", "auditlog/auditpb", "fsm/...", "keyengine/ceremony", "keyengine/iam", "keyengine/iamapi", "keyengine/kmsapi", "keyengine/accesskey", "keyengine/internal/..."}},
@@ -144,10 +144,13 @@ var imports = []struct {
 	}},
 	{"cluster/internal/standing", []string{"cluster/clusterpb"}},
 	{"cluster/internal/bootstrap", []string{"cluster/internal/peerproof", "cluster/internal/commit", "cluster/internal/raftlog", "cluster/clusterpb", "fsm/..."}},
+	{"cluster/internal/upgrade", []string{"cluster/clusterpb", "fsm", "fsm/level"}},
 	{"cluster/internal/durable", nil},
 	{"cluster/internal/signal", nil},
 	{"cluster", []string{"transport/admission", "cluster/clusterpb", "fsm/...", "auditlog"}},
-	{"fsm/wire", []string{"fsm/fsmpb"}},
+	{"fsm/level", []string{"fsm/fsmpb"}},
+	{"fsm/recent", nil},
+	{"fsm/wire", []string{"fsm/fsmpb", "fsm/level"}},
 	{"fsm/clustertime", []string{"fsm/fsmpb"}},
 	{"fsm/form", []string{"fsm/fsmpb"}},
 	{"fsm/keymaterial", []string{"fsm/fsmpb"}},
@@ -181,7 +184,7 @@ var importers = map[string][]string{
 var generatedMayImport = map[string][]string{"cluster/clusterpb": {"fsm/fsmpb"}}
 
 // pure are the packages that apply consists of.
-var pure = []string{"fsm", "fsm/clustertime", "fsm/form", "fsm/intern", "fsm/keymaterial", "fsm/origin", "fsm/regionid", "fsm/session", "fsm/snapfile", "fsm/statehash", "fsm/wire"}
+var pure = []string{"fsm", "fsm/clustertime", "fsm/form", "fsm/intern", "fsm/keymaterial", "fsm/level", "fsm/origin", "fsm/recent", "fsm/regionid", "fsm/session", "fsm/snapfile", "fsm/statehash", "fsm/wire"}
 
 // impure are the standard packages that would let apply depend on something
 // other than the state and the entry.

@@ -30,6 +30,7 @@ import (
 	"github.com/conclavekms/conclave/auditlog"
 	"github.com/conclavekms/conclave/fsm"
 	"github.com/conclavekms/conclave/fsm/fsmpb"
+	"github.com/conclavekms/conclave/fsm/level"
 	"github.com/conclavekms/conclave/fsm/origin"
 	"github.com/conclavekms/conclave/fsm/wire"
 	"github.com/conclavekms/conclave/keyengine/internal/vault"
@@ -110,7 +111,7 @@ func (c *Cluster) newStateMachine(audit *AuditLog) *fsm.FSM {
 	}
 	c.setVoters(m, ids)
 	for _, id := range ids {
-		c.apply(m, &fsmpb.Entry{Command: &fsmpb.Entry_RegisterNode{RegisterNode: &fsmpb.RegisterNode{Node: id, Incarnation: 1, SchemaMin: wire.SchemaMin, SchemaMax: wire.SchemaMax}}})
+		c.apply(m, &fsmpb.Entry{Command: &fsmpb.Entry_RegisterNode{RegisterNode: &fsmpb.RegisterNode{Node: id, Incarnation: 1, SchemaMin: level.Oldest, SchemaMax: level.Newest}}})
 	}
 	return m
 }
