@@ -96,6 +96,8 @@ var raiseLevel = &change{
 			if to > a.state.level {
 				a.state.level = to
 				a.hash.Numbers(uint64(to))
+				// For read sets without kinds that are now new; see State.Readable.
+				a.put(fsmpb.Kind_KIND_CLUSTER, nil, proto.CloneOf(a.cluster()))
 			}
 		}, Accepted
 	},

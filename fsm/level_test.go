@@ -168,3 +168,41 @@ func TestNewForms(t *testing.T) {
 		})
 	}
 }
+
+// TestOutcomesFromBeforeTheLevel: an outcome that was evaluated when there could be no
+// object of a kind does not count once there can be one.
+func TestOutcomesFromBeforeTheLevel(t *testing.T) {
+	defer level.Pretend(map[protoreflect.FullName]uint32{"conclave.fsm.v1.KIND_OIDC_PROVIDER": 2, "conclave.fsm.v1.Change.put_oidc_provider": 2})()
+	m := newMachine(t)
+	m.register(2, 2)
+	id := OidcProviderID(account, "issuer.test/a")
+	// absent is a record that rests on there being no provider.
+	absent := func() *fsmpb.Record {
+		s := m.fsm.Current()
+		kind, id, v := s.Readable(fsmpb.Kind_KIND_OIDC_PROVIDER, id, s.VersionOf(fsmpb.Kind_KIND_OIDC_PROVIDER, id))
+		return reads(record(), kind, id, v)
+	}
+	propose := func(r *fsmpb.Record) Verdict {
+		b := m.batch(r)
+		b.Incarnation = 2
+		return m.apply(batchEntry(b)).Batches[0].Verdicts[0]
+	}
+	before := absent()
+	if v := propose(absent()); v != Accepted {
+		t.Fatalf("at level 1: %v", v)
+	}
+	wantVerdicts(t, m.raise(2, 2, 2), Accepted)
+	if v := propose(before); v != Conflict {
+		t.Errorf("an outcome from before the level: %v, want a conflict", v)
+	}
+	before = absent()
+	if v := propose(record(putProvider(testProvider()))); v != Accepted {
+		t.Fatalf("the new kind: %v", v)
+	}
+	if v := propose(before); v != Conflict {
+		t.Errorf("an outcome from before the object: %v, want a conflict", v)
+	}
+	if v := propose(absent()); v != Accepted {
+		t.Errorf("at level 2: %v", v)
+	}
+}

@@ -88,6 +88,17 @@ func (s *State) VersionOf(kind fsmpb.Kind, id []byte) Version {
 	return versionOf(s.db, kind, id)
 }
 
+// Readable returns what a read set names for an object: the object itself, or, if the
+// cluster's level does not allow its kind yet, the cluster's record. There is no such object
+// then, and the record gets a new version when there may be one, as the level rises.
+func (s *State) Readable(kind fsmpb.Kind, id []byte, v Version) (fsmpb.Kind, []byte, Version) {
+	if level.OfKind(kind) <= s.level {
+		return kind, id, v
+	}
+	_, v = s.Cluster()
+	return fsmpb.Kind_KIND_CLUSTER, nil, v
+}
+
 func get[M proto.Message](s *State, kind fsmpb.Kind, id []byte) (M, Version) {
 	o := lookup(s.db, kind, id)
 	if o == nil {

@@ -1895,6 +1895,283 @@ func (x *ReadAuditResponse) GetUnopenable() bool {
 	return false
 }
 
+type UpgradeStatusRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *UpgradeStatusRequest) Reset() {
+	*x = UpgradeStatusRequest{}
+	mi := &file_transport_kmspb_operator_proto_msgTypes[29]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *UpgradeStatusRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*UpgradeStatusRequest) ProtoMessage() {}
+
+func (x *UpgradeStatusRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_transport_kmspb_operator_proto_msgTypes[29]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use UpgradeStatusRequest.ProtoReflect.Descriptor instead.
+func (*UpgradeStatusRequest) Descriptor() ([]byte, []int) {
+	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{29}
+}
+
+type UpgradeStatusResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The cluster's feature level, and the one that FinalizeUpgrade would raise it to at
+	// this node: the same if there is nothing to do.
+	Level uint32 `protobuf:"varint,1,opt,name=level,proto3" json:"level,omitempty"`
+	To    uint32 `protobuf:"varint,2,opt,name=to,proto3" json:"to,omitempty"`
+	// All members, as they answered just now.
+	Members       []*MemberRelease `protobuf:"bytes,3,rep,name=members,proto3" json:"members,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *UpgradeStatusResponse) Reset() {
+	*x = UpgradeStatusResponse{}
+	mi := &file_transport_kmspb_operator_proto_msgTypes[30]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *UpgradeStatusResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*UpgradeStatusResponse) ProtoMessage() {}
+
+func (x *UpgradeStatusResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_transport_kmspb_operator_proto_msgTypes[30]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use UpgradeStatusResponse.ProtoReflect.Descriptor instead.
+func (*UpgradeStatusResponse) Descriptor() ([]byte, []int) {
+	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{30}
+}
+
+func (x *UpgradeStatusResponse) GetLevel() uint32 {
+	if x != nil {
+		return x.Level
+	}
+	return 0
+}
+
+func (x *UpgradeStatusResponse) GetTo() uint32 {
+	if x != nil {
+		return x.To
+	}
+	return 0
+}
+
+func (x *UpgradeStatusResponse) GetMembers() []*MemberRelease {
+	if x != nil {
+		return x.Members
+	}
+	return nil
+}
+
+type MemberRelease struct {
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	NodeId string                 `protobuf:"bytes,1,opt,name=node_id,json=nodeId,proto3" json:"node_id,omitempty"`
+	// Empty if the node did not answer, like the schemas and the level.
+	Release string `protobuf:"bytes,2,opt,name=release,proto3" json:"release,omitempty"`
+	// The schemas that the release knows.
+	SchemaMin uint32 `protobuf:"varint,3,opt,name=schema_min,json=schemaMin,proto3" json:"schema_min,omitempty"`
+	SchemaMax uint32 `protobuf:"varint,4,opt,name=schema_max,json=schemaMax,proto3" json:"schema_max,omitempty"`
+	// The feature level that the node has applied.
+	Level uint32 `protobuf:"varint,5,opt,name=level,proto3" json:"level,omitempty"`
+	// Why the level cannot be raised because of this node; empty if it can.
+	Obstacle      string `protobuf:"bytes,6,opt,name=obstacle,proto3" json:"obstacle,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *MemberRelease) Reset() {
+	*x = MemberRelease{}
+	mi := &file_transport_kmspb_operator_proto_msgTypes[31]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *MemberRelease) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*MemberRelease) ProtoMessage() {}
+
+func (x *MemberRelease) ProtoReflect() protoreflect.Message {
+	mi := &file_transport_kmspb_operator_proto_msgTypes[31]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use MemberRelease.ProtoReflect.Descriptor instead.
+func (*MemberRelease) Descriptor() ([]byte, []int) {
+	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{31}
+}
+
+func (x *MemberRelease) GetNodeId() string {
+	if x != nil {
+		return x.NodeId
+	}
+	return ""
+}
+
+func (x *MemberRelease) GetRelease() string {
+	if x != nil {
+		return x.Release
+	}
+	return ""
+}
+
+func (x *MemberRelease) GetSchemaMin() uint32 {
+	if x != nil {
+		return x.SchemaMin
+	}
+	return 0
+}
+
+func (x *MemberRelease) GetSchemaMax() uint32 {
+	if x != nil {
+		return x.SchemaMax
+	}
+	return 0
+}
+
+func (x *MemberRelease) GetLevel() uint32 {
+	if x != nil {
+		return x.Level
+	}
+	return 0
+}
+
+func (x *MemberRelease) GetObstacle() string {
+	if x != nil {
+		return x.Obstacle
+	}
+	return ""
+}
+
+type FinalizeUpgradeRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *FinalizeUpgradeRequest) Reset() {
+	*x = FinalizeUpgradeRequest{}
+	mi := &file_transport_kmspb_operator_proto_msgTypes[32]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *FinalizeUpgradeRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*FinalizeUpgradeRequest) ProtoMessage() {}
+
+func (x *FinalizeUpgradeRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_transport_kmspb_operator_proto_msgTypes[32]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use FinalizeUpgradeRequest.ProtoReflect.Descriptor instead.
+func (*FinalizeUpgradeRequest) Descriptor() ([]byte, []int) {
+	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{32}
+}
+
+type FinalizeUpgradeResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The level now.
+	Level uint32 `protobuf:"varint,1,opt,name=level,proto3" json:"level,omitempty"`
+	// Whether this call raised it. Otherwise an earlier one had.
+	Raised        bool `protobuf:"varint,2,opt,name=raised,proto3" json:"raised,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *FinalizeUpgradeResponse) Reset() {
+	*x = FinalizeUpgradeResponse{}
+	mi := &file_transport_kmspb_operator_proto_msgTypes[33]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *FinalizeUpgradeResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*FinalizeUpgradeResponse) ProtoMessage() {}
+
+func (x *FinalizeUpgradeResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_transport_kmspb_operator_proto_msgTypes[33]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use FinalizeUpgradeResponse.ProtoReflect.Descriptor instead.
+func (*FinalizeUpgradeResponse) Descriptor() ([]byte, []int) {
+	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{33}
+}
+
+func (x *FinalizeUpgradeResponse) GetLevel() uint32 {
+	if x != nil {
+		return x.Level
+	}
+	return 0
+}
+
+func (x *FinalizeUpgradeResponse) GetRaised() bool {
+	if x != nil {
+		return x.Raised
+	}
+	return false
+}
+
 type MembersRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -1903,7 +2180,7 @@ type MembersRequest struct {
 
 func (x *MembersRequest) Reset() {
 	*x = MembersRequest{}
-	mi := &file_transport_kmspb_operator_proto_msgTypes[29]
+	mi := &file_transport_kmspb_operator_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1915,7 +2192,7 @@ func (x *MembersRequest) String() string {
 func (*MembersRequest) ProtoMessage() {}
 
 func (x *MembersRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_transport_kmspb_operator_proto_msgTypes[29]
+	mi := &file_transport_kmspb_operator_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1928,7 +2205,7 @@ func (x *MembersRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MembersRequest.ProtoReflect.Descriptor instead.
 func (*MembersRequest) Descriptor() ([]byte, []int) {
-	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{29}
+	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{34}
 }
 
 type MembersResponse struct {
@@ -1940,7 +2217,7 @@ type MembersResponse struct {
 
 func (x *MembersResponse) Reset() {
 	*x = MembersResponse{}
-	mi := &file_transport_kmspb_operator_proto_msgTypes[30]
+	mi := &file_transport_kmspb_operator_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1952,7 +2229,7 @@ func (x *MembersResponse) String() string {
 func (*MembersResponse) ProtoMessage() {}
 
 func (x *MembersResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_transport_kmspb_operator_proto_msgTypes[30]
+	mi := &file_transport_kmspb_operator_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1965,7 +2242,7 @@ func (x *MembersResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MembersResponse.ProtoReflect.Descriptor instead.
 func (*MembersResponse) Descriptor() ([]byte, []int) {
-	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{30}
+	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *MembersResponse) GetMembers() []*Member {
@@ -1990,7 +2267,7 @@ type Member struct {
 
 func (x *Member) Reset() {
 	*x = Member{}
-	mi := &file_transport_kmspb_operator_proto_msgTypes[31]
+	mi := &file_transport_kmspb_operator_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2002,7 +2279,7 @@ func (x *Member) String() string {
 func (*Member) ProtoMessage() {}
 
 func (x *Member) ProtoReflect() protoreflect.Message {
-	mi := &file_transport_kmspb_operator_proto_msgTypes[31]
+	mi := &file_transport_kmspb_operator_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2015,7 +2292,7 @@ func (x *Member) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Member.ProtoReflect.Descriptor instead.
 func (*Member) Descriptor() ([]byte, []int) {
-	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{31}
+	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *Member) GetNodeId() string {
@@ -2061,7 +2338,7 @@ type ListCredentialsRequest struct {
 
 func (x *ListCredentialsRequest) Reset() {
 	*x = ListCredentialsRequest{}
-	mi := &file_transport_kmspb_operator_proto_msgTypes[32]
+	mi := &file_transport_kmspb_operator_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2073,7 +2350,7 @@ func (x *ListCredentialsRequest) String() string {
 func (*ListCredentialsRequest) ProtoMessage() {}
 
 func (x *ListCredentialsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_transport_kmspb_operator_proto_msgTypes[32]
+	mi := &file_transport_kmspb_operator_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2086,7 +2363,7 @@ func (x *ListCredentialsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListCredentialsRequest.ProtoReflect.Descriptor instead.
 func (*ListCredentialsRequest) Descriptor() ([]byte, []int) {
-	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{32}
+	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{37}
 }
 
 type ListCredentialsResponse struct {
@@ -2099,7 +2376,7 @@ type ListCredentialsResponse struct {
 
 func (x *ListCredentialsResponse) Reset() {
 	*x = ListCredentialsResponse{}
-	mi := &file_transport_kmspb_operator_proto_msgTypes[33]
+	mi := &file_transport_kmspb_operator_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2111,7 +2388,7 @@ func (x *ListCredentialsResponse) String() string {
 func (*ListCredentialsResponse) ProtoMessage() {}
 
 func (x *ListCredentialsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_transport_kmspb_operator_proto_msgTypes[33]
+	mi := &file_transport_kmspb_operator_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2124,7 +2401,7 @@ func (x *ListCredentialsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListCredentialsResponse.ProtoReflect.Descriptor instead.
 func (*ListCredentialsResponse) Descriptor() ([]byte, []int) {
-	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{33}
+	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *ListCredentialsResponse) GetCredentials() []*Credential {
@@ -2150,7 +2427,7 @@ type Credential struct {
 
 func (x *Credential) Reset() {
 	*x = Credential{}
-	mi := &file_transport_kmspb_operator_proto_msgTypes[34]
+	mi := &file_transport_kmspb_operator_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2162,7 +2439,7 @@ func (x *Credential) String() string {
 func (*Credential) ProtoMessage() {}
 
 func (x *Credential) ProtoReflect() protoreflect.Message {
-	mi := &file_transport_kmspb_operator_proto_msgTypes[34]
+	mi := &file_transport_kmspb_operator_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2175,7 +2452,7 @@ func (x *Credential) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Credential.ProtoReflect.Descriptor instead.
 func (*Credential) Descriptor() ([]byte, []int) {
-	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{34}
+	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *Credential) GetId() string {
@@ -2216,7 +2493,7 @@ type CreateAccessKeyRequest struct {
 
 func (x *CreateAccessKeyRequest) Reset() {
 	*x = CreateAccessKeyRequest{}
-	mi := &file_transport_kmspb_operator_proto_msgTypes[35]
+	mi := &file_transport_kmspb_operator_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2228,7 +2505,7 @@ func (x *CreateAccessKeyRequest) String() string {
 func (*CreateAccessKeyRequest) ProtoMessage() {}
 
 func (x *CreateAccessKeyRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_transport_kmspb_operator_proto_msgTypes[35]
+	mi := &file_transport_kmspb_operator_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2241,7 +2518,7 @@ func (x *CreateAccessKeyRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateAccessKeyRequest.ProtoReflect.Descriptor instead.
 func (*CreateAccessKeyRequest) Descriptor() ([]byte, []int) {
-	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{35}
+	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *CreateAccessKeyRequest) GetAnswerKey() []byte {
@@ -2264,7 +2541,7 @@ type CreateAccessKeyResponse struct {
 
 func (x *CreateAccessKeyResponse) Reset() {
 	*x = CreateAccessKeyResponse{}
-	mi := &file_transport_kmspb_operator_proto_msgTypes[36]
+	mi := &file_transport_kmspb_operator_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2276,7 +2553,7 @@ func (x *CreateAccessKeyResponse) String() string {
 func (*CreateAccessKeyResponse) ProtoMessage() {}
 
 func (x *CreateAccessKeyResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_transport_kmspb_operator_proto_msgTypes[36]
+	mi := &file_transport_kmspb_operator_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2289,7 +2566,7 @@ func (x *CreateAccessKeyResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateAccessKeyResponse.ProtoReflect.Descriptor instead.
 func (*CreateAccessKeyResponse) Descriptor() ([]byte, []int) {
-	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{36}
+	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *CreateAccessKeyResponse) GetAccessKeyId() string {
@@ -2318,7 +2595,7 @@ type CreateAccountRequest struct {
 
 func (x *CreateAccountRequest) Reset() {
 	*x = CreateAccountRequest{}
-	mi := &file_transport_kmspb_operator_proto_msgTypes[37]
+	mi := &file_transport_kmspb_operator_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2330,7 +2607,7 @@ func (x *CreateAccountRequest) String() string {
 func (*CreateAccountRequest) ProtoMessage() {}
 
 func (x *CreateAccountRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_transport_kmspb_operator_proto_msgTypes[37]
+	mi := &file_transport_kmspb_operator_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2343,7 +2620,7 @@ func (x *CreateAccountRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateAccountRequest.ProtoReflect.Descriptor instead.
 func (*CreateAccountRequest) Descriptor() ([]byte, []int) {
-	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{37}
+	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *CreateAccountRequest) GetAccount() string {
@@ -2378,7 +2655,7 @@ type CreateAccountResponse struct {
 
 func (x *CreateAccountResponse) Reset() {
 	*x = CreateAccountResponse{}
-	mi := &file_transport_kmspb_operator_proto_msgTypes[38]
+	mi := &file_transport_kmspb_operator_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2390,7 +2667,7 @@ func (x *CreateAccountResponse) String() string {
 func (*CreateAccountResponse) ProtoMessage() {}
 
 func (x *CreateAccountResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_transport_kmspb_operator_proto_msgTypes[38]
+	mi := &file_transport_kmspb_operator_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2403,7 +2680,7 @@ func (x *CreateAccountResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateAccountResponse.ProtoReflect.Descriptor instead.
 func (*CreateAccountResponse) Descriptor() ([]byte, []int) {
-	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{38}
+	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *CreateAccountResponse) GetAccessKeyId() string {
@@ -2428,7 +2705,7 @@ type ListAccountsRequest struct {
 
 func (x *ListAccountsRequest) Reset() {
 	*x = ListAccountsRequest{}
-	mi := &file_transport_kmspb_operator_proto_msgTypes[39]
+	mi := &file_transport_kmspb_operator_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2440,7 +2717,7 @@ func (x *ListAccountsRequest) String() string {
 func (*ListAccountsRequest) ProtoMessage() {}
 
 func (x *ListAccountsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_transport_kmspb_operator_proto_msgTypes[39]
+	mi := &file_transport_kmspb_operator_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2453,7 +2730,7 @@ func (x *ListAccountsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListAccountsRequest.ProtoReflect.Descriptor instead.
 func (*ListAccountsRequest) Descriptor() ([]byte, []int) {
-	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{39}
+	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{44}
 }
 
 type ListAccountsResponse struct {
@@ -2465,7 +2742,7 @@ type ListAccountsResponse struct {
 
 func (x *ListAccountsResponse) Reset() {
 	*x = ListAccountsResponse{}
-	mi := &file_transport_kmspb_operator_proto_msgTypes[40]
+	mi := &file_transport_kmspb_operator_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2477,7 +2754,7 @@ func (x *ListAccountsResponse) String() string {
 func (*ListAccountsResponse) ProtoMessage() {}
 
 func (x *ListAccountsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_transport_kmspb_operator_proto_msgTypes[40]
+	mi := &file_transport_kmspb_operator_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2490,7 +2767,7 @@ func (x *ListAccountsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListAccountsResponse.ProtoReflect.Descriptor instead.
 func (*ListAccountsResponse) Descriptor() ([]byte, []int) {
-	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{40}
+	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *ListAccountsResponse) GetAccounts() []*AccountInfo {
@@ -2512,7 +2789,7 @@ type AccountInfo struct {
 
 func (x *AccountInfo) Reset() {
 	*x = AccountInfo{}
-	mi := &file_transport_kmspb_operator_proto_msgTypes[41]
+	mi := &file_transport_kmspb_operator_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2524,7 +2801,7 @@ func (x *AccountInfo) String() string {
 func (*AccountInfo) ProtoMessage() {}
 
 func (x *AccountInfo) ProtoReflect() protoreflect.Message {
-	mi := &file_transport_kmspb_operator_proto_msgTypes[41]
+	mi := &file_transport_kmspb_operator_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2537,7 +2814,7 @@ func (x *AccountInfo) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AccountInfo.ProtoReflect.Descriptor instead.
 func (*AccountInfo) Descriptor() ([]byte, []int) {
-	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{41}
+	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *AccountInfo) GetAccount() string {
@@ -2577,7 +2854,7 @@ type DeleteCredentialRequest struct {
 
 func (x *DeleteCredentialRequest) Reset() {
 	*x = DeleteCredentialRequest{}
-	mi := &file_transport_kmspb_operator_proto_msgTypes[42]
+	mi := &file_transport_kmspb_operator_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2589,7 +2866,7 @@ func (x *DeleteCredentialRequest) String() string {
 func (*DeleteCredentialRequest) ProtoMessage() {}
 
 func (x *DeleteCredentialRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_transport_kmspb_operator_proto_msgTypes[42]
+	mi := &file_transport_kmspb_operator_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2602,7 +2879,7 @@ func (x *DeleteCredentialRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteCredentialRequest.ProtoReflect.Descriptor instead.
 func (*DeleteCredentialRequest) Descriptor() ([]byte, []int) {
-	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{42}
+	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *DeleteCredentialRequest) GetId() string {
@@ -2620,7 +2897,7 @@ type DeleteCredentialResponse struct {
 
 func (x *DeleteCredentialResponse) Reset() {
 	*x = DeleteCredentialResponse{}
-	mi := &file_transport_kmspb_operator_proto_msgTypes[43]
+	mi := &file_transport_kmspb_operator_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2632,7 +2909,7 @@ func (x *DeleteCredentialResponse) String() string {
 func (*DeleteCredentialResponse) ProtoMessage() {}
 
 func (x *DeleteCredentialResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_transport_kmspb_operator_proto_msgTypes[43]
+	mi := &file_transport_kmspb_operator_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2645,7 +2922,7 @@ func (x *DeleteCredentialResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteCredentialResponse.ProtoReflect.Descriptor instead.
 func (*DeleteCredentialResponse) Descriptor() ([]byte, []int) {
-	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{43}
+	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{48}
 }
 
 type RevokeSessionsRequest struct {
@@ -2656,7 +2933,7 @@ type RevokeSessionsRequest struct {
 
 func (x *RevokeSessionsRequest) Reset() {
 	*x = RevokeSessionsRequest{}
-	mi := &file_transport_kmspb_operator_proto_msgTypes[44]
+	mi := &file_transport_kmspb_operator_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2668,7 +2945,7 @@ func (x *RevokeSessionsRequest) String() string {
 func (*RevokeSessionsRequest) ProtoMessage() {}
 
 func (x *RevokeSessionsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_transport_kmspb_operator_proto_msgTypes[44]
+	mi := &file_transport_kmspb_operator_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2681,7 +2958,7 @@ func (x *RevokeSessionsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RevokeSessionsRequest.ProtoReflect.Descriptor instead.
 func (*RevokeSessionsRequest) Descriptor() ([]byte, []int) {
-	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{44}
+	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{49}
 }
 
 type RevokeSessionsResponse struct {
@@ -2692,7 +2969,7 @@ type RevokeSessionsResponse struct {
 
 func (x *RevokeSessionsResponse) Reset() {
 	*x = RevokeSessionsResponse{}
-	mi := &file_transport_kmspb_operator_proto_msgTypes[45]
+	mi := &file_transport_kmspb_operator_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2704,7 +2981,7 @@ func (x *RevokeSessionsResponse) String() string {
 func (*RevokeSessionsResponse) ProtoMessage() {}
 
 func (x *RevokeSessionsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_transport_kmspb_operator_proto_msgTypes[45]
+	mi := &file_transport_kmspb_operator_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2717,7 +2994,7 @@ func (x *RevokeSessionsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RevokeSessionsResponse.ProtoReflect.Descriptor instead.
 func (*RevokeSessionsResponse) Descriptor() ([]byte, []int) {
-	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{45}
+	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{50}
 }
 
 var File_transport_kmspb_operator_proto protoreflect.FileDescriptor
@@ -2866,7 +3143,25 @@ const file_transport_kmspb_operator_proto_rawDesc = "" +
 	"\x04json\x18\x02 \x01(\tR\x04json\x12\x1e\n" +
 	"\n" +
 	"unopenable\x18\x03 \x01(\bR\n" +
-	"unopenable\"\x10\n" +
+	"unopenable\"\x16\n" +
+	"\x14UpgradeStatusRequest\"s\n" +
+	"\x15UpgradeStatusResponse\x12\x14\n" +
+	"\x05level\x18\x01 \x01(\rR\x05level\x12\x0e\n" +
+	"\x02to\x18\x02 \x01(\rR\x02to\x124\n" +
+	"\amembers\x18\x03 \x03(\v2\x1a.conclave.v1.MemberReleaseR\amembers\"\xb2\x01\n" +
+	"\rMemberRelease\x12\x17\n" +
+	"\anode_id\x18\x01 \x01(\tR\x06nodeId\x12\x18\n" +
+	"\arelease\x18\x02 \x01(\tR\arelease\x12\x1d\n" +
+	"\n" +
+	"schema_min\x18\x03 \x01(\rR\tschemaMin\x12\x1d\n" +
+	"\n" +
+	"schema_max\x18\x04 \x01(\rR\tschemaMax\x12\x14\n" +
+	"\x05level\x18\x05 \x01(\rR\x05level\x12\x1a\n" +
+	"\bobstacle\x18\x06 \x01(\tR\bobstacle\"\x18\n" +
+	"\x16FinalizeUpgradeRequest\"G\n" +
+	"\x17FinalizeUpgradeResponse\x12\x14\n" +
+	"\x05level\x18\x01 \x01(\rR\x05level\x12\x16\n" +
+	"\x06raised\x18\x02 \x01(\bR\x06raised\"\x10\n" +
 	"\x0eMembersRequest\"@\n" +
 	"\x0fMembersResponse\x12-\n" +
 	"\amembers\x18\x01 \x03(\v2\x13.conclave.v1.MemberR\amembers\"\xa7\x01\n" +
@@ -2933,9 +3228,11 @@ const file_transport_kmspb_operator_proto_rawDesc = "" +
 	"\x06Create\x12!.conclave.v1.CreateAccountRequest\x1a\".conclave.v1.CreateAccountResponse\x12K\n" +
 	"\x04List\x12 .conclave.v1.ListAccountsRequest\x1a!.conclave.v1.ListAccountsResponse2P\n" +
 	"\x05Audit\x12G\n" +
-	"\x04Read\x12\x1d.conclave.v1.ReadAuditRequest\x1a\x1e.conclave.v1.ReadAuditResponse0\x012O\n" +
+	"\x04Read\x12\x1d.conclave.v1.ReadAuditRequest\x1a\x1e.conclave.v1.ReadAuditResponse0\x012\x85\x02\n" +
 	"\aCluster\x12D\n" +
-	"\aMembers\x12\x1b.conclave.v1.MembersRequest\x1a\x1c.conclave.v1.MembersResponseB1Z/github.com/conclavekms/conclave/transport/kmspbb\x06proto3"
+	"\aMembers\x12\x1b.conclave.v1.MembersRequest\x1a\x1c.conclave.v1.MembersResponse\x12V\n" +
+	"\rUpgradeStatus\x12!.conclave.v1.UpgradeStatusRequest\x1a\".conclave.v1.UpgradeStatusResponse\x12\\\n" +
+	"\x0fFinalizeUpgrade\x12#.conclave.v1.FinalizeUpgradeRequest\x1a$.conclave.v1.FinalizeUpgradeResponseB1Z/github.com/conclavekms/conclave/transport/kmspbb\x06proto3"
 
 var (
 	file_transport_kmspb_operator_proto_rawDescOnce sync.Once
@@ -2949,7 +3246,7 @@ func file_transport_kmspb_operator_proto_rawDescGZIP() []byte {
 	return file_transport_kmspb_operator_proto_rawDescData
 }
 
-var file_transport_kmspb_operator_proto_msgTypes = make([]protoimpl.MessageInfo, 46)
+var file_transport_kmspb_operator_proto_msgTypes = make([]protoimpl.MessageInfo, 51)
 var file_transport_kmspb_operator_proto_goTypes = []any{
 	(*SealState)(nil),                // 0: conclave.v1.SealState
 	(*Ceremony)(nil),                 // 1: conclave.v1.Ceremony
@@ -2980,37 +3277,42 @@ var file_transport_kmspb_operator_proto_goTypes = []any{
 	(*CreateSessionResponse)(nil),    // 26: conclave.v1.CreateSessionResponse
 	(*ReadAuditRequest)(nil),         // 27: conclave.v1.ReadAuditRequest
 	(*ReadAuditResponse)(nil),        // 28: conclave.v1.ReadAuditResponse
-	(*MembersRequest)(nil),           // 29: conclave.v1.MembersRequest
-	(*MembersResponse)(nil),          // 30: conclave.v1.MembersResponse
-	(*Member)(nil),                   // 31: conclave.v1.Member
-	(*ListCredentialsRequest)(nil),   // 32: conclave.v1.ListCredentialsRequest
-	(*ListCredentialsResponse)(nil),  // 33: conclave.v1.ListCredentialsResponse
-	(*Credential)(nil),               // 34: conclave.v1.Credential
-	(*CreateAccessKeyRequest)(nil),   // 35: conclave.v1.CreateAccessKeyRequest
-	(*CreateAccessKeyResponse)(nil),  // 36: conclave.v1.CreateAccessKeyResponse
-	(*CreateAccountRequest)(nil),     // 37: conclave.v1.CreateAccountRequest
-	(*CreateAccountResponse)(nil),    // 38: conclave.v1.CreateAccountResponse
-	(*ListAccountsRequest)(nil),      // 39: conclave.v1.ListAccountsRequest
-	(*ListAccountsResponse)(nil),     // 40: conclave.v1.ListAccountsResponse
-	(*AccountInfo)(nil),              // 41: conclave.v1.AccountInfo
-	(*DeleteCredentialRequest)(nil),  // 42: conclave.v1.DeleteCredentialRequest
-	(*DeleteCredentialResponse)(nil), // 43: conclave.v1.DeleteCredentialResponse
-	(*RevokeSessionsRequest)(nil),    // 44: conclave.v1.RevokeSessionsRequest
-	(*RevokeSessionsResponse)(nil),   // 45: conclave.v1.RevokeSessionsResponse
-	(*timestamppb.Timestamp)(nil),    // 46: google.protobuf.Timestamp
-	(*ErrorDetail)(nil),              // 47: conclave.v1.ErrorDetail
+	(*UpgradeStatusRequest)(nil),     // 29: conclave.v1.UpgradeStatusRequest
+	(*UpgradeStatusResponse)(nil),    // 30: conclave.v1.UpgradeStatusResponse
+	(*MemberRelease)(nil),            // 31: conclave.v1.MemberRelease
+	(*FinalizeUpgradeRequest)(nil),   // 32: conclave.v1.FinalizeUpgradeRequest
+	(*FinalizeUpgradeResponse)(nil),  // 33: conclave.v1.FinalizeUpgradeResponse
+	(*MembersRequest)(nil),           // 34: conclave.v1.MembersRequest
+	(*MembersResponse)(nil),          // 35: conclave.v1.MembersResponse
+	(*Member)(nil),                   // 36: conclave.v1.Member
+	(*ListCredentialsRequest)(nil),   // 37: conclave.v1.ListCredentialsRequest
+	(*ListCredentialsResponse)(nil),  // 38: conclave.v1.ListCredentialsResponse
+	(*Credential)(nil),               // 39: conclave.v1.Credential
+	(*CreateAccessKeyRequest)(nil),   // 40: conclave.v1.CreateAccessKeyRequest
+	(*CreateAccessKeyResponse)(nil),  // 41: conclave.v1.CreateAccessKeyResponse
+	(*CreateAccountRequest)(nil),     // 42: conclave.v1.CreateAccountRequest
+	(*CreateAccountResponse)(nil),    // 43: conclave.v1.CreateAccountResponse
+	(*ListAccountsRequest)(nil),      // 44: conclave.v1.ListAccountsRequest
+	(*ListAccountsResponse)(nil),     // 45: conclave.v1.ListAccountsResponse
+	(*AccountInfo)(nil),              // 46: conclave.v1.AccountInfo
+	(*DeleteCredentialRequest)(nil),  // 47: conclave.v1.DeleteCredentialRequest
+	(*DeleteCredentialResponse)(nil), // 48: conclave.v1.DeleteCredentialResponse
+	(*RevokeSessionsRequest)(nil),    // 49: conclave.v1.RevokeSessionsRequest
+	(*RevokeSessionsResponse)(nil),   // 50: conclave.v1.RevokeSessionsResponse
+	(*timestamppb.Timestamp)(nil),    // 51: google.protobuf.Timestamp
+	(*ErrorDetail)(nil),              // 52: conclave.v1.ErrorDetail
 }
 var file_transport_kmspb_operator_proto_depIdxs = []int32{
 	1,  // 0: conclave.v1.SealState.ceremony:type_name -> conclave.v1.Ceremony
-	46, // 1: conclave.v1.Ceremony.began:type_name -> google.protobuf.Timestamp
-	46, // 2: conclave.v1.Ceremony.expires:type_name -> google.protobuf.Timestamp
+	51, // 1: conclave.v1.Ceremony.began:type_name -> google.protobuf.Timestamp
+	51, // 2: conclave.v1.Ceremony.expires:type_name -> google.protobuf.Timestamp
 	0,  // 3: conclave.v1.StatusResponse.seal:type_name -> conclave.v1.SealState
 	5,  // 4: conclave.v1.StatusResponse.raft:type_name -> conclave.v1.RaftStatus
-	46, // 5: conclave.v1.StatusResponse.cluster_time:type_name -> google.protobuf.Timestamp
+	51, // 5: conclave.v1.StatusResponse.cluster_time:type_name -> google.protobuf.Timestamp
 	6,  // 6: conclave.v1.StatusResponse.audit:type_name -> conclave.v1.AuditStatus
 	7,  // 7: conclave.v1.StatusResponse.addresses:type_name -> conclave.v1.Addresses
 	4,  // 8: conclave.v1.StatusResponse.crls:type_name -> conclave.v1.CRL
-	47, // 9: conclave.v1.NodeStatus.error:type_name -> conclave.v1.ErrorDetail
+	52, // 9: conclave.v1.NodeStatus.error:type_name -> conclave.v1.ErrorDetail
 	0,  // 10: conclave.v1.NodeStatus.seal:type_name -> conclave.v1.SealState
 	4,  // 11: conclave.v1.NodeStatus.crls:type_name -> conclave.v1.CRL
 	8,  // 12: conclave.v1.SubmitShareResponse.node:type_name -> conclave.v1.NodeStatus
@@ -3018,52 +3320,57 @@ var file_transport_kmspb_operator_proto_depIdxs = []int32{
 	8,  // 14: conclave.v1.SealResponse.node:type_name -> conclave.v1.NodeStatus
 	8,  // 15: conclave.v1.NodeReport.nodes:type_name -> conclave.v1.NodeStatus
 	8,  // 16: conclave.v1.InstallCRLResponse.node:type_name -> conclave.v1.NodeStatus
-	46, // 17: conclave.v1.CreateSessionResponse.expires:type_name -> google.protobuf.Timestamp
-	31, // 18: conclave.v1.MembersResponse.members:type_name -> conclave.v1.Member
-	7,  // 19: conclave.v1.Member.addresses:type_name -> conclave.v1.Addresses
-	34, // 20: conclave.v1.ListCredentialsResponse.credentials:type_name -> conclave.v1.Credential
-	46, // 21: conclave.v1.Credential.created:type_name -> google.protobuf.Timestamp
-	41, // 22: conclave.v1.ListAccountsResponse.accounts:type_name -> conclave.v1.AccountInfo
-	46, // 23: conclave.v1.AccountInfo.created:type_name -> google.protobuf.Timestamp
-	2,  // 24: conclave.v1.Operator.Status:input_type -> conclave.v1.StatusRequest
-	9,  // 25: conclave.v1.Operator.Init:input_type -> conclave.v1.InitRequest
-	12, // 26: conclave.v1.Operator.Challenge:input_type -> conclave.v1.ChallengeRequest
-	14, // 27: conclave.v1.Operator.SubmitShare:input_type -> conclave.v1.SubmitShareRequest
-	16, // 28: conclave.v1.Operator.ResetShares:input_type -> conclave.v1.ResetSharesRequest
-	18, // 29: conclave.v1.Operator.Seal:input_type -> conclave.v1.SealRequest
-	21, // 30: conclave.v1.Operator.ConfirmTime:input_type -> conclave.v1.ConfirmTimeRequest
-	23, // 31: conclave.v1.Operator.InstallCRL:input_type -> conclave.v1.InstallCRLRequest
-	25, // 32: conclave.v1.Session.Create:input_type -> conclave.v1.CreateSessionRequest
-	32, // 33: conclave.v1.Credentials.List:input_type -> conclave.v1.ListCredentialsRequest
-	35, // 34: conclave.v1.Credentials.CreateAccessKey:input_type -> conclave.v1.CreateAccessKeyRequest
-	42, // 35: conclave.v1.Credentials.Delete:input_type -> conclave.v1.DeleteCredentialRequest
-	44, // 36: conclave.v1.Credentials.RevokeSessions:input_type -> conclave.v1.RevokeSessionsRequest
-	37, // 37: conclave.v1.Accounts.Create:input_type -> conclave.v1.CreateAccountRequest
-	39, // 38: conclave.v1.Accounts.List:input_type -> conclave.v1.ListAccountsRequest
-	27, // 39: conclave.v1.Audit.Read:input_type -> conclave.v1.ReadAuditRequest
-	29, // 40: conclave.v1.Cluster.Members:input_type -> conclave.v1.MembersRequest
-	3,  // 41: conclave.v1.Operator.Status:output_type -> conclave.v1.StatusResponse
-	10, // 42: conclave.v1.Operator.Init:output_type -> conclave.v1.InitResponse
-	13, // 43: conclave.v1.Operator.Challenge:output_type -> conclave.v1.ChallengeResponse
-	15, // 44: conclave.v1.Operator.SubmitShare:output_type -> conclave.v1.SubmitShareResponse
-	17, // 45: conclave.v1.Operator.ResetShares:output_type -> conclave.v1.ResetSharesResponse
-	19, // 46: conclave.v1.Operator.Seal:output_type -> conclave.v1.SealResponse
-	22, // 47: conclave.v1.Operator.ConfirmTime:output_type -> conclave.v1.ConfirmTimeResponse
-	24, // 48: conclave.v1.Operator.InstallCRL:output_type -> conclave.v1.InstallCRLResponse
-	26, // 49: conclave.v1.Session.Create:output_type -> conclave.v1.CreateSessionResponse
-	33, // 50: conclave.v1.Credentials.List:output_type -> conclave.v1.ListCredentialsResponse
-	36, // 51: conclave.v1.Credentials.CreateAccessKey:output_type -> conclave.v1.CreateAccessKeyResponse
-	43, // 52: conclave.v1.Credentials.Delete:output_type -> conclave.v1.DeleteCredentialResponse
-	45, // 53: conclave.v1.Credentials.RevokeSessions:output_type -> conclave.v1.RevokeSessionsResponse
-	38, // 54: conclave.v1.Accounts.Create:output_type -> conclave.v1.CreateAccountResponse
-	40, // 55: conclave.v1.Accounts.List:output_type -> conclave.v1.ListAccountsResponse
-	28, // 56: conclave.v1.Audit.Read:output_type -> conclave.v1.ReadAuditResponse
-	30, // 57: conclave.v1.Cluster.Members:output_type -> conclave.v1.MembersResponse
-	41, // [41:58] is the sub-list for method output_type
-	24, // [24:41] is the sub-list for method input_type
-	24, // [24:24] is the sub-list for extension type_name
-	24, // [24:24] is the sub-list for extension extendee
-	0,  // [0:24] is the sub-list for field type_name
+	51, // 17: conclave.v1.CreateSessionResponse.expires:type_name -> google.protobuf.Timestamp
+	31, // 18: conclave.v1.UpgradeStatusResponse.members:type_name -> conclave.v1.MemberRelease
+	36, // 19: conclave.v1.MembersResponse.members:type_name -> conclave.v1.Member
+	7,  // 20: conclave.v1.Member.addresses:type_name -> conclave.v1.Addresses
+	39, // 21: conclave.v1.ListCredentialsResponse.credentials:type_name -> conclave.v1.Credential
+	51, // 22: conclave.v1.Credential.created:type_name -> google.protobuf.Timestamp
+	46, // 23: conclave.v1.ListAccountsResponse.accounts:type_name -> conclave.v1.AccountInfo
+	51, // 24: conclave.v1.AccountInfo.created:type_name -> google.protobuf.Timestamp
+	2,  // 25: conclave.v1.Operator.Status:input_type -> conclave.v1.StatusRequest
+	9,  // 26: conclave.v1.Operator.Init:input_type -> conclave.v1.InitRequest
+	12, // 27: conclave.v1.Operator.Challenge:input_type -> conclave.v1.ChallengeRequest
+	14, // 28: conclave.v1.Operator.SubmitShare:input_type -> conclave.v1.SubmitShareRequest
+	16, // 29: conclave.v1.Operator.ResetShares:input_type -> conclave.v1.ResetSharesRequest
+	18, // 30: conclave.v1.Operator.Seal:input_type -> conclave.v1.SealRequest
+	21, // 31: conclave.v1.Operator.ConfirmTime:input_type -> conclave.v1.ConfirmTimeRequest
+	23, // 32: conclave.v1.Operator.InstallCRL:input_type -> conclave.v1.InstallCRLRequest
+	25, // 33: conclave.v1.Session.Create:input_type -> conclave.v1.CreateSessionRequest
+	37, // 34: conclave.v1.Credentials.List:input_type -> conclave.v1.ListCredentialsRequest
+	40, // 35: conclave.v1.Credentials.CreateAccessKey:input_type -> conclave.v1.CreateAccessKeyRequest
+	47, // 36: conclave.v1.Credentials.Delete:input_type -> conclave.v1.DeleteCredentialRequest
+	49, // 37: conclave.v1.Credentials.RevokeSessions:input_type -> conclave.v1.RevokeSessionsRequest
+	42, // 38: conclave.v1.Accounts.Create:input_type -> conclave.v1.CreateAccountRequest
+	44, // 39: conclave.v1.Accounts.List:input_type -> conclave.v1.ListAccountsRequest
+	27, // 40: conclave.v1.Audit.Read:input_type -> conclave.v1.ReadAuditRequest
+	34, // 41: conclave.v1.Cluster.Members:input_type -> conclave.v1.MembersRequest
+	29, // 42: conclave.v1.Cluster.UpgradeStatus:input_type -> conclave.v1.UpgradeStatusRequest
+	32, // 43: conclave.v1.Cluster.FinalizeUpgrade:input_type -> conclave.v1.FinalizeUpgradeRequest
+	3,  // 44: conclave.v1.Operator.Status:output_type -> conclave.v1.StatusResponse
+	10, // 45: conclave.v1.Operator.Init:output_type -> conclave.v1.InitResponse
+	13, // 46: conclave.v1.Operator.Challenge:output_type -> conclave.v1.ChallengeResponse
+	15, // 47: conclave.v1.Operator.SubmitShare:output_type -> conclave.v1.SubmitShareResponse
+	17, // 48: conclave.v1.Operator.ResetShares:output_type -> conclave.v1.ResetSharesResponse
+	19, // 49: conclave.v1.Operator.Seal:output_type -> conclave.v1.SealResponse
+	22, // 50: conclave.v1.Operator.ConfirmTime:output_type -> conclave.v1.ConfirmTimeResponse
+	24, // 51: conclave.v1.Operator.InstallCRL:output_type -> conclave.v1.InstallCRLResponse
+	26, // 52: conclave.v1.Session.Create:output_type -> conclave.v1.CreateSessionResponse
+	38, // 53: conclave.v1.Credentials.List:output_type -> conclave.v1.ListCredentialsResponse
+	41, // 54: conclave.v1.Credentials.CreateAccessKey:output_type -> conclave.v1.CreateAccessKeyResponse
+	48, // 55: conclave.v1.Credentials.Delete:output_type -> conclave.v1.DeleteCredentialResponse
+	50, // 56: conclave.v1.Credentials.RevokeSessions:output_type -> conclave.v1.RevokeSessionsResponse
+	43, // 57: conclave.v1.Accounts.Create:output_type -> conclave.v1.CreateAccountResponse
+	45, // 58: conclave.v1.Accounts.List:output_type -> conclave.v1.ListAccountsResponse
+	28, // 59: conclave.v1.Audit.Read:output_type -> conclave.v1.ReadAuditResponse
+	35, // 60: conclave.v1.Cluster.Members:output_type -> conclave.v1.MembersResponse
+	30, // 61: conclave.v1.Cluster.UpgradeStatus:output_type -> conclave.v1.UpgradeStatusResponse
+	33, // 62: conclave.v1.Cluster.FinalizeUpgrade:output_type -> conclave.v1.FinalizeUpgradeResponse
+	44, // [44:63] is the sub-list for method output_type
+	25, // [25:44] is the sub-list for method input_type
+	25, // [25:25] is the sub-list for extension type_name
+	25, // [25:25] is the sub-list for extension extendee
+	0,  // [0:25] is the sub-list for field type_name
 }
 
 func init() { file_transport_kmspb_operator_proto_init() }
@@ -3078,7 +3385,7 @@ func file_transport_kmspb_operator_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_transport_kmspb_operator_proto_rawDesc), len(file_transport_kmspb_operator_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   46,
+			NumMessages:   51,
 			NumExtensions: 0,
 			NumServices:   6,
 		},

@@ -178,6 +178,7 @@ func (c *Cluster) apply(m *fsm.FSM, e *fsmpb.Entry) *fsm.Result {
 	for _, r := range c.replicas {
 		e.Clock.Readings = append(e.Clock.Readings, &fsmpb.ClockReading{Node: r.id, Wall: now})
 	}
+	e.Schema = max(e.Schema, m.Current().Level())
 	data, err := wire.EncodeEntry(e)
 	if err != nil {
 		c.t.Fatalf("encoding an entry: %v", err)
@@ -198,7 +199,11 @@ func (c *Cluster) propose(node string, r *fsmpb.Record) fsm.Decision {
 	c.seq[node]++
 	seq := c.seq[node]
 	b := &fsmpb.Batch{Node: node, Incarnation: 1, Seq: seq, SettledBelow: seq, Records: []*fsmpb.Record{r}}
-	res := c.apply(c.fsm, &fsmpb.Entry{Command: &fsmpb.Entry_Batches{Batches: &fsmpb.Batches{Batches: []*fsmpb.Batch{b}}}}).Batches[0]
+	e := &fsmpb.Entry{Command: &fsmpb.Entry_Batches{Batches: &fsmpb.Batches{Batches: []*fsmpb.Batch{b}}}}
+	for _, change := range r.Changes {
+		e.Schema = max(e.Schema, change.GetRaiseLevel().GetLevel())
+	}
+	res := c.apply(c.fsm, e).Batches[0]
 	if res.Status == fsm.BatchUnsigned {
 		return fsm.Decision{} // a sealed leader takes nothing
 	}
