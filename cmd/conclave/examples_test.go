@@ -331,6 +331,8 @@ var operatorSteps = []struct{ command, before, with string }{
 	{"operator status", "", ""},
 	{"operator confirm-time", "", ""},
 	{"cluster members", "", ""},
+	{"cluster upgrade status", "", ""},
+	{"cluster upgrade finalize", "", ""},
 	{"operator crl", "conclave cert issue operator mallory --dir . && conclave cert revoke mallory.pem --dir . && mkdir tls && cp crl.pem tls/", ""},
 	{"operator seal", "", ""},
 	// A cluster cannot be initialised twice, so the last step has a cluster of
@@ -405,7 +407,7 @@ func TestOperatorExamples(t *testing.T) {
 		if err != nil {
 			t.Fatalf("the example of %s fails: %v\n%s\n%s", step.command, err, script, out)
 		}
-		if want := map[string]string{"cluster members": "node-3", "operator status": "unsealed", "operator seal": "sealed"}[step.command]; !strings.Contains(out, want) {
+		if want := map[string]string{"cluster members": "node-3", "cluster upgrade status": "raise it to 2", "cluster upgrade finalize": "feature level 2", "operator status": "unsealed", "operator seal": "sealed"}[step.command]; !strings.Contains(out, want) {
 			t.Errorf("%s does not show %q:\n%s", line, want, out)
 		}
 	}
