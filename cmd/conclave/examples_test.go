@@ -101,6 +101,28 @@ func (k *kitchen) must(lines string) string {
 	return out
 }
 
+// runs runs the commands of a page, which are in its blocks of shell.
+func (k *kitchen) runs(page string, addresses *strings.Replacer) {
+	k.t.Helper()
+	text, err := os.ReadFile(page)
+	if err != nil {
+		k.t.Fatal(err)
+	}
+	commands := 0
+	for _, block := range strings.Split(string(text), "```sh\n")[1:] {
+		block, _, _ = strings.Cut(block, "```")
+		for line := range strings.Lines(block) {
+			if line = strings.TrimSpace(line); line != "" {
+				k.must(addresses.Replace(line))
+				commands++
+			}
+		}
+	}
+	if commands == 0 {
+		k.t.Fatalf("%s has no commands", page)
+	}
+}
+
 // background runs a program until the test ends, or until stop.
 func (k *kitchen) background(line string) (stop func()) {
 	k.t.Helper()
@@ -409,6 +431,9 @@ func TestOperatorExamples(t *testing.T) {
 		}
 		if want := map[string]string{"cluster members": "node-3", "cluster upgrade status": "raise it to 2", "cluster upgrade finalize": "feature level 2", "operator status": "unsealed", "operator seal": "sealed"}[step.command]; !strings.Contains(out, want) {
 			t.Errorf("%s does not show %q:\n%s", line, want, out)
+		}
+		if step.command == "cluster upgrade finalize" {
+			k.runs("../../docs/operate/upgrade.md", addresses)
 		}
 	}
 	for path, left := range lines {
