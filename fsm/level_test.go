@@ -51,6 +51,15 @@ func TestRaiseLevel(t *testing.T) {
 	m.configure("n1", "n2")
 	refused("a voter has not registered", 2, 2, 3)
 	m.configure("n1")
+	m.unsigned = true
+	b := m.batch(raised(2))
+	b.Incarnation = 3
+	e := batchEntry(b)
+	e.Schema = 2
+	if got := m.apply(e).Batches[0].Status; got != BatchUnsigned || m.fsm.Current().Level() != 1 {
+		t.Fatalf("what no unsealed leader signed: %v, and the level is %d", got, m.fsm.Current().Level())
+	}
+	m.unsigned = false
 
 	hash := m.fsm.Current().Hash()
 	wantVerdicts(t, m.raise(3, 2, 2), Accepted)

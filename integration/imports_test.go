@@ -158,7 +158,7 @@ var imports = []struct {
 	{"fsm/regionid", nil},
 	{"fsm/origin", []string{"fsm/fsmpb", "fsm/wire"}},
 	{"fsm/session", []string{"fsm/fsmpb", "fsm/wire"}},
-	{"fsm/snapfile", []string{"fsm/fsmpb", "fsm/wire"}},
+	{"fsm/snapfile", []string{"fsm/fsmpb", "fsm/level", "fsm/wire"}},
 	{"fsm/statehash", []string{"fsm/fsmpb", "fsm/wire"}},
 	{"fsm", []string{"fsm/fsmpb", "auditlog"}},
 	{"policy/lint", []string{"policy"}},

@@ -26,6 +26,7 @@ type clients struct {
 	c       *harness.Cluster
 	h       *harness.History
 	stop    chan struct{}
+	once    sync.Once
 	workers sync.WaitGroup
 	done    atomic.Int64
 	failed  atomic.Int64
@@ -49,6 +50,10 @@ func startClients(t *testing.T, c *harness.Cluster, b *balancer, h *harness.Hist
 		})
 		l.workers.Go(func() { l.work(i, sdk) })
 	}
+	t.Cleanup(func() { // if the test fails in between, and before the balancer ends
+		l.once.Do(func() { close(l.stop) })
+		l.workers.Wait()
+	})
 	return l
 }
 
@@ -130,7 +135,7 @@ func (l *clients) await(more int64) {
 
 // finish ends the load; calls that are under way end first.
 func (l *clients) finish() {
-	close(l.stop)
+	l.once.Do(func() { close(l.stop) })
 	done := make(chan struct{})
 	go func() { l.workers.Wait(); close(done) }()
 	select {

@@ -69,8 +69,8 @@ type rolling struct {
 	// use lets a node start with the old release or with the new one.
 	use func(n *harness.Node, old bool)
 	old map[*harness.Node]bool
-	// entries is how many entries nodes of both releases apply together before their states
-	// are compared.
+	// entries is how many entries the nodes apply together after each restart, before their
+	// states are compared. They compare them by themselves every 1,000 entries.
 	entries uint64
 	// back is how many nodes go back to the old release.
 	back int
@@ -126,7 +126,7 @@ func (r *rolling) order() (list []*harness.Node) {
 // levels checks what a node of the new release says about the upgrade.
 func (r *rolling) levels(n *harness.Node, want, to uint32) {
 	r.t.Helper()
-	st, err := n.Administration().UpgradeStatus(r.t.Context(), &kmspb.UpgradeStatusRequest{})
+	st, err := harness.Administration(n).UpgradeStatus(r.t.Context(), &kmspb.UpgradeStatusRequest{})
 	if err != nil {
 		r.t.Fatal(err)
 	}
@@ -143,7 +143,7 @@ func (r *rolling) levels(n *harness.Node, want, to uint32) {
 // finalize raises the level by a node, or is refused because of those that are named.
 func (r *rolling) finalize(n *harness.Node, because ...*harness.Node) {
 	r.t.Helper()
-	res, err := n.Administration().FinalizeUpgrade(r.t.Context(), &kmspb.FinalizeUpgradeRequest{})
+	res, err := harness.Administration(n).FinalizeUpgrade(r.t.Context(), &kmspb.FinalizeUpgradeRequest{})
 	if len(because) == 0 {
 		if err != nil || res.GetLevel() != 2 {
 			r.t.Fatalf("finalizing: %v, %v", res, err)
@@ -250,7 +250,7 @@ func TestRollingUpgrade(t *testing.T) {
 		t.Fatal(err)
 	}
 	c := harness.NewCluster(t, 3, harness.Options{Processes: true, Binary: before})
-	r := &rolling{t: t, c: c, h: harness.NewHistory(), b: startBalancer(t, c), seed: harness.NewSeed(t), old: make(map[*harness.Node]bool), entries: 1200, back: 3,
+	r := &rolling{t: t, c: c, h: harness.NewHistory(), b: startBalancer(t, c), seed: harness.NewSeed(t), old: make(map[*harness.Node]bool), entries: 250, back: 3,
 		use: func(n *harness.Node, old bool) {
 			if n.Binary = ""; old {
 				n.Binary = before
