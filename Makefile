@@ -8,7 +8,8 @@ export GOTOOLCHAIN := local
 
 # Release binaries are static and built on the FIPS 140-3 validated module.
 GOFIPS140 ?= v1.0.0
-VERSION   := $(shell cat VERSION)+$(shell git describe --always --dirty --exclude '*' 2>/dev/null || echo unknown)
+RELEASE   := $(shell cat VERSION)
+VERSION   := $(RELEASE)+$(shell git describe --always --dirty --exclude '*' 2>/dev/null || echo unknown)
 LDFLAGS   := -s -w -X github.com/conclavekms/conclave/cmd/conclave/internal/cli.Version=$(VERSION)
 
 # The protobuf files and what is generated from them.
@@ -25,9 +26,14 @@ build: ## build bin/conclave
 	@mkdir -p bin
 	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/conclave ./cmd/conclave
 
-release: ## build bin/conclave on the validated FIPS module
-	@mkdir -p bin
-	CGO_ENABLED=0 GOFIPS140=$(GOFIPS140) $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/conclave ./cmd/conclave
+# The same source and the same Go give the same bytes, wherever they are built: nothing of
+# the directory, the time or the machine gets into a binary, and no C compiler is used.
+release: ## bin/release: binaries for linux on the validated FIPS module, checksums, bills of materials
+	@rm -rf bin/release && mkdir -p bin/release
+	@set -e; for arch in amd64 arm64; do name=bin/release/conclave-$(RELEASE)-linux-$$arch; \
+		CGO_ENABLED=0 GOFIPS140=$(GOFIPS140) GOOS=linux GOARCH=$$arch $(GO) build -trimpath -buildvcs=false -ldflags '$(LDFLAGS)' -o $$name ./cmd/conclave; \
+		$(GO) run ./cmd/sbom -version $(RELEASE) $$name > $$name.cdx.json; done
+	cd bin/release && sha256sum conclave-* > SHA256SUMS && cat SHA256SUMS
 
 run: build ## start a development server on loopback
 	bin/conclave dev $(ARGS)

@@ -21,6 +21,7 @@ import (
 	"github.com/conclavekms/conclave/cluster/internal/raftlog"
 	"github.com/conclavekms/conclave/cluster/pki"
 	"github.com/conclavekms/conclave/fsm"
+	"github.com/conclavekms/conclave/fsm/level"
 	"github.com/conclavekms/conclave/transport/admission"
 )
 
@@ -193,6 +194,9 @@ type Hooks struct {
 	DropAnswer func(node string, answer *clusterpb.SubmitResponse) bool
 	// Dial replaces the TCP dialer to other nodes.
 	Dial func(ctx context.Context, node, addr string) (net.Conn, error)
+	// Known are the schemas that the node reads, as if it were of another release; those of
+	// this release if it is zero.
+	Known level.Range
 	// BeforeBootstrap runs before the first Raft state is written. If it returns an error,
 	// the start fails there.
 	BeforeBootstrap func() error
@@ -228,6 +232,7 @@ func (c Config) withDefaults() Config {
 	c.MaxQueuedRecords = or(c.MaxQueuedRecords, 8192)
 	c.MaxQueuedBytes = or(c.MaxQueuedBytes, 16<<20)
 	c.MaxMergeBytes = or(c.MaxMergeBytes, 32<<20)
+	c.Hooks.Known = or(c.Hooks.Known, level.Known)
 	if c.Clock == nil {
 		c.Clock = systemClock{}
 	}

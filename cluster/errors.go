@@ -60,6 +60,8 @@ var (
 	ErrWipedDisk = bootstrap.ErrWipedDisk
 	// ErrRolledBack means that this node's disk has held newer data than it does now.
 	ErrRolledBack = bootstrap.ErrRolledBack
+	// ErrRelease means that the cluster writes what this release cannot read.
+	ErrRelease = bootstrap.ErrRelease
 	// ErrDataDir means that the data directory is damaged or belongs to another node.
 	ErrDataDir = errors.New("unusable data directory")
 	// ErrTransferStuck means that the leader refuses writes because of a leadership

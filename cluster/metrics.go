@@ -98,6 +98,7 @@ func (m *metrics) register(r prometheus.Registerer, n *Node) error {
 		gauge("conclave_raft_last_contact_seconds", "Time since this node heard of the leader; 0 on the leader.", func() float64 {
 			return n.Status().LastContact.Seconds()
 		}),
+		gauge("conclave_feature_level", "Feature level of the cluster, as far as this node has applied the log.", func() float64 { return float64(n.State().Level()) }),
 		gauge("conclave_batches_in_flight", "Batches of this node without an answer.", func() float64 { return float64(n.proposer.InFlight()) }),
 		gauge("conclave_records_waiting", "Records on this node that are not submitted yet.", func() float64 {
 			records, _ := n.proposer.Waiting()

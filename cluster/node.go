@@ -39,7 +39,6 @@ import (
 	"github.com/conclavekms/conclave/cluster/internal/voters"
 	"github.com/conclavekms/conclave/fsm"
 	"github.com/conclavekms/conclave/fsm/fsmpb"
-	"github.com/conclavekms/conclave/fsm/wire"
 	"github.com/conclavekms/conclave/transport/admission"
 )
 
@@ -186,7 +185,7 @@ func (n *Node) open() error {
 func (n *Node) assemble() {
 	t := n.cfg.Timeouts
 	n.machine = &machine{restored: n.restored, persisted: func(d time.Duration) { n.metrics.snapshot.Observe(d.Seconds()) }}
-	n.machine.fsm = fsm.New(fsm.Config{Audit: n.space.Audit(n.cfg.Audit, n.store.Meter()), Attest: n.attest, OnApply: n.onApply, OnFault: func(err error) {
+	n.machine.fsm = fsm.New(fsm.Config{Audit: n.space.Audit(n.cfg.Audit, n.store.Meter()), Attest: n.attest, Known: n.cfg.Hooks.Known, OnApply: n.onApply, OnFault: func(err error) {
 		if n.life.Context().Err() == nil || !errors.Is(err, room.ErrNone) { // otherwise a shutdown ended the wait for space
 			n.life.Fence(err)
 		}
@@ -202,6 +201,7 @@ func (n *Node) assemble() {
 		Peers: n.peers, Life: n.life, Log: n.log,
 	}, asks)
 	n.committer = commit.NewCommitter(commit.CommitterConfig{
+		Level: func() uint32 { return n.State().Level() }, Known: n.cfg.Hooks.Known,
 		Raft: raftApply{n}, Evidence: (&evidence{n: n}).next, Registered: n.registered, Initialised: n.auth.Initialised,
 		Sign:        func(encoded []byte) ([]byte, error) { return n.machine.fsm.SignEntry(encoded, n.auth.Sign) },
 		StoredSince: n.store.Meter().StoredSince,
@@ -242,7 +242,7 @@ func (n *Node) assemble() {
 // bootstrapConfig returns the configuration of the bootstrap.Joiner.
 func (n *Node) bootstrapConfig() bootstrap.Config {
 	c := bootstrap.Config{
-		Node: n.cfg.NodeID, Advertise: n.advertise, Peers: n.cfg.Peers, Expect: n.cfg.BootstrapExpect, Release: n.cfg.Release,
+		Node: n.cfg.NodeID, Advertise: n.advertise, Peers: n.cfg.Peers, Expect: n.cfg.BootstrapExpect, Release: n.cfg.Release, Known: n.cfg.Hooks.Known,
 		Incarnation: n.dir.file.Incarnation, Disk: n.onDisk, Patience: n.cfg.Timeouts.Hello, Before: n.cfg.Hooks.BeforeBootstrap, Log: n.log,
 		Others: n.Peers, State: n.State, Watermark: n.machine.watermark, Unsealed: n.auth.Unsealed, Sign: n.auth.Sign, Barrier: n.Barrier,
 		StartRaft: func() error { return n.life.Start(n.startRaft) }, Go: n.life.Go, Fault: n.life.Fence,
@@ -488,7 +488,7 @@ func (n *Node) registration() *fsmpb.RegisterNode {
 	return &fsmpb.RegisterNode{
 		Node: n.cfg.NodeID, Incarnation: n.dir.file.Incarnation,
 		PeerAddress: n.advertise, AwsAddress: n.cfg.AWSAddress, GrpcAddress: n.cfg.GRPCAddress,
-		SchemaMin: wire.SchemaMin, SchemaMax: wire.SchemaMax, Release: n.cfg.Release,
+		SchemaMin: n.cfg.Hooks.Known.Oldest, SchemaMax: n.cfg.Hooks.Known.Newest, Release: n.cfg.Release,
 		// The applied index and not the stored one: entries that are only stored may yet be
 		// replaced.
 		Watermark: n.State().Index(),

@@ -9,6 +9,7 @@ import (
 	"github.com/conclavekms/conclave/auditlog"
 	"github.com/conclavekms/conclave/fsm/clustertime"
 	"github.com/conclavekms/conclave/fsm/fsmpb"
+	"github.com/conclavekms/conclave/fsm/level"
 	"github.com/conclavekms/conclave/fsm/session"
 	"github.com/conclavekms/conclave/fsm/statehash"
 	"github.com/conclavekms/conclave/fsm/wire"
@@ -17,13 +18,14 @@ import (
 // applier holds the state while entries change it: ApplyBatch begins it from
 // one published State and ends it with the next.
 type applier struct {
-	f     *FSM
-	state State  // the fields beside the table, as changed so far
-	db    *table // reads; its own clone once there is a change
-	write bool
-	index uint64 // of the entry being applied
-	hash  statehash.Rolling
-	buf   []byte // version's
+	f      *FSM
+	state  State  // the fields beside the table, as changed so far
+	db     *table // reads; its own clone once there is a change
+	write  bool
+	index  uint64 // of the entry being applied
+	schema uint32 // of the entry being applied
+	hash   statehash.Rolling
+	buf    []byte // version's
 	// versions caches the versions looked up since the last change, by rowID: the
 	// records of an entry read much the same objects.
 	versions map[string]Version
@@ -84,6 +86,9 @@ func (a *applier) entry(l *raft.Log) (*Result, error) {
 	c := a.cluster()
 	a.account = accountOf(c)
 	e, err := wire.Decode(l.Data)
+	if err == nil {
+		err = a.state.readable(e.Schema)
+	}
 	if err != nil {
 		if c == nil || a.f.verified.Encoded(c, l.Data) {
 			return nil, err
@@ -99,7 +104,7 @@ func (a *applier) entry(l *raft.Log) (*Result, error) {
 			return nil, err
 		}
 	}
-	a.wall = e.Clock.GetWall()
+	a.wall, a.schema = e.Clock.GetWall(), e.Schema
 	a.state.index = l.Index
 	trust := clustertime.Trust{Voters: a.state.voters, Confirmed: a.state.confirmed}
 	switch {
@@ -191,7 +196,7 @@ func (a *applier) batch(b *wire.Batch, signed bool) BatchResult {
 	a.hash.Numbers(b.Incarnation, b.Seq, uint64(len(verdicts)))
 	answer := session.Answer{Index: a.index, Verdicts: verdictBytes(verdicts)}
 	a.hash.Bytes(answer.Verdicts)
-	a.f.sessions.Applied(b, answer, limitsAt(a.state.level).unsettled)
+	a.f.sessions.Applied(b, answer, limitsAt(a.state.level).Unsettled)
 	return BatchResult{Status: BatchApplied, Index: a.index, Verdicts: verdicts}
 }
 
@@ -220,6 +225,10 @@ func initialises(b *wire.Batch) bool {
 func (a *applier) record(r *wire.Record) Verdict {
 	if !validRecord(r, limitsAt(a.state.level)) {
 		a.broken = "the record is malformed"
+		return Invalid
+	}
+	if err := level.Allows(a.state.level, r.Levels().Needed); err != nil {
+		a.broken = err.Error()
 		return Invalid
 	}
 	if r.NotBefore != 0 && a.state.time < r.NotBefore {
@@ -296,10 +305,10 @@ func (a *applier) version(kind fsmpb.Kind, id []byte) Version {
 // maxVersions bounds the cache of versions.
 const maxVersions = 1024
 
-func validRecord(r *wire.Record, most *limits) bool {
+func validRecord(r *wire.Record, most limits) bool {
 	if len(r.RequestID) != 16 || len(r.Salt) != 16 || len(r.Commitment) != auditlog.HashSize ||
-		len(r.Body) == 0 || len(r.Body) > most.body ||
-		len(r.Reads) > most.reads || len(r.Changes) > most.changes || len(r.Uses) > most.uses {
+		len(r.Body) == 0 || len(r.Body) > most.Body ||
+		len(r.Reads) > most.Reads || len(r.Changes) > most.Changes || len(r.Uses) > most.Uses {
 		return false
 	}
 	for _, read := range r.Reads {

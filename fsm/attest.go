@@ -29,10 +29,10 @@ import (
 // nodes may differ, is not attested either: editing it gains nothing that a leader of a
 // sealed cluster does not have anyway. See package clustertime.
 
-// StateAt returns the state after the entry at that Raft index, or nil if it is no longer kept. It
-// is safe for concurrent use. A node is asked for an attestation at the moment when the other node
-// begins its snapshot, so the states of less than a second are enough. Each one keeps the rows
-// alive that were replaced since.
+// StateAt returns the state after the entry at that Raft index, or nil if it is
+// no longer kept. A node is asked for an attestation at the moment when the other node
+// begins its snapshot, so the states of less than a second are enough. Each one keeps the
+// rows alive that were replaced since. StateAt is safe for concurrent use.
 func (f *FSM) StateAt(index uint64) *State {
 	return f.recent.Find(func(s *State) bool { return s.index == index })
 }
@@ -88,7 +88,7 @@ func (n *restored) uninitialised() bool {
 // unless a node whose state is current may take it over as its state at Raft index
 // index. Restore checks the same, but by then Raft has discarded what the node had.
 func CheckSnapshot(r io.Reader, current *State, index uint64) error {
-	n, err := readSnapshot(r)
+	n, err := readSnapshot(r, current.known)
 	if err != nil {
 		return err
 	}

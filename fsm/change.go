@@ -6,6 +6,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/conclavekms/conclave/fsm/fsmpb"
+	"github.com/conclavekms/conclave/fsm/level"
 	"github.com/conclavekms/conclave/fsm/wire"
 )
 
@@ -64,12 +65,41 @@ func (a *applier) edit(c *fsmpb.Change) edit {
 	return e
 }
 
-// confirmTime is the only change that concerns no object.
+// confirmTime concerns no object.
 var confirmTime = &change{
 	set: func(c *fsmpb.Change) bool { return c.GetConfirmTime() != nil },
 	check: func(a *applier, e *edit) (pending, Verdict) {
 		until := e.GetConfirmTime().Until
 		return func() { a.state.confirmed = max(a.state.confirmed, until) }, Accepted
+	},
+}
+
+// raiseLevel concerns no object either. An entry has the schema of the level that something
+// in it raises to, so a release that does not know that level stops at the entry, and one
+// that does never sees a higher level than it knows.
+var raiseLevel = &change{
+	set: func(c *fsmpb.Change) bool { return c.GetRaiseLevel() != nil },
+	check: func(a *applier, e *edit) (pending, Verdict) {
+		to := e.GetRaiseLevel().Level
+		if to < a.state.level || to > a.schema {
+			return a.refuse("it sets the feature level to one that is lower than before, or newer than its entry")
+		}
+		// The proposer asked the nodes themselves. A node that went back to an older release
+		// since then has registered again, or has yet to do so before it can propose anything.
+		for _, voter := range a.state.voters {
+			o := lookup(a.db, fsmpb.Kind_KIND_NODE, []byte(voter))
+			if o == nil || !level.RangeOf(o.value.(*fsmpb.RegisterNode)).Has(to) {
+				return a.refuse("it raises the feature level, and a voter has not registered a release that knows it")
+			}
+		}
+		return func() {
+			if to > a.state.level {
+				a.state.level = to
+				a.hash.Numbers(uint64(to))
+				// For read sets without kinds that are now new; see State.Readable.
+				a.put(fsmpb.Kind_KIND_CLUSTER, nil, proto.CloneOf(a.cluster()))
+			}
+		}, Accepted
 	},
 }
 

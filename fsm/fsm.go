@@ -21,6 +21,7 @@ import (
 	"github.com/conclavekms/conclave/auditlog"
 	"github.com/conclavekms/conclave/fsm/fsmpb"
 	"github.com/conclavekms/conclave/fsm/intern"
+	"github.com/conclavekms/conclave/fsm/level"
 	"github.com/conclavekms/conclave/fsm/origin"
 	"github.com/conclavekms/conclave/fsm/recent"
 	"github.com/conclavekms/conclave/fsm/session"
@@ -74,6 +75,9 @@ type Config struct {
 	// OnApply is called after each published state, in order, on the apply
 	// goroutine. It must not block.
 	OnApply func(*State, Events)
+	// Known are the schemas that the machine reads: those of this release, unless a test
+	// lets it be an older one.
+	Known level.Range
 	// OnFault is called once, when the machine stops for good: an unreadable
 	// entry, a diverged state, or an audit log that cannot be written.
 	OnFault func(error)
@@ -91,7 +95,7 @@ type FSM struct {
 	texts    *intern.Texts
 	// recent has the newest states, one for each entry, including entries that were applied
 	// together: which ones are applied together differs from node to node.
-	recent   recent.Versions[State]
+	recent   recent.Values[State]
 	verified origin.Verified
 	restored bool // cfg.Audit was told where the state begins
 	fault    error
@@ -102,7 +106,10 @@ var _ raft.BatchingFSM = (*FSM)(nil)
 // New returns a machine in its first state.
 func New(cfg Config) *FSM {
 	f := &FSM{cfg: cfg, db: newTable(), sessions: session.None(), uses: newUses(), texts: intern.NewTexts()}
-	f.current.Store(&State{db: f.db.clone(), level: wire.SchemaMin, uses: f.uses})
+	if cfg.Known == (level.Range{}) {
+		cfg.Known = level.Known
+	}
+	f.current.Store(&State{db: f.db.clone(), known: cfg.Known, level: level.Oldest, uses: f.uses})
 	return f
 }
 

@@ -21,6 +21,7 @@ import (
 
 	"github.com/conclavekms/conclave/auditlog"
 	"github.com/conclavekms/conclave/fsm/fsmpb"
+	"github.com/conclavekms/conclave/fsm/level"
 	"github.com/conclavekms/conclave/fsm/origin"
 	"github.com/conclavekms/conclave/fsm/statehash"
 	"github.com/conclavekms/conclave/fsm/wire"
@@ -87,19 +88,30 @@ func newMachine(t testing.TB) *machine {
 	return m
 }
 
-func blank(t testing.TB) *machine {
+func blank(t testing.TB, edits ...func(*Config)) *machine {
 	m := &machine{t: t, audit: &memoryAudit{}, wall: start}
-	m.fsm = New(Config{
+	cfg := Config{
 		Audit:   m.audit,
 		Attest:  attested,
 		OnApply: func(_ *State, e Events) { m.events = append(m.events, e) },
 		OnFault: func(err error) { m.fault = err },
-	})
-	m.index++
-	m.fsm.Apply(&raft.Log{Index: m.index, Type: raft.LogConfiguration, Data: raft.EncodeConfiguration(raft.Configuration{
-		Servers: []raft.Server{{ID: "n1", Address: "a", Suffrage: raft.Voter}},
-	})})
+	}
+	for _, edit := range edits {
+		edit(&cfg)
+	}
+	m.fsm = New(cfg)
+	m.configure("n1")
 	return m
+}
+
+// configure applies a Raft configuration.
+func (m *machine) configure(voters ...raft.ServerID) {
+	var c raft.Configuration
+	for _, id := range voters {
+		c.Servers = append(c.Servers, raft.Server{ID: id, Address: raft.ServerAddress(id), Suffrage: raft.Voter})
+	}
+	m.index++
+	m.fsm.Apply(&raft.Log{Index: m.index, Type: raft.LogConfiguration, Data: raft.EncodeConfiguration(c)})
 }
 
 func (m *machine) log(e *fsmpb.Entry) *raft.Log {
@@ -366,10 +378,10 @@ func TestIncarnationFencesTheEarlierOne(t *testing.T) {
 
 func TestWindowIsBounded(t *testing.T) {
 	m := newMachine(t)
-	for range limitsOf[wire.SchemaMax].unsettled + 10 {
+	for range level.LimitsAt(level.Newest).Unsettled + 10 {
 		m.apply(batchEntry(m.batch()))
 	}
-	if n := len(m.fsm.sessions.Proto()[0].Batches); n > limitsOf[wire.SchemaMax].unsettled+1 {
+	if n := len(m.fsm.sessions.Proto()[0].Batches); n > level.LimitsAt(level.Newest).Unsettled+1 {
 		t.Errorf("%d batches are remembered", n)
 	}
 }
@@ -382,7 +394,7 @@ func TestInvalidRecords(t *testing.T) {
 		"commitment":   func(r *fsmpb.Record) { r.Commitment = make([]byte, 33) },
 		"no body":      func(r *fsmpb.Record) { r.Body = nil },
 		"long body":    func(r *fsmpb.Record) { r.Body = make([]byte, auditlog.MaxBody+1) },
-		"reads":        func(r *fsmpb.Record) { r.Reads = make([]*fsmpb.Read, limitsOf[wire.SchemaMax].reads+1) },
+		"reads":        func(r *fsmpb.Record) { r.Reads = make([]*fsmpb.Read, level.LimitsAt(level.Newest).Reads+1) },
 		"kind":         func(r *fsmpb.Record) { reads(r, 0, nil, 0) },
 		"unknown kind": func(r *fsmpb.Record) { reads(r, 99, nil, 0) },
 		"region":       func(r *fsmpb.Record) { r.Changes[0].GetPutKey().Region = "EU\x00" },
@@ -395,7 +407,7 @@ func TestInvalidRecords(t *testing.T) {
 			m := newMachine(t)
 			r := record(putKey(keyOf(id)))
 			spoil(r)
-			if len(r.Reads) > limitsOf[wire.SchemaMax].reads {
+			if len(r.Reads) > level.LimitsAt(level.Newest).Reads {
 				for i := range r.Reads {
 					r.Reads[i] = &fsmpb.Read{Kind: 1}
 				}
@@ -522,7 +534,7 @@ func TestUnreadableEntriesStopTheMachine(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	future, _ := proto.Marshal(&fsmpb.Entry{Schema: wire.SchemaMax + 1})
+	future, _ := proto.Marshal(&fsmpb.Entry{Schema: level.Newest + 1})
 	none, _ := proto.Marshal(&fsmpb.Entry{})
 	cases := map[string][]byte{
 		"newer schema":   future,

@@ -790,7 +790,7 @@ func TestSetsAreTouchedByMoves(t *testing.T) {
 // TestLargestEntityFitsIntoASnapshot: what apply accepts, a snapshot brings back.
 func TestLargestEntityFitsIntoASnapshot(t *testing.T) {
 	w := newWorld(t)
-	wantVerdicts(t, w.propose(userWith(large(limitsOf[1].entity))(w)), Accepted)
+	wantVerdicts(t, w.propose(userWith(large(limitsAt(1).Entity))(w)), Accepted)
 	other := blank(t)
 	if err := other.restore(w.snapshot()); err != nil {
 		t.Fatal(err)

@@ -232,7 +232,7 @@ func policyIsUnused(a *applier, was *fsmpb.Policy) Verdict {
 // changes.
 func checkPolicyVersion(a *applier, was, n *fsmpb.PolicyVersion) (broken string) {
 	p := policyAfter(a, EntityID(Account(n.Account), n.Policy))
-	switch most := limitsAt(a.state.level).policy; {
+	switch most := limitsAt(a.state.level).Policy; {
 	case was != nil:
 		return "it changes a version of a managed policy"
 	case !form.IsPolicy(n.Document, most):

@@ -1,54 +1,39 @@
 package fsm
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 	"testing"
 
 	"google.golang.org/protobuf/proto"
 
-	"github.com/conclavekms/conclave/auditlog"
 	"github.com/conclavekms/conclave/fsm/fsmpb"
-	"github.com/conclavekms/conclave/fsm/wire"
+	"github.com/conclavekms/conclave/fsm/level"
 )
-
-// TestLimitsAreFrozen: a binary with another limit for a level would come to other
-// verdicts than other nodes, and thus to another state.
-func TestLimitsAreFrozen(t *testing.T) {
-	if got, want := limitsOf[1], (limits{
-		reads: 256, changes: 16, uses: 4, body: 65563, policy: 32768, entity: 262144, list: 256, minWaiting: 7, maxWaiting: 30, unsettled: 1024,
-	}); got != want {
-		t.Errorf("limits of level 1: %+v, they were %+v", got, want)
-	}
-	for level := wire.SchemaMin; level <= wire.SchemaMax; level++ {
-		if l := limitsOf[level]; l.reads == 0 || l.unsettled == 0 || l.body == 0 || l.body > auditlog.MaxBody {
-			t.Errorf("limits of level %d: %+v", level, l)
-		}
-	}
-}
 
 // TestLimitsBySize: each limit can be reached but not exceeded.
 func TestLimitsBySize(t *testing.T) {
-	most := limitsOf[wire.SchemaMax]
+	most := limitsAt(level.Oldest)
 	id := testKey(1)
 	for name, spoil := range map[string]func(r *fsmpb.Record, more int){
 		"reads": func(r *fsmpb.Record, more int) {
 			reads(r, fsmpb.Kind_KIND_KEY, id.Bytes(), 0) // as its change requires
-			for len(r.Reads) < most.reads+more {
+			for len(r.Reads) < most.Reads+more {
 				reads(r, fsmpb.Kind_KIND_ALIAS, AliasID(id.Account, id.Region, "alias/none"), 0)
 			}
 		},
 		"changes": func(r *fsmpb.Record, more int) {
-			for i := len(r.Changes); i < most.changes+more; i++ {
+			for i := len(r.Changes); i < most.Changes+more; i++ {
 				r.Changes = append(r.Changes, putKey(keyOf(testKey(byte(100+i)))))
 			}
 		},
 		"uses": func(r *fsmpb.Record, more int) {
-			for len(r.Uses) < most.uses+more {
+			for len(r.Uses) < most.Uses+more {
 				used(r, 0, 1)
 			}
 		},
-		"body": func(r *fsmpb.Record, more int) { r.Body = make([]byte, most.body+more) },
+		"body": func(r *fsmpb.Record, more int) { r.Body = make([]byte, most.Body+more) },
 	} {
 		t.Run(name, func(t *testing.T) {
 			for more, want := range []Verdict{Accepted, Invalid} {
@@ -63,12 +48,17 @@ func TestLimitsBySize(t *testing.T) {
 
 // TestUnknownLevel: a state whose limits this binary does not know is refused.
 func TestUnknownLevel(t *testing.T) {
-	for _, level := range []uint32{0, wire.SchemaMax + 1} {
+	for _, unknown := range []uint32{0, level.Newest + 1} {
 		h := headerOf(newMachine(t).fsm.Current())
-		h.Level = level
-		if err := newRestored().header(h); err == nil {
-			t.Errorf("a snapshot of level %d is taken", level)
+		h.Level, h.Schema = unknown, unknown
+		if err := newRestored().header(h); !errors.Is(err, ErrUnreadable) {
+			t.Errorf("a snapshot of level %d: %v", unknown, err)
 		}
+	}
+	h := headerOf(newMachine(t).fsm.Current())
+	h.Level = level.Newest
+	if err := newRestored().header(h); !errors.Is(err, ErrUnreadable) {
+		t.Errorf("a snapshot of an older schema than its level: %v", err)
 	}
 }
 

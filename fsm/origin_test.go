@@ -11,6 +11,7 @@ import (
 	"google.golang.org/protobuf/encoding/protowire"
 
 	"github.com/conclavekms/conclave/fsm/fsmpb"
+	"github.com/conclavekms/conclave/fsm/level"
 	"github.com/conclavekms/conclave/fsm/origin"
 	"github.com/conclavekms/conclave/fsm/statehash"
 	"github.com/conclavekms/conclave/fsm/wire"
@@ -154,7 +155,7 @@ func TestForgedSignatures(t *testing.T) {
 		"of nothing":        append(bytes.Clone(plain), ending(&fsmpb.Origin{Generation: 1, Signature: sig})...),
 		"empty":             append(bytes.Clone(plain), ending(&fsmpb.Origin{})...),
 		"without the key":   append(bytes.Clone(plain), ending(&fsmpb.Origin{Signature: make([]byte, 64)})...),
-		"something behind":  append(bytes.Clone(good), protowire.AppendVarint(protowire.AppendTag(nil, 1, protowire.VarintType), wire.SchemaMax)...),
+		"something behind":  append(bytes.Clone(good), protowire.AppendVarint(protowire.AppendTag(nil, 1, protowire.VarintType), level.Newest)...),
 		"signed twice":      append(bytes.Clone(good), otherOrigin...),
 		"in front":          append(bytes.Clone(good[len(plain):]), plain...),
 		"of another domain": signedAs(plain, "conclave state v1"),

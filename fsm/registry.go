@@ -227,7 +227,7 @@ var (
 
 // The rows refer to functions that use the registry, so they cannot be its initial value.
 func init() {
-	changes = append(changes, confirmTime)
+	changes = append(changes, confirmTime, raiseLevel)
 	for _, r := range slices.Concat(kinds(), iamKinds()) {
 		registry[r.kind], kindOf[r.message] = r, r.kind
 		snapshotRows = append(snapshotRows, r)

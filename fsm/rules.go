@@ -301,7 +301,7 @@ func (a *applier) checkState(was, n *fsmpb.Key) (broken string) {
 			}
 			break
 		}
-		days := int64(most.minWaiting)
+		days := int64(most.MinWaiting)
 		if was.State == fsmpb.KeyState_KEY_STATE_PENDING_REPLICA_DELETION {
 			days = int64(was.DeletionDays)
 		}
@@ -321,8 +321,8 @@ func (a *applier) checkState(was, n *fsmpb.Key) (broken string) {
 			return "it removes the date of a scheduled deletion"
 		case was.State == n.State && was.DeletionDays != n.DeletionDays:
 			return "it changes the waiting period of a scheduled deletion"
-		case n.DeletionDays < most.minWaiting || n.DeletionDays > most.maxWaiting:
-			return fmt.Sprintf("the waiting period of a deletion is not %d to %d days", most.minWaiting, most.maxWaiting)
+		case n.DeletionDays < most.MinWaiting || n.DeletionDays > most.MaxWaiting:
+			return fmt.Sprintf("the waiting period of a deletion is not %d to %d days", most.MinWaiting, most.MaxWaiting)
 		}
 	default:
 		return "a key has no state, or an unknown one"
@@ -340,7 +340,7 @@ func (a *applier) checkState(was, n *fsmpb.Key) (broken string) {
 // is right once the request was evaluated again, at the latest by the leader.
 func (a *applier) tooFar(was, n *fsmpb.Key) bool {
 	return n.State == fsmpb.KeyState_KEY_STATE_PENDING_DELETION && was.GetState() != n.State &&
-		n.DeletionTime > max(a.state.time, a.wall)+int64(limitsAt(a.state.level).maxWaiting)*clustertime.Day+waitingSlack
+		n.DeletionTime > max(a.state.time, a.wall)+int64(limitsAt(a.state.level).MaxWaiting)*clustertime.Day+waitingSlack
 }
 
 // nodeURI is the beginning of the URI that names a node in its certificate.
@@ -396,8 +396,8 @@ func (a *applier) checkCredential(was, n *fsmpb.Credential) (broken string) {
 // decide the same on nodes of all of them.
 func (a *applier) checkPolicy(_, p *fsmpb.KeyPolicy) (broken string) {
 	most := limitsAt(a.state.level)
-	if !form.IsPolicy(p.Document, most.policy) {
-		return fmt.Sprintf("a key policy is not a JSON object of at most %d bytes", most.policy)
+	if !form.IsPolicy(p.Document, most.Policy) {
+		return fmt.Sprintf("a key policy is not a JSON object of at most %d bytes", most.Policy)
 	}
 	return form.CheckBindings(p.Bindings, most.iam())
 }

@@ -195,6 +195,10 @@ var ruleCases = []ruleCase{
 	{"it changes an object twice", "put and deleted", changing(putAlias(ownKey, "alias/a"), deleteAlias("alias/a")), changing(deleteAlias("alias/a"))},
 	{"it changes an object twice", "a grant that ends twice", changing(deleteGrant(ownKey, 1), deleteGrant(ownKey, 1)), changing(deleteGrant(ownKey, 1))},
 
+	// The feature level; see TestRaiseLevel.
+	{"it sets the feature level to one that is lower than before, or newer than its entry", "", func(*world) *fsmpb.Record { return raised(2) }, nil},
+	{"it raises the feature level, and a voter has not registered a release that knows it", "", func(*world) *fsmpb.Record { return raised(1) }, nil},
+
 	// The account.
 	{"it names an account that does not exist", "changed", changing(putAlias(strangersKey, "alias/x")), changing(putAlias(ownKey, "alias/x"))},
 	{"it names an account that does not exist", "deleted", changing(deleteKey(strangersKey)), nil},
@@ -483,7 +487,7 @@ func TestEveryChangeHasASubject(t *testing.T) {
 		c := (&fsmpb.Change{}).ProtoReflect()
 		c.Mutable(fields.Get(i))
 		name := fields.Get(i).Name()
-		if _, _, ok := Subject(c.Interface().(*fsmpb.Change)); ok == (name == "confirm_time") {
+		if _, _, ok := Subject(c.Interface().(*fsmpb.Change)); ok == (name == "confirm_time" || name == "raise_level") {
 			t.Errorf("%s has a subject: %v", name, ok)
 		}
 	}

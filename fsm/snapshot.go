@@ -15,6 +15,7 @@ import (
 	"github.com/conclavekms/conclave/fsm/clustertime"
 	"github.com/conclavekms/conclave/fsm/fsmpb"
 	"github.com/conclavekms/conclave/fsm/intern"
+	"github.com/conclavekms/conclave/fsm/level"
 	"github.com/conclavekms/conclave/fsm/session"
 	"github.com/conclavekms/conclave/fsm/snapfile"
 	"github.com/conclavekms/conclave/fsm/statehash"
@@ -115,7 +116,7 @@ func writeState(out *snapfile.Writer, s *State) {
 func headerOf(s *State) *fsmpb.SnapshotHeader {
 	frontier, _ := s.frontier.MarshalBinary() // never fails
 	h := &fsmpb.SnapshotHeader{
-		Schema: wire.SchemaMax, Index: s.index, Time: s.time, StateHash: s.hash[:], AuditFrontier: frontier,
+		Schema: s.level, Index: s.index, Time: s.time, StateHash: s.hash[:], AuditFrontier: frontier,
 		Level: s.level, Voters: s.voters, ConfirmedTime: s.confirmed, Group: wire.Group,
 	}
 	s.evidence.AddTo(h)
@@ -135,7 +136,7 @@ func (s *State) Digest() [32]byte {
 // read: it is decoded beside the current state and then replaces it.
 func (f *FSM) Restore(r io.ReadCloser) error {
 	defer r.Close()
-	n, err := readSnapshot(r)
+	n, err := readSnapshot(r, f.Current().known)
 	if err == nil {
 		err = n.verify(f.Current())
 	}
@@ -150,8 +151,7 @@ func (f *FSM) Restore(r io.ReadCloser) error {
 	n.state.db = n.db.clone()
 	f.uses.replace(n.uses, n.credentials)
 	n.state.uses = f.uses
-	f.recent.Clear()
-	f.recent.Add([]*State{&n.state})
+	f.recent.Replace(&n.state)
 	f.current.Store(&n.state)
 	if f.cfg.OnApply != nil {
 		f.cfg.OnApply(&n.state, Events{Restored: true})
@@ -174,16 +174,18 @@ type restored struct {
 }
 
 func newRestored() *restored {
-	return &restored{db: newTable(), texts: intern.NewTexts(), sessions: session.None(), others: make(map[Account]bool)}
+	return &restored{state: State{known: level.Known}, db: newTable(), texts: intern.NewTexts(), sessions: session.None(), others: make(map[Account]bool)}
 }
 
-func readSnapshot(r io.Reader) (*restored, error) {
+// readSnapshot reads a snapshot as a release does that knows the given schemas.
+func readSnapshot(r io.Reader, known level.Range) (*restored, error) {
 	in, err := snapfile.NewReader(r)
 	if err != nil {
 		return nil, err
 	}
 	defer in.Close()
 	n := newRestored()
+	n.state.known = known
 	for items := 0; ; items++ {
 		item, err := in.Next()
 		if err == io.EOF {
@@ -243,14 +245,14 @@ func (n *restored) add(item *fsmpb.SnapshotItem) error {
 }
 
 func (n *restored) header(h *fsmpb.SnapshotHeader) error {
-	if h.Schema < wire.SchemaMin || h.Schema > wire.SchemaMax {
-		return fmt.Errorf("%w: schema %d, this binary knows %d to %d", ErrUnreadable, h.Schema, wire.SchemaMin, wire.SchemaMax)
+	if err := n.state.readable(h.Schema); err != nil {
+		return err
 	}
 	if err := wire.CheckGroup(h.Group); err != nil {
 		return fmt.Errorf("%w: %w", ErrUnreadable, err)
 	}
-	if h.Level < wire.SchemaMin || h.Level > wire.SchemaMax {
-		return fmt.Errorf("%w: level %d, this binary knows %d to %d", ErrUnreadable, h.Level, wire.SchemaMin, wire.SchemaMax)
+	if h.Level != h.Schema {
+		return fmt.Errorf("%w: schema %d at level %d", ErrUnreadable, h.Schema, h.Level)
 	}
 	if len(h.StateHash) != len(n.state.hash) {
 		return fmt.Errorf("%w: state hash", ErrUnreadable)

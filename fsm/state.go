@@ -2,6 +2,7 @@ package fsm
 
 import (
 	"bytes"
+	"fmt"
 	"iter"
 	"slices"
 	"strings"
@@ -12,6 +13,7 @@ import (
 	"github.com/conclavekms/conclave/auditlog"
 	"github.com/conclavekms/conclave/fsm/clustertime"
 	"github.com/conclavekms/conclave/fsm/fsmpb"
+	"github.com/conclavekms/conclave/fsm/level"
 )
 
 // Version says when an object last changed: it is the index of the Raft entry
@@ -31,6 +33,7 @@ type State struct {
 	evidence  clustertime.Evidence
 	confirmed int64
 	level     uint32
+	known     level.Range // by the release that has this state
 	hash      [32]byte
 	frontier  auditlog.Frontier
 	roots     []auditlog.Hash // of sealed audit segments; appended to, never written
@@ -53,8 +56,19 @@ func (s *State) ConfirmedTime() int64 { return s.confirmed }
 // observed is not part of the state that nodes agree on.
 func (s *State) Evidence() clustertime.Evidence { return s.evidence }
 
-// Level returns the newest schema that the cluster may write.
+// Level returns the cluster's feature level: the schema of what may be written.
 func (s *State) Level() uint32 { return s.level }
+
+// Allows returns a [level.TooNewError] if the cluster's level does not allow a change yet.
+func (s *State) Allows(c *fsmpb.Change) error { return level.Allows(s.level, level.Of(c)) }
+
+// readable returns ErrUnreadable for a schema that this release does not know.
+func (s *State) readable(schema uint32) error {
+	if err := s.known.Check(schema); err != nil {
+		return fmt.Errorf("%w: %w", ErrUnreadable, err)
+	}
+	return nil
+}
 
 // Hash returns the rolling hash of everything applied so far. Nodes at the same
 // index have the same hash.
@@ -73,6 +87,17 @@ func (s *State) VersionOf(kind fsmpb.Kind, id []byte) Version {
 		return s.uses.version(id)
 	}
 	return versionOf(s.db, kind, id)
+}
+
+// Readable returns what a read set names for an object: the object itself, or, if the
+// cluster's level does not allow its kind yet, the cluster's record. There is no such object
+// then, and the record gets a new version when there may be one, as the level rises.
+func (s *State) Readable(kind fsmpb.Kind, id []byte, v Version) (fsmpb.Kind, []byte, Version) {
+	if level.OfKind(kind) <= s.level {
+		return kind, id, v
+	}
+	_, v = s.Cluster()
+	return fsmpb.Kind_KIND_CLUSTER, nil, v
 }
 
 func get[M proto.Message](s *State, kind fsmpb.Kind, id []byte) (M, Version) {

@@ -14,6 +14,7 @@ import (
 	"google.golang.org/protobuf/reflect/protoreflect"
 
 	"github.com/conclavekms/conclave/fsm/fsmpb"
+	"github.com/conclavekms/conclave/fsm/level"
 	"github.com/conclavekms/conclave/fsm/wire"
 )
 
@@ -23,7 +24,7 @@ func generated(data []byte) (*fsmpb.Entry, error) {
 	if err := proto.Unmarshal(data, e); err != nil {
 		return nil, err
 	}
-	if e.Schema < wire.SchemaMin || e.Schema > wire.SchemaMax {
+	if e.Schema < level.Oldest || e.Schema > level.Newest {
 		return nil, fmt.Errorf("schema %d", e.Schema)
 	}
 	// An unknown kind makes a record invalid, but not its entry unreadable.
@@ -232,7 +233,7 @@ func valueOf(fd protoreflect.FieldDescriptor, n int64) protoreflect.Value {
 
 func TestOddFields(t *testing.T) {
 	tag, bytesOf := protowire.AppendTag, protowire.AppendBytes
-	schema := []byte{1 << 3, wire.SchemaMax}
+	schema := []byte{1 << 3, level.Newest}
 	batches := func(b []byte) []byte {
 		return slices.Concat(schema, bytesOf(tag(nil, 10, protowire.BytesType), bytesOf(tag(nil, 1, protowire.BytesType), b)))
 	}
@@ -272,7 +273,7 @@ func TestOddFields(t *testing.T) {
 		"in a piece of the command": {slices.Concat(batches(unknown), batches(nil)), false},
 		"beside the commands":       {slices.Concat(schema, unknown, join), false},
 		"cut in a replaced command": {slices.Concat(batches([]byte{1}), join), false},
-		"the last schema counts":    {slices.Concat([]byte{1 << 3, wire.SchemaMax + 1}, schema), true},
+		"the last schema counts":    {slices.Concat([]byte{1 << 3, level.Newest + 1}, schema), true},
 	}
 	for name, c := range cases {
 		t.Run(name, func(t *testing.T) {
@@ -286,7 +287,7 @@ func TestOddFields(t *testing.T) {
 // The entry of a newer binary is refused because of its schema, whatever else
 // is new in it.
 func TestNewerSchemaIsNamed(t *testing.T) {
-	data, err := proto.Marshal(&fsmpb.Entry{Schema: wire.SchemaMax + 1})
+	data, err := proto.Marshal(&fsmpb.Entry{Schema: level.Newest + 1})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -108,7 +108,7 @@ var imports = []struct {
 	}},
 	{"keyengine/internal/enginetest", []string{
 		"keyengine/ceremony", "keyengine/iam", "keyengine/kmsapi", "keyengine/internal/record", "keyengine/internal/request", "keyengine/internal/shamir", "keyengine/internal/vault",
-		"fsm", "fsm/fsmpb", "fsm/origin", "fsm/wire", "auditlog", "auditlog/auditpb", "transport/sigv4",
+		"fsm", "fsm/fsmpb", "fsm/level", "fsm/origin", "fsm/wire", "auditlog", "auditlog/auditpb", "transport/sigv4",
 	}},
 	{"keyengine/internal", nil},
 	{"keyengine", []string{"policy", "auditlog", "auditlog/auditpb", "fsm/...", "keyengine/ceremony", "keyengine/iam", "keyengine/iamapi", "keyengine/kmsapi", "keyengine/accesskey", "keyengine/internal/..."}},
@@ -145,20 +145,22 @@ var imports = []struct {
 	}},
 	{"cluster/internal/standing", []string{"cluster/clusterpb"}},
 	{"cluster/internal/bootstrap", []string{"cluster/internal/peerproof", "cluster/internal/commit", "cluster/internal/raftlog", "cluster/clusterpb", "fsm/..."}},
+	{"cluster/internal/upgrade", []string{"cluster/clusterpb", "fsm", "fsm/level"}},
 	{"cluster/internal/durable", nil},
 	{"cluster/internal/signal", nil},
 	{"cluster", []string{"transport/admission", "cluster/clusterpb", "fsm/...", "auditlog"}},
-	{"fsm/wire", []string{"fsm/fsmpb"}},
+	{"fsm/level", []string{"fsm/fsmpb"}},
+	{"fsm/recent", nil},
+	{"fsm/wire", []string{"fsm/fsmpb", "fsm/level"}},
 	{"fsm/clustertime", []string{"fsm/fsmpb"}},
 	{"fsm/form", []string{"fsm/fsmpb"}},
 	{"fsm/keymaterial", []string{"fsm/fsmpb"}},
 	{"fsm/intern", nil},
-	{"fsm/recent", nil},
 	{"fsm/trees", nil},
 	{"fsm/regionid", nil},
 	{"fsm/origin", []string{"fsm/fsmpb", "fsm/wire"}},
 	{"fsm/session", []string{"fsm/fsmpb", "fsm/wire"}},
-	{"fsm/snapfile", []string{"fsm/fsmpb", "fsm/wire"}},
+	{"fsm/snapfile", []string{"fsm/fsmpb", "fsm/level", "fsm/wire"}},
 	{"fsm/statehash", []string{"fsm/fsmpb", "fsm/wire"}},
 	{"fsm", []string{"fsm/fsmpb", "auditlog"}},
 	{"policy/lint", []string{"policy"}},
@@ -184,7 +186,7 @@ var importers = map[string][]string{
 var generatedMayImport = map[string][]string{"cluster/clusterpb": {"fsm/fsmpb"}}
 
 // pure are the packages that apply consists of.
-var pure = []string{"fsm", "fsm/clustertime", "fsm/form", "fsm/intern", "fsm/keymaterial", "fsm/origin", "fsm/recent", "fsm/regionid", "fsm/session", "fsm/snapfile", "fsm/statehash", "fsm/trees", "fsm/wire"}
+var pure = []string{"fsm", "fsm/clustertime", "fsm/form", "fsm/intern", "fsm/keymaterial", "fsm/level", "fsm/origin", "fsm/recent", "fsm/regionid", "fsm/session", "fsm/snapfile", "fsm/statehash", "fsm/trees", "fsm/wire"}
 
 // impure are the standard packages that would let apply depend on something
 // other than the state and the entry.

@@ -2,6 +2,7 @@ package keyengine
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -86,6 +87,7 @@ func sealedCalls(t testing.TB, c *testCluster, e *Engine, res *ceremony.InitResu
 	_, errs["certificate"] = e.AuthenticateCertificate(t.Context(), "spiffe://x")
 	_, errs["ReadAudit"] = e.ReadAudit(t.Context(), &iam.Caller{Identity: forwarded(t, iam.Identity{}, testAccountNumber, res.AccessKeyID, [32]byte{})}, 0)
 	errs["ConfirmTime"] = e.ConfirmTime(t.Context(), enginetest.Operator)
+	_, _, errs["FinalizeUpgrade"] = e.FinalizeUpgrade(t.Context(), enginetest.Operator, func(context.Context) (uint32, []string) { return 2, nil })
 	errs["Checkpoint"] = e.Checkpoint(t.Context())
 	return errs
 }

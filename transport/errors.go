@@ -161,6 +161,7 @@ var table = map[kmsapi.Code]row{
 	ceremony.ErrUnsealed.Code:       {http.StatusBadRequest, codes.FailedPrecondition, "The node is unsealed."},
 	ceremony.ErrChallenge.Code:      {http.StatusBadRequest, codes.FailedPrecondition, "The challenge is not this node's current one. Ask for a new one."},
 	ceremony.ErrNoCeremony.Code:     {http.StatusBadRequest, codes.FailedPrecondition, "There is no such break-glass ceremony on this node."},
+	ceremony.ErrNotUpgraded.Code:    {http.StatusBadRequest, codes.FailedPrecondition, "Not all nodes run the new release."},
 	ceremony.ErrOwner.Code:          {http.StatusBadRequest, codes.FailedPrecondition, "Another operator began this ceremony."},
 
 	ErrMissingAuthentication.Code: {http.StatusBadRequest, codes.Unauthenticated, "Missing Authentication Token"},

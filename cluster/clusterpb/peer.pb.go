@@ -91,9 +91,14 @@ type HelloRequest struct {
 	Node      string                 `protobuf:"bytes,1,opt,name=node,proto3" json:"node,omitempty"`
 	LastIndex uint64                 `protobuf:"varint,2,opt,name=last_index,json=lastIndex,proto3" json:"last_index,omitempty"`
 	// The static set of first nodes that the caller is configured with, sorted.
-	Bootstrap     []string `protobuf:"bytes,3,rep,name=bootstrap,proto3" json:"bootstrap,omitempty"`
-	Nonce         []byte   `protobuf:"bytes,4,opt,name=nonce,proto3" json:"nonce,omitempty"` // 32 bytes, used once; empty for no proof
-	Group         uint32   `protobuf:"varint,15,opt,name=group,proto3" json:"group,omitempty"`
+	Bootstrap []string `protobuf:"bytes,3,rep,name=bootstrap,proto3" json:"bootstrap,omitempty"`
+	Nonce     []byte   `protobuf:"bytes,4,opt,name=nonce,proto3" json:"nonce,omitempty"` // 32 bytes, used once; empty for no proof
+	// The schemas that the caller's release knows, and the release. The release before 0.2
+	// does not say: it knows schema 1.
+	SchemaMin     uint32 `protobuf:"varint,5,opt,name=schema_min,json=schemaMin,proto3" json:"schema_min,omitempty"`
+	SchemaMax     uint32 `protobuf:"varint,6,opt,name=schema_max,json=schemaMax,proto3" json:"schema_max,omitempty"`
+	Version       string `protobuf:"bytes,7,opt,name=version,proto3" json:"version,omitempty"`
+	Group         uint32 `protobuf:"varint,15,opt,name=group,proto3" json:"group,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -156,6 +161,27 @@ func (x *HelloRequest) GetNonce() []byte {
 	return nil
 }
 
+func (x *HelloRequest) GetSchemaMin() uint32 {
+	if x != nil {
+		return x.SchemaMin
+	}
+	return 0
+}
+
+func (x *HelloRequest) GetSchemaMax() uint32 {
+	if x != nil {
+		return x.SchemaMax
+	}
+	return 0
+}
+
+func (x *HelloRequest) GetVersion() string {
+	if x != nil {
+		return x.Version
+	}
+	return ""
+}
+
 func (x *HelloRequest) GetGroup() uint32 {
 	if x != nil {
 		return x.Group
@@ -178,9 +204,12 @@ type HelloResponse struct {
 	SchemaMin   uint32 `protobuf:"varint,7,opt,name=schema_min,json=schemaMin,proto3" json:"schema_min,omitempty"`
 	SchemaMax   uint32 `protobuf:"varint,8,opt,name=schema_max,json=schemaMax,proto3" json:"schema_max,omitempty"`
 	// The origin key's signature over both nodes' ids, the nonce and what the node says of
-	// the caller; absent when it is sealed, or does not know all that is committed.
-	Generation    uint32 `protobuf:"varint,10,opt,name=generation,proto3" json:"generation,omitempty"`
-	Proof         []byte `protobuf:"bytes,11,opt,name=proof,proto3" json:"proof,omitempty"`
+	// the caller; absent when it is sealed, or does not know all that is committed. From
+	// level 2 on it is over the level as well.
+	Generation uint32 `protobuf:"varint,10,opt,name=generation,proto3" json:"generation,omitempty"`
+	Proof      []byte `protobuf:"bytes,11,opt,name=proof,proto3" json:"proof,omitempty"`
+	// The cluster's feature level as the node knows it: the schema of its newest entries.
+	Level         uint32 `protobuf:"varint,12,opt,name=level,proto3" json:"level,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -290,6 +319,13 @@ func (x *HelloResponse) GetProof() []byte {
 		return x.Proof
 	}
 	return nil
+}
+
+func (x *HelloResponse) GetLevel() uint32 {
+	if x != nil {
+		return x.Level
+	}
+	return 0
 }
 
 type SubmitRequest struct {
@@ -1345,14 +1381,19 @@ var File_cluster_clusterpb_peer_proto protoreflect.FileDescriptor
 
 const file_cluster_clusterpb_peer_proto_rawDesc = "" +
 	"\n" +
-	"\x1ccluster/clusterpb/peer.proto\x12\x13conclave.cluster.v1\x1a\x13fsm/fsmpb/fsm.proto\"\x8b\x01\n" +
+	"\x1ccluster/clusterpb/peer.proto\x12\x13conclave.cluster.v1\x1a\x13fsm/fsmpb/fsm.proto\"\xe3\x01\n" +
 	"\fHelloRequest\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\tR\x04node\x12\x1d\n" +
 	"\n" +
 	"last_index\x18\x02 \x01(\x04R\tlastIndex\x12\x1c\n" +
 	"\tbootstrap\x18\x03 \x03(\tR\tbootstrap\x12\x14\n" +
-	"\x05nonce\x18\x04 \x01(\fR\x05nonce\x12\x14\n" +
-	"\x05group\x18\x0f \x01(\rR\x05group\"\xc7\x02\n" +
+	"\x05nonce\x18\x04 \x01(\fR\x05nonce\x12\x1d\n" +
+	"\n" +
+	"schema_min\x18\x05 \x01(\rR\tschemaMin\x12\x1d\n" +
+	"\n" +
+	"schema_max\x18\x06 \x01(\rR\tschemaMax\x12\x18\n" +
+	"\aversion\x18\a \x01(\tR\aversion\x12\x14\n" +
+	"\x05group\x18\x0f \x01(\rR\x05group\"\xdd\x02\n" +
 	"\rHelloResponse\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\tR\x04node\x12\x16\n" +
 	"\x06formed\x18\x02 \x01(\bR\x06formed\x12\x1e\n" +
@@ -1371,7 +1412,8 @@ const file_cluster_clusterpb_peer_proto_rawDesc = "" +
 	"generation\x18\n" +
 	" \x01(\rR\n" +
 	"generation\x12\x14\n" +
-	"\x05proof\x18\v \x01(\fR\x05proof\"\xcf\x01\n" +
+	"\x05proof\x18\v \x01(\fR\x05proof\x12\x14\n" +
+	"\x05level\x18\f \x01(\rR\x05level\"\xcf\x01\n" +
 	"\rSubmitRequest\x12.\n" +
 	"\x05batch\x18\x01 \x01(\v2\x16.conclave.fsm.v1.BatchH\x00R\x05batch\x12;\n" +
 	"\bregister\x18\x02 \x01(\v2\x1d.conclave.fsm.v1.RegisterNodeH\x00R\bregister\x12\x1e\n" +

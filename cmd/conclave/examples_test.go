@@ -101,6 +101,28 @@ func (k *kitchen) must(lines string) string {
 	return out
 }
 
+// runs runs the commands of a page, which are in its blocks of shell.
+func (k *kitchen) runs(page string, addresses *strings.Replacer) {
+	k.t.Helper()
+	text, err := os.ReadFile(page)
+	if err != nil {
+		k.t.Fatal(err)
+	}
+	commands := 0
+	for _, block := range strings.Split(string(text), "```sh\n")[1:] {
+		block, _, _ = strings.Cut(block, "```")
+		for line := range strings.Lines(block) {
+			if line = strings.TrimSpace(line); line != "" {
+				k.must(addresses.Replace(line))
+				commands++
+			}
+		}
+	}
+	if commands == 0 {
+		k.t.Fatalf("%s has no commands", page)
+	}
+}
+
 // background runs a program until the test ends, or until stop.
 func (k *kitchen) background(line string) (stop func()) {
 	k.t.Helper()
@@ -331,6 +353,8 @@ var operatorSteps = []struct{ command, before, with string }{
 	{"operator status", "", ""},
 	{"operator confirm-time", "", ""},
 	{"cluster members", "", ""},
+	{"cluster upgrade status", "", ""},
+	{"cluster upgrade finalize", "", ""},
 	{"operator crl", "conclave cert issue operator mallory --dir . && conclave cert revoke mallory.pem --dir . && mkdir tls && cp crl.pem tls/", ""},
 	{"operator seal", "", ""},
 	// A cluster cannot be initialised twice, so the last step has a cluster of
@@ -405,8 +429,11 @@ func TestOperatorExamples(t *testing.T) {
 		if err != nil {
 			t.Fatalf("the example of %s fails: %v\n%s\n%s", step.command, err, script, out)
 		}
-		if want := map[string]string{"cluster members": "node-3", "operator status": "unsealed", "operator seal": "sealed"}[step.command]; !strings.Contains(out, want) {
+		if want := map[string]string{"cluster members": "node-3", "cluster upgrade status": "raise it to 2", "cluster upgrade finalize": "feature level 2", "operator status": "unsealed", "operator seal": "sealed"}[step.command]; !strings.Contains(out, want) {
 			t.Errorf("%s does not show %q:\n%s", line, want, out)
+		}
+		if step.command == "cluster upgrade finalize" {
+			k.runs("../../docs/operate/upgrade.md", addresses)
 		}
 	}
 	for path, left := range lines {

@@ -12,6 +12,7 @@ package fsmpb
 import (
 	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
+	descriptorpb "google.golang.org/protobuf/types/descriptorpb"
 	reflect "reflect"
 	sync "sync"
 	unsafe "unsafe"
@@ -710,6 +711,51 @@ func (x *ConfirmTime) GetUntil() int64 {
 	return 0
 }
 
+// RaiseLevel raises the cluster's feature level, for good.
+type RaiseLevel struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Level         uint32                 `protobuf:"varint,1,opt,name=level,proto3" json:"level,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RaiseLevel) Reset() {
+	*x = RaiseLevel{}
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RaiseLevel) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RaiseLevel) ProtoMessage() {}
+
+func (x *RaiseLevel) ProtoReflect() protoreflect.Message {
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RaiseLevel.ProtoReflect.Descriptor instead.
+func (*RaiseLevel) Descriptor() ([]byte, []int) {
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *RaiseLevel) GetLevel() uint32 {
+	if x != nil {
+		return x.Level
+	}
+	return 0
+}
+
 // RegisterNode begins a node's incarnation. Batches of earlier incarnations are
 // refused from then on.
 type RegisterNode struct {
@@ -733,7 +779,7 @@ type RegisterNode struct {
 
 func (x *RegisterNode) Reset() {
 	*x = RegisterNode{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[6]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -745,7 +791,7 @@ func (x *RegisterNode) String() string {
 func (*RegisterNode) ProtoMessage() {}
 
 func (x *RegisterNode) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[6]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -758,7 +804,7 @@ func (x *RegisterNode) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RegisterNode.ProtoReflect.Descriptor instead.
 func (*RegisterNode) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{6}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *RegisterNode) GetNode() string {
@@ -840,7 +886,7 @@ type Batches struct {
 
 func (x *Batches) Reset() {
 	*x = Batches{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[7]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -852,7 +898,7 @@ func (x *Batches) String() string {
 func (*Batches) ProtoMessage() {}
 
 func (x *Batches) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[7]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -865,7 +911,7 @@ func (x *Batches) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Batches.ProtoReflect.Descriptor instead.
 func (*Batches) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{7}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *Batches) GetBatches() []*Batch {
@@ -896,7 +942,7 @@ type Batch struct {
 
 func (x *Batch) Reset() {
 	*x = Batch{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[8]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -908,7 +954,7 @@ func (x *Batch) String() string {
 func (*Batch) ProtoMessage() {}
 
 func (x *Batch) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[8]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -921,7 +967,7 @@ func (x *Batch) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Batch.ProtoReflect.Descriptor instead.
 func (*Batch) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{8}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *Batch) GetNode() string {
@@ -996,7 +1042,7 @@ type Record struct {
 
 func (x *Record) Reset() {
 	*x = Record{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[9]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1008,7 +1054,7 @@ func (x *Record) String() string {
 func (*Record) ProtoMessage() {}
 
 func (x *Record) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[9]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1021,7 +1067,7 @@ func (x *Record) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Record.ProtoReflect.Descriptor instead.
 func (*Record) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{9}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *Record) GetRequestId() []byte {
@@ -1108,7 +1154,7 @@ type Use struct {
 
 func (x *Use) Reset() {
 	*x = Use{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[10]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1120,7 +1166,7 @@ func (x *Use) String() string {
 func (*Use) ProtoMessage() {}
 
 func (x *Use) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[10]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1133,7 +1179,7 @@ func (x *Use) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Use.ProtoReflect.Descriptor instead.
 func (*Use) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{10}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *Use) GetRead() uint32 {
@@ -1163,7 +1209,7 @@ type Read struct {
 
 func (x *Read) Reset() {
 	*x = Read{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[11]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1175,7 +1221,7 @@ func (x *Read) String() string {
 func (*Read) ProtoMessage() {}
 
 func (x *Read) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[11]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1188,7 +1234,7 @@ func (x *Read) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Read.ProtoReflect.Descriptor instead.
 func (*Read) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{11}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *Read) GetKind() Kind {
@@ -1244,6 +1290,7 @@ type Change struct {
 	//	*Change_DeletePolicyVersion
 	//	*Change_PutOidcProvider
 	//	*Change_DeleteOidcProvider
+	//	*Change_RaiseLevel
 	Change        isChange_Change `protobuf_oneof:"change"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1251,7 +1298,7 @@ type Change struct {
 
 func (x *Change) Reset() {
 	*x = Change{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[12]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1263,7 +1310,7 @@ func (x *Change) String() string {
 func (*Change) ProtoMessage() {}
 
 func (x *Change) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[12]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1276,7 +1323,7 @@ func (x *Change) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Change.ProtoReflect.Descriptor instead.
 func (*Change) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{12}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *Change) GetChange() isChange_Change {
@@ -1529,6 +1576,15 @@ func (x *Change) GetDeleteOidcProvider() *EntityID {
 	return nil
 }
 
+func (x *Change) GetRaiseLevel() *RaiseLevel {
+	if x != nil {
+		if x, ok := x.Change.(*Change_RaiseLevel); ok {
+			return x.RaiseLevel
+		}
+	}
+	return nil
+}
+
 type isChange_Change interface {
 	isChange_Change()
 }
@@ -1641,6 +1697,12 @@ type Change_DeleteOidcProvider struct {
 	DeleteOidcProvider *EntityID `protobuf:"bytes,27,opt,name=delete_oidc_provider,json=deleteOidcProvider,proto3,oneof"`
 }
 
+type Change_RaiseLevel struct {
+	// It has no level of its own: the entry that it is in has the schema of the level
+	// that it raises to, so a release that does not know that level stops there.
+	RaiseLevel *RaiseLevel `protobuf:"bytes,28,opt,name=raise_level,json=raiseLevel,proto3,oneof"`
+}
+
 func (*Change_PutCluster) isChange_Change() {}
 
 func (*Change_PutKey) isChange_Change() {}
@@ -1695,6 +1757,8 @@ func (*Change_PutOidcProvider) isChange_Change() {}
 
 func (*Change_DeleteOidcProvider) isChange_Change() {}
 
+func (*Change_RaiseLevel) isChange_Change() {}
+
 // Cluster is the cluster's record: its identity, its wrapped keys and its
 // shares.
 type Cluster struct {
@@ -1722,7 +1786,7 @@ type Cluster struct {
 
 func (x *Cluster) Reset() {
 	*x = Cluster{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[13]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1734,7 +1798,7 @@ func (x *Cluster) String() string {
 func (*Cluster) ProtoMessage() {}
 
 func (x *Cluster) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[13]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1747,7 +1811,7 @@ func (x *Cluster) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Cluster.ProtoReflect.Descriptor instead.
 func (*Cluster) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{13}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *Cluster) GetId() []byte {
@@ -1869,7 +1933,7 @@ type OriginKey struct {
 
 func (x *OriginKey) Reset() {
 	*x = OriginKey{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[14]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1881,7 +1945,7 @@ func (x *OriginKey) String() string {
 func (*OriginKey) ProtoMessage() {}
 
 func (x *OriginKey) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[14]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1894,7 +1958,7 @@ func (x *OriginKey) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OriginKey.ProtoReflect.Descriptor instead.
 func (*OriginKey) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{14}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *OriginKey) GetGeneration() uint32 {
@@ -1938,7 +2002,7 @@ type ShareSet struct {
 
 func (x *ShareSet) Reset() {
 	*x = ShareSet{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[15]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1950,7 +2014,7 @@ func (x *ShareSet) String() string {
 func (*ShareSet) ProtoMessage() {}
 
 func (x *ShareSet) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[15]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1963,7 +2027,7 @@ func (x *ShareSet) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShareSet.ProtoReflect.Descriptor instead.
 func (*ShareSet) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{15}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *ShareSet) GetId() []byte {
@@ -2012,7 +2076,7 @@ type WrappedKEK struct {
 
 func (x *WrappedKEK) Reset() {
 	*x = WrappedKEK{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[16]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2024,7 +2088,7 @@ func (x *WrappedKEK) String() string {
 func (*WrappedKEK) ProtoMessage() {}
 
 func (x *WrappedKEK) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[16]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2037,7 +2101,7 @@ func (x *WrappedKEK) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WrappedKEK.ProtoReflect.Descriptor instead.
 func (*WrappedKEK) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{16}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *WrappedKEK) GetGeneration() uint32 {
@@ -2094,7 +2158,7 @@ type Key struct {
 
 func (x *Key) Reset() {
 	*x = Key{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[17]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2106,7 +2170,7 @@ func (x *Key) String() string {
 func (*Key) ProtoMessage() {}
 
 func (x *Key) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[17]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2119,7 +2183,7 @@ func (x *Key) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Key.ProtoReflect.Descriptor instead.
 func (*Key) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{17}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *Key) GetId() []byte {
@@ -2281,7 +2345,7 @@ type Rotation struct {
 
 func (x *Rotation) Reset() {
 	*x = Rotation{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[18]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2293,7 +2357,7 @@ func (x *Rotation) String() string {
 func (*Rotation) ProtoMessage() {}
 
 func (x *Rotation) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[18]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2306,7 +2370,7 @@ func (x *Rotation) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Rotation.ProtoReflect.Descriptor instead.
 func (*Rotation) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{18}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *Rotation) GetEnabled() bool {
@@ -2341,7 +2405,7 @@ type UsedToken struct {
 
 func (x *UsedToken) Reset() {
 	*x = UsedToken{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[19]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2353,7 +2417,7 @@ func (x *UsedToken) String() string {
 func (*UsedToken) ProtoMessage() {}
 
 func (x *UsedToken) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[19]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2366,7 +2430,7 @@ func (x *UsedToken) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UsedToken.ProtoReflect.Descriptor instead.
 func (*UsedToken) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{19}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *UsedToken) GetId() []byte {
@@ -2403,7 +2467,7 @@ type Material struct {
 
 func (x *Material) Reset() {
 	*x = Material{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[20]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2415,7 +2479,7 @@ func (x *Material) String() string {
 func (*Material) ProtoMessage() {}
 
 func (x *Material) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[20]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2428,7 +2492,7 @@ func (x *Material) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Material.ProtoReflect.Descriptor instead.
 func (*Material) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{20}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *Material) GetId() []byte {
@@ -2538,7 +2602,7 @@ type Grant struct {
 
 func (x *Grant) Reset() {
 	*x = Grant{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[21]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2550,7 +2614,7 @@ func (x *Grant) String() string {
 func (*Grant) ProtoMessage() {}
 
 func (x *Grant) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[21]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2563,7 +2627,7 @@ func (x *Grant) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Grant.ProtoReflect.Descriptor instead.
 func (*Grant) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{21}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *Grant) GetKey() []byte {
@@ -2688,7 +2752,7 @@ type GrantContext struct {
 
 func (x *GrantContext) Reset() {
 	*x = GrantContext{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[22]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2700,7 +2764,7 @@ func (x *GrantContext) String() string {
 func (*GrantContext) ProtoMessage() {}
 
 func (x *GrantContext) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[22]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2713,7 +2777,7 @@ func (x *GrantContext) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GrantContext.ProtoReflect.Descriptor instead.
 func (*GrantContext) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{22}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *GrantContext) GetPairs() []*Tag {
@@ -2735,7 +2799,7 @@ type GrantID struct {
 
 func (x *GrantID) Reset() {
 	*x = GrantID{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[23]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2747,7 +2811,7 @@ func (x *GrantID) String() string {
 func (*GrantID) ProtoMessage() {}
 
 func (x *GrantID) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[23]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2760,7 +2824,7 @@ func (x *GrantID) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GrantID.ProtoReflect.Descriptor instead.
 func (*GrantID) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{23}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *GrantID) GetKey() []byte {
@@ -2805,7 +2869,7 @@ type KeyGrants struct {
 
 func (x *KeyGrants) Reset() {
 	*x = KeyGrants{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[24]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2817,7 +2881,7 @@ func (x *KeyGrants) String() string {
 func (*KeyGrants) ProtoMessage() {}
 
 func (x *KeyGrants) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[24]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2830,7 +2894,7 @@ func (x *KeyGrants) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KeyGrants.ProtoReflect.Descriptor instead.
 func (*KeyGrants) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{24}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *KeyGrants) GetKey() []byte {
@@ -2894,7 +2958,7 @@ type KeyStore struct {
 
 func (x *KeyStore) Reset() {
 	*x = KeyStore{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[25]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2906,7 +2970,7 @@ func (x *KeyStore) String() string {
 func (*KeyStore) ProtoMessage() {}
 
 func (x *KeyStore) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[25]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2919,7 +2983,7 @@ func (x *KeyStore) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KeyStore.ProtoReflect.Descriptor instead.
 func (*KeyStore) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{25}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *KeyStore) GetId() string {
@@ -3051,7 +3115,7 @@ type KeyStoreID struct {
 
 func (x *KeyStoreID) Reset() {
 	*x = KeyStoreID{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[26]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3063,7 +3127,7 @@ func (x *KeyStoreID) String() string {
 func (*KeyStoreID) ProtoMessage() {}
 
 func (x *KeyStoreID) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[26]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3076,7 +3140,7 @@ func (x *KeyStoreID) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KeyStoreID.ProtoReflect.Descriptor instead.
 func (*KeyStoreID) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{26}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *KeyStoreID) GetId() string {
@@ -3105,7 +3169,7 @@ type KeyStores struct {
 
 func (x *KeyStores) Reset() {
 	*x = KeyStores{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[27]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3117,7 +3181,7 @@ func (x *KeyStores) String() string {
 func (*KeyStores) ProtoMessage() {}
 
 func (x *KeyStores) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[27]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3130,7 +3194,7 @@ func (x *KeyStores) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KeyStores.ProtoReflect.Descriptor instead.
 func (*KeyStores) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{27}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *KeyStores) GetCount() uint32 {
@@ -3168,7 +3232,7 @@ type StoreKeys struct {
 
 func (x *StoreKeys) Reset() {
 	*x = StoreKeys{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[28]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3180,7 +3244,7 @@ func (x *StoreKeys) String() string {
 func (*StoreKeys) ProtoMessage() {}
 
 func (x *StoreKeys) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[28]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3193,7 +3257,7 @@ func (x *StoreKeys) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StoreKeys.ProtoReflect.Descriptor instead.
 func (*StoreKeys) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{28}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *StoreKeys) GetStore() string {
@@ -3240,7 +3304,7 @@ type KeyUse struct {
 
 func (x *KeyUse) Reset() {
 	*x = KeyUse{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[29]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3252,7 +3316,7 @@ func (x *KeyUse) String() string {
 func (*KeyUse) ProtoMessage() {}
 
 func (x *KeyUse) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[29]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3265,7 +3329,7 @@ func (x *KeyUse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KeyUse.ProtoReflect.Descriptor instead.
 func (*KeyUse) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{29}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *KeyUse) GetKey() []byte {
@@ -3330,7 +3394,7 @@ type CredentialUse struct {
 
 func (x *CredentialUse) Reset() {
 	*x = CredentialUse{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[30]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3342,7 +3406,7 @@ func (x *CredentialUse) String() string {
 func (*CredentialUse) ProtoMessage() {}
 
 func (x *CredentialUse) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[30]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3355,7 +3419,7 @@ func (x *CredentialUse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CredentialUse.ProtoReflect.Descriptor instead.
 func (*CredentialUse) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{30}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *CredentialUse) GetAccount() uint64 {
@@ -3400,7 +3464,7 @@ type KeyPolicy struct {
 
 func (x *KeyPolicy) Reset() {
 	*x = KeyPolicy{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[31]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3412,7 +3476,7 @@ func (x *KeyPolicy) String() string {
 func (*KeyPolicy) ProtoMessage() {}
 
 func (x *KeyPolicy) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[31]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3425,7 +3489,7 @@ func (x *KeyPolicy) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KeyPolicy.ProtoReflect.Descriptor instead.
 func (*KeyPolicy) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{31}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *KeyPolicy) GetKey() []byte {
@@ -3482,7 +3546,7 @@ type Binding struct {
 
 func (x *Binding) Reset() {
 	*x = Binding{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[32]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3494,7 +3558,7 @@ func (x *Binding) String() string {
 func (*Binding) ProtoMessage() {}
 
 func (x *Binding) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[32]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3507,7 +3571,7 @@ func (x *Binding) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Binding.ProtoReflect.Descriptor instead.
 func (*Binding) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{32}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *Binding) GetName() string {
@@ -3537,7 +3601,7 @@ type KeyTags struct {
 
 func (x *KeyTags) Reset() {
 	*x = KeyTags{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[33]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3549,7 +3613,7 @@ func (x *KeyTags) String() string {
 func (*KeyTags) ProtoMessage() {}
 
 func (x *KeyTags) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[33]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3562,7 +3626,7 @@ func (x *KeyTags) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KeyTags.ProtoReflect.Descriptor instead.
 func (*KeyTags) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{33}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *KeyTags) GetKey() []byte {
@@ -3610,7 +3674,7 @@ type Tag struct {
 
 func (x *Tag) Reset() {
 	*x = Tag{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[34]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3622,7 +3686,7 @@ func (x *Tag) String() string {
 func (*Tag) ProtoMessage() {}
 
 func (x *Tag) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[34]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3635,7 +3699,7 @@ func (x *Tag) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Tag.ProtoReflect.Descriptor instead.
 func (*Tag) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{34}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *Tag) GetKey() string {
@@ -3667,7 +3731,7 @@ type Alias struct {
 
 func (x *Alias) Reset() {
 	*x = Alias{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[35]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3679,7 +3743,7 @@ func (x *Alias) String() string {
 func (*Alias) ProtoMessage() {}
 
 func (x *Alias) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[35]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3692,7 +3756,7 @@ func (x *Alias) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Alias.ProtoReflect.Descriptor instead.
 func (*Alias) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{35}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *Alias) GetName() string {
@@ -3755,7 +3819,7 @@ type AliasName struct {
 
 func (x *AliasName) Reset() {
 	*x = AliasName{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[36]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3767,7 +3831,7 @@ func (x *AliasName) String() string {
 func (*AliasName) ProtoMessage() {}
 
 func (x *AliasName) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[36]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3780,7 +3844,7 @@ func (x *AliasName) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AliasName.ProtoReflect.Descriptor instead.
 func (*AliasName) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{36}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *AliasName) GetName() string {
@@ -3831,7 +3895,7 @@ type Credential struct {
 
 func (x *Credential) Reset() {
 	*x = Credential{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[37]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3843,7 +3907,7 @@ func (x *Credential) String() string {
 func (*Credential) ProtoMessage() {}
 
 func (x *Credential) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[37]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3856,7 +3920,7 @@ func (x *Credential) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Credential.ProtoReflect.Descriptor instead.
 func (*Credential) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{37}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *Credential) GetId() string {
@@ -3961,7 +4025,7 @@ type CredentialID struct {
 
 func (x *CredentialID) Reset() {
 	*x = CredentialID{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[38]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3973,7 +4037,7 @@ func (x *CredentialID) String() string {
 func (*CredentialID) ProtoMessage() {}
 
 func (x *CredentialID) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[38]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3986,7 +4050,7 @@ func (x *CredentialID) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CredentialID.ProtoReflect.Descriptor instead.
 func (*CredentialID) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{38}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *CredentialID) GetId() string {
@@ -4019,7 +4083,7 @@ type Account struct {
 
 func (x *Account) Reset() {
 	*x = Account{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[39]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4031,7 +4095,7 @@ func (x *Account) String() string {
 func (*Account) ProtoMessage() {}
 
 func (x *Account) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[39]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4044,7 +4108,7 @@ func (x *Account) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Account.ProtoReflect.Descriptor instead.
 func (*Account) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{39}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *Account) GetAccount() uint64 {
@@ -4104,7 +4168,7 @@ type User struct {
 
 func (x *User) Reset() {
 	*x = User{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[40]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4116,7 +4180,7 @@ func (x *User) String() string {
 func (*User) ProtoMessage() {}
 
 func (x *User) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[40]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4129,7 +4193,7 @@ func (x *User) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use User.ProtoReflect.Descriptor instead.
 func (*User) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{40}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *User) GetAccount() uint64 {
@@ -4226,7 +4290,7 @@ type InlinePolicy struct {
 
 func (x *InlinePolicy) Reset() {
 	*x = InlinePolicy{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[41]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4238,7 +4302,7 @@ func (x *InlinePolicy) String() string {
 func (*InlinePolicy) ProtoMessage() {}
 
 func (x *InlinePolicy) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[41]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4251,7 +4315,7 @@ func (x *InlinePolicy) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InlinePolicy.ProtoReflect.Descriptor instead.
 func (*InlinePolicy) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{41}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *InlinePolicy) GetName() string {
@@ -4284,7 +4348,7 @@ type Group struct {
 
 func (x *Group) Reset() {
 	*x = Group{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[42]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4296,7 +4360,7 @@ func (x *Group) String() string {
 func (*Group) ProtoMessage() {}
 
 func (x *Group) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[42]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4309,7 +4373,7 @@ func (x *Group) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Group.ProtoReflect.Descriptor instead.
 func (*Group) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{42}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *Group) GetAccount() uint64 {
@@ -4393,7 +4457,7 @@ type Role struct {
 
 func (x *Role) Reset() {
 	*x = Role{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[43]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4405,7 +4469,7 @@ func (x *Role) String() string {
 func (*Role) ProtoMessage() {}
 
 func (x *Role) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[43]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4418,7 +4482,7 @@ func (x *Role) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Role.ProtoReflect.Descriptor instead.
 func (*Role) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{43}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *Role) GetAccount() uint64 {
@@ -4549,7 +4613,7 @@ type Policy struct {
 
 func (x *Policy) Reset() {
 	*x = Policy{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[44]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4561,7 +4625,7 @@ func (x *Policy) String() string {
 func (*Policy) ProtoMessage() {}
 
 func (x *Policy) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[44]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4574,7 +4638,7 @@ func (x *Policy) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Policy.ProtoReflect.Descriptor instead.
 func (*Policy) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{44}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *Policy) GetAccount() uint64 {
@@ -4675,7 +4739,7 @@ type PolicyVersion struct {
 
 func (x *PolicyVersion) Reset() {
 	*x = PolicyVersion{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[45]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4687,7 +4751,7 @@ func (x *PolicyVersion) String() string {
 func (*PolicyVersion) ProtoMessage() {}
 
 func (x *PolicyVersion) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[45]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4700,7 +4764,7 @@ func (x *PolicyVersion) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PolicyVersion.ProtoReflect.Descriptor instead.
 func (*PolicyVersion) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{45}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *PolicyVersion) GetAccount() uint64 {
@@ -4756,7 +4820,7 @@ type PolicyVersionID struct {
 
 func (x *PolicyVersionID) Reset() {
 	*x = PolicyVersionID{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[46]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4768,7 +4832,7 @@ func (x *PolicyVersionID) String() string {
 func (*PolicyVersionID) ProtoMessage() {}
 
 func (x *PolicyVersionID) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[46]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4781,7 +4845,7 @@ func (x *PolicyVersionID) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PolicyVersionID.ProtoReflect.Descriptor instead.
 func (*PolicyVersionID) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{46}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *PolicyVersionID) GetAccount() uint64 {
@@ -4818,7 +4882,7 @@ type GroupMembers struct {
 
 func (x *GroupMembers) Reset() {
 	*x = GroupMembers{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[47]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4830,7 +4894,7 @@ func (x *GroupMembers) String() string {
 func (*GroupMembers) ProtoMessage() {}
 
 func (x *GroupMembers) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[47]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4843,7 +4907,7 @@ func (x *GroupMembers) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GroupMembers.ProtoReflect.Descriptor instead.
 func (*GroupMembers) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{47}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *GroupMembers) GetAccount() uint64 {
@@ -4888,7 +4952,7 @@ type PolicyUses struct {
 
 func (x *PolicyUses) Reset() {
 	*x = PolicyUses{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[48]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4900,7 +4964,7 @@ func (x *PolicyUses) String() string {
 func (*PolicyUses) ProtoMessage() {}
 
 func (x *PolicyUses) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[48]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4913,7 +4977,7 @@ func (x *PolicyUses) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PolicyUses.ProtoReflect.Descriptor instead.
 func (*PolicyUses) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{48}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *PolicyUses) GetAccount() uint64 {
@@ -4964,7 +5028,7 @@ type OidcProvider struct {
 
 func (x *OidcProvider) Reset() {
 	*x = OidcProvider{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[49]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4976,7 +5040,7 @@ func (x *OidcProvider) String() string {
 func (*OidcProvider) ProtoMessage() {}
 
 func (x *OidcProvider) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[49]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4989,7 +5053,7 @@ func (x *OidcProvider) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OidcProvider.ProtoReflect.Descriptor instead.
 func (*OidcProvider) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{49}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *OidcProvider) GetAccount() uint64 {
@@ -5066,7 +5130,7 @@ type EntityID struct {
 
 func (x *EntityID) Reset() {
 	*x = EntityID{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[50]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5078,7 +5142,7 @@ func (x *EntityID) String() string {
 func (*EntityID) ProtoMessage() {}
 
 func (x *EntityID) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[50]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5091,7 +5155,7 @@ func (x *EntityID) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EntityID.ProtoReflect.Descriptor instead.
 func (*EntityID) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{50}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{51}
 }
 
 func (x *EntityID) GetAccount() uint64 {
@@ -5121,7 +5185,7 @@ type DeleteKey struct {
 
 func (x *DeleteKey) Reset() {
 	*x = DeleteKey{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[51]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5133,7 +5197,7 @@ func (x *DeleteKey) String() string {
 func (*DeleteKey) ProtoMessage() {}
 
 func (x *DeleteKey) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[51]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5146,7 +5210,7 @@ func (x *DeleteKey) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteKey.ProtoReflect.Descriptor instead.
 func (*DeleteKey) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{51}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{52}
 }
 
 func (x *DeleteKey) GetKey() []byte {
@@ -5185,7 +5249,7 @@ type Tombstone struct {
 
 func (x *Tombstone) Reset() {
 	*x = Tombstone{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[52]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5197,7 +5261,7 @@ func (x *Tombstone) String() string {
 func (*Tombstone) ProtoMessage() {}
 
 func (x *Tombstone) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[52]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5210,7 +5274,7 @@ func (x *Tombstone) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Tombstone.ProtoReflect.Descriptor instead.
 func (*Tombstone) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{52}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{53}
 }
 
 func (x *Tombstone) GetKey() []byte {
@@ -5262,7 +5326,7 @@ type KeyAliases struct {
 
 func (x *KeyAliases) Reset() {
 	*x = KeyAliases{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[53]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5274,7 +5338,7 @@ func (x *KeyAliases) String() string {
 func (*KeyAliases) ProtoMessage() {}
 
 func (x *KeyAliases) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[53]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5287,7 +5351,7 @@ func (x *KeyAliases) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KeyAliases.ProtoReflect.Descriptor instead.
 func (*KeyAliases) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{53}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{54}
 }
 
 func (x *KeyAliases) GetKey() []byte {
@@ -5371,7 +5435,7 @@ type SnapshotItem struct {
 
 func (x *SnapshotItem) Reset() {
 	*x = SnapshotItem{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[54]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[55]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5383,7 +5447,7 @@ func (x *SnapshotItem) String() string {
 func (*SnapshotItem) ProtoMessage() {}
 
 func (x *SnapshotItem) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[54]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[55]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5396,7 +5460,7 @@ func (x *SnapshotItem) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SnapshotItem.ProtoReflect.Descriptor instead.
 func (*SnapshotItem) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{54}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{55}
 }
 
 func (x *SnapshotItem) GetItem() isSnapshotItem_Item {
@@ -5904,7 +5968,7 @@ type SnapshotHeader struct {
 
 func (x *SnapshotHeader) Reset() {
 	*x = SnapshotHeader{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[55]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[56]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5916,7 +5980,7 @@ func (x *SnapshotHeader) String() string {
 func (*SnapshotHeader) ProtoMessage() {}
 
 func (x *SnapshotHeader) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[55]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[56]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5929,7 +5993,7 @@ func (x *SnapshotHeader) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SnapshotHeader.ProtoReflect.Descriptor instead.
 func (*SnapshotHeader) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{55}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{56}
 }
 
 func (x *SnapshotHeader) GetSchema() uint32 {
@@ -6033,7 +6097,7 @@ type StateChecks struct {
 
 func (x *StateChecks) Reset() {
 	*x = StateChecks{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[56]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[57]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6045,7 +6109,7 @@ func (x *StateChecks) String() string {
 func (*StateChecks) ProtoMessage() {}
 
 func (x *StateChecks) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[56]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[57]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6058,7 +6122,7 @@ func (x *StateChecks) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StateChecks.ProtoReflect.Descriptor instead.
 func (*StateChecks) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{56}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{57}
 }
 
 func (x *StateChecks) GetChecks() []*StateCheck {
@@ -6081,7 +6145,7 @@ type Observation struct {
 
 func (x *Observation) Reset() {
 	*x = Observation{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[57]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[58]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6093,7 +6157,7 @@ func (x *Observation) String() string {
 func (*Observation) ProtoMessage() {}
 
 func (x *Observation) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[57]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[58]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6106,7 +6170,7 @@ func (x *Observation) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Observation.ProtoReflect.Descriptor instead.
 func (*Observation) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{57}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{58}
 }
 
 func (x *Observation) GetHeard() int64 {
@@ -6136,7 +6200,7 @@ type Attestation struct {
 
 func (x *Attestation) Reset() {
 	*x = Attestation{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[58]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[59]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6148,7 +6212,7 @@ func (x *Attestation) String() string {
 func (*Attestation) ProtoMessage() {}
 
 func (x *Attestation) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[58]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[59]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6161,7 +6225,7 @@ func (x *Attestation) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Attestation.ProtoReflect.Descriptor instead.
 func (*Attestation) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{58}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{59}
 }
 
 func (x *Attestation) GetGeneration() uint32 {
@@ -6188,7 +6252,7 @@ type SnapshotEnd struct {
 
 func (x *SnapshotEnd) Reset() {
 	*x = SnapshotEnd{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[59]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[60]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6200,7 +6264,7 @@ func (x *SnapshotEnd) String() string {
 func (*SnapshotEnd) ProtoMessage() {}
 
 func (x *SnapshotEnd) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[59]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[60]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6213,7 +6277,7 @@ func (x *SnapshotEnd) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SnapshotEnd.ProtoReflect.Descriptor instead.
 func (*SnapshotEnd) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{59}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{60}
 }
 
 func (x *SnapshotEnd) GetItems() uint64 {
@@ -6237,7 +6301,7 @@ type Session struct {
 
 func (x *Session) Reset() {
 	*x = Session{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[60]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[61]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6249,7 +6313,7 @@ func (x *Session) String() string {
 func (*Session) ProtoMessage() {}
 
 func (x *Session) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[60]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[61]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6262,7 +6326,7 @@ func (x *Session) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Session.ProtoReflect.Descriptor instead.
 func (*Session) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{60}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{61}
 }
 
 func (x *Session) GetNode() string {
@@ -6311,7 +6375,7 @@ type AppliedBatch struct {
 
 func (x *AppliedBatch) Reset() {
 	*x = AppliedBatch{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[61]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[62]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6323,7 +6387,7 @@ func (x *AppliedBatch) String() string {
 func (*AppliedBatch) ProtoMessage() {}
 
 func (x *AppliedBatch) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[61]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[62]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6336,7 +6400,7 @@ func (x *AppliedBatch) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AppliedBatch.ProtoReflect.Descriptor instead.
 func (*AppliedBatch) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{61}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{62}
 }
 
 func (x *AppliedBatch) GetSeq() uint64 {
@@ -6360,11 +6424,42 @@ func (x *AppliedBatch) GetVerdicts() []byte {
 	return nil
 }
 
+var file_fsm_fsmpb_fsm_proto_extTypes = []protoimpl.ExtensionInfo{
+	{
+		ExtendedType:  (*descriptorpb.FieldOptions)(nil),
+		ExtensionType: (*uint32)(nil),
+		Field:         50001,
+		Name:          "conclave.fsm.v1.since",
+		Tag:           "varint,50001,opt,name=since",
+		Filename:      "fsm/fsmpb/fsm.proto",
+	},
+	{
+		ExtendedType:  (*descriptorpb.EnumValueOptions)(nil),
+		ExtensionType: (*uint32)(nil),
+		Field:         50001,
+		Name:          "conclave.fsm.v1.value_since",
+		Tag:           "varint,50001,opt,name=value_since",
+		Filename:      "fsm/fsmpb/fsm.proto",
+	},
+}
+
+// Extension fields to descriptorpb.FieldOptions.
+var (
+	// optional uint32 since = 50001;
+	E_Since = &file_fsm_fsmpb_fsm_proto_extTypes[0]
+)
+
+// Extension fields to descriptorpb.EnumValueOptions.
+var (
+	// optional uint32 value_since = 50001;
+	E_ValueSince = &file_fsm_fsmpb_fsm_proto_extTypes[1]
+)
+
 var File_fsm_fsmpb_fsm_proto protoreflect.FileDescriptor
 
 const file_fsm_fsmpb_fsm_proto_rawDesc = "" +
 	"\n" +
-	"\x13fsm/fsmpb/fsm.proto\x12\x0fconclave.fsm.v1\"\xc3\x02\n" +
+	"\x13fsm/fsmpb/fsm.proto\x12\x0fconclave.fsm.v1\x1a google/protobuf/descriptor.proto\"\xc3\x02\n" +
 	"\x05Entry\x12\x16\n" +
 	"\x06schema\x18\x01 \x01(\rR\x06schema\x12,\n" +
 	"\x05clock\x18\x02 \x01(\v2\x16.conclave.fsm.v1.ClockR\x05clock\x12<\n" +
@@ -6393,7 +6488,10 @@ const file_fsm_fsmpb_fsm_proto_rawDesc = "" +
 	"\x05index\x18\x01 \x01(\x04R\x05index\x12\x12\n" +
 	"\x04hash\x18\x02 \x01(\fR\x04hash\"#\n" +
 	"\vConfirmTime\x12\x14\n" +
-	"\x05until\x18\x01 \x01(\x03R\x05until\"\xbb\x02\n" +
+	"\x05until\x18\x01 \x01(\x03R\x05until\"\"\n" +
+	"\n" +
+	"RaiseLevel\x12\x14\n" +
+	"\x05level\x18\x01 \x01(\rR\x05level\"\xbb\x02\n" +
 	"\fRegisterNode\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\tR\x04node\x12 \n" +
 	"\vincarnation\x18\x02 \x01(\x04R\vincarnation\x12!\n" +
@@ -6442,7 +6540,7 @@ const file_fsm_fsmpb_fsm_proto_rawDesc = "" +
 	"\x04Read\x12)\n" +
 	"\x04kind\x18\x01 \x01(\x0e2\x15.conclave.fsm.v1.KindR\x04kind\x12\x0e\n" +
 	"\x02id\x18\x02 \x01(\fR\x02id\x12\x18\n" +
-	"\aversion\x18\x03 \x01(\x04R\aversion\"\xe6\r\n" +
+	"\aversion\x18\x03 \x01(\x04R\aversion\"\xa6\x0e\n" +
 	"\x06Change\x12;\n" +
 	"\vput_cluster\x18\x01 \x01(\v2\x18.conclave.fsm.v1.ClusterH\x00R\n" +
 	"putCluster\x12/\n" +
@@ -6478,7 +6576,9 @@ const file_fsm_fsmpb_fsm_proto_rawDesc = "" +
 	"\x12put_policy_version\x18\x18 \x01(\v2\x1e.conclave.fsm.v1.PolicyVersionH\x00R\x10putPolicyVersion\x12V\n" +
 	"\x15delete_policy_version\x18\x19 \x01(\v2 .conclave.fsm.v1.PolicyVersionIDH\x00R\x13deletePolicyVersion\x12K\n" +
 	"\x11put_oidc_provider\x18\x1a \x01(\v2\x1d.conclave.fsm.v1.OidcProviderH\x00R\x0fputOidcProvider\x12M\n" +
-	"\x14delete_oidc_provider\x18\x1b \x01(\v2\x19.conclave.fsm.v1.EntityIDH\x00R\x12deleteOidcProviderB\b\n" +
+	"\x14delete_oidc_provider\x18\x1b \x01(\v2\x19.conclave.fsm.v1.EntityIDH\x00R\x12deleteOidcProvider\x12>\n" +
+	"\vraise_level\x18\x1c \x01(\v2\x1b.conclave.fsm.v1.RaiseLevelH\x00R\n" +
+	"raiseLevelB\b\n" +
 	"\x06change\"\xb1\x04\n" +
 	"\aCluster\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\fR\x02id\x12\x18\n" +
@@ -6948,7 +7048,10 @@ const file_fsm_fsmpb_fsm_proto_rawDesc = "" +
 	"\x0eCredentialKind\x12\x1f\n" +
 	"\x1bCREDENTIAL_KIND_UNSPECIFIED\x10\x00\x12\x1e\n" +
 	"\x1aCREDENTIAL_KIND_ACCESS_KEY\x10\x01\x12\x1f\n" +
-	"\x1bCREDENTIAL_KIND_CERTIFICATE\x10\x02B+Z)github.com/conclavekms/conclave/fsm/fsmpbb\x06proto3"
+	"\x1bCREDENTIAL_KIND_CERTIFICATE\x10\x02:5\n" +
+	"\x05since\x12\x1d.google.protobuf.FieldOptions\x18ц\x03 \x01(\rR\x05since:D\n" +
+	"\vvalue_since\x12!.google.protobuf.EnumValueOptions\x18ц\x03 \x01(\rR\n" +
+	"valueSinceB+Z)github.com/conclavekms/conclave/fsm/fsmpbb\x06proto3"
 
 var (
 	file_fsm_fsmpb_fsm_proto_rawDescOnce sync.Once
@@ -6963,175 +7066,181 @@ func file_fsm_fsmpb_fsm_proto_rawDescGZIP() []byte {
 }
 
 var file_fsm_fsmpb_fsm_proto_enumTypes = make([]protoimpl.EnumInfo, 4)
-var file_fsm_fsmpb_fsm_proto_msgTypes = make([]protoimpl.MessageInfo, 62)
+var file_fsm_fsmpb_fsm_proto_msgTypes = make([]protoimpl.MessageInfo, 63)
 var file_fsm_fsmpb_fsm_proto_goTypes = []any{
-	(Kind)(0),               // 0: conclave.fsm.v1.Kind
-	(KeyState)(0),           // 1: conclave.fsm.v1.KeyState
-	(ConnectionState)(0),    // 2: conclave.fsm.v1.ConnectionState
-	(CredentialKind)(0),     // 3: conclave.fsm.v1.CredentialKind
-	(*Entry)(nil),           // 4: conclave.fsm.v1.Entry
-	(*Origin)(nil),          // 5: conclave.fsm.v1.Origin
-	(*Clock)(nil),           // 6: conclave.fsm.v1.Clock
-	(*ClockReading)(nil),    // 7: conclave.fsm.v1.ClockReading
-	(*StateCheck)(nil),      // 8: conclave.fsm.v1.StateCheck
-	(*ConfirmTime)(nil),     // 9: conclave.fsm.v1.ConfirmTime
-	(*RegisterNode)(nil),    // 10: conclave.fsm.v1.RegisterNode
-	(*Batches)(nil),         // 11: conclave.fsm.v1.Batches
-	(*Batch)(nil),           // 12: conclave.fsm.v1.Batch
-	(*Record)(nil),          // 13: conclave.fsm.v1.Record
-	(*Use)(nil),             // 14: conclave.fsm.v1.Use
-	(*Read)(nil),            // 15: conclave.fsm.v1.Read
-	(*Change)(nil),          // 16: conclave.fsm.v1.Change
-	(*Cluster)(nil),         // 17: conclave.fsm.v1.Cluster
-	(*OriginKey)(nil),       // 18: conclave.fsm.v1.OriginKey
-	(*ShareSet)(nil),        // 19: conclave.fsm.v1.ShareSet
-	(*WrappedKEK)(nil),      // 20: conclave.fsm.v1.WrappedKEK
-	(*Key)(nil),             // 21: conclave.fsm.v1.Key
-	(*Rotation)(nil),        // 22: conclave.fsm.v1.Rotation
-	(*UsedToken)(nil),       // 23: conclave.fsm.v1.UsedToken
-	(*Material)(nil),        // 24: conclave.fsm.v1.Material
-	(*Grant)(nil),           // 25: conclave.fsm.v1.Grant
-	(*GrantContext)(nil),    // 26: conclave.fsm.v1.GrantContext
-	(*GrantID)(nil),         // 27: conclave.fsm.v1.GrantID
-	(*KeyGrants)(nil),       // 28: conclave.fsm.v1.KeyGrants
-	(*KeyStore)(nil),        // 29: conclave.fsm.v1.KeyStore
-	(*KeyStoreID)(nil),      // 30: conclave.fsm.v1.KeyStoreID
-	(*KeyStores)(nil),       // 31: conclave.fsm.v1.KeyStores
-	(*StoreKeys)(nil),       // 32: conclave.fsm.v1.StoreKeys
-	(*KeyUse)(nil),          // 33: conclave.fsm.v1.KeyUse
-	(*CredentialUse)(nil),   // 34: conclave.fsm.v1.CredentialUse
-	(*KeyPolicy)(nil),       // 35: conclave.fsm.v1.KeyPolicy
-	(*Binding)(nil),         // 36: conclave.fsm.v1.Binding
-	(*KeyTags)(nil),         // 37: conclave.fsm.v1.KeyTags
-	(*Tag)(nil),             // 38: conclave.fsm.v1.Tag
-	(*Alias)(nil),           // 39: conclave.fsm.v1.Alias
-	(*AliasName)(nil),       // 40: conclave.fsm.v1.AliasName
-	(*Credential)(nil),      // 41: conclave.fsm.v1.Credential
-	(*CredentialID)(nil),    // 42: conclave.fsm.v1.CredentialID
-	(*Account)(nil),         // 43: conclave.fsm.v1.Account
-	(*User)(nil),            // 44: conclave.fsm.v1.User
-	(*InlinePolicy)(nil),    // 45: conclave.fsm.v1.InlinePolicy
-	(*Group)(nil),           // 46: conclave.fsm.v1.Group
-	(*Role)(nil),            // 47: conclave.fsm.v1.Role
-	(*Policy)(nil),          // 48: conclave.fsm.v1.Policy
-	(*PolicyVersion)(nil),   // 49: conclave.fsm.v1.PolicyVersion
-	(*PolicyVersionID)(nil), // 50: conclave.fsm.v1.PolicyVersionID
-	(*GroupMembers)(nil),    // 51: conclave.fsm.v1.GroupMembers
-	(*PolicyUses)(nil),      // 52: conclave.fsm.v1.PolicyUses
-	(*OidcProvider)(nil),    // 53: conclave.fsm.v1.OidcProvider
-	(*EntityID)(nil),        // 54: conclave.fsm.v1.EntityID
-	(*DeleteKey)(nil),       // 55: conclave.fsm.v1.DeleteKey
-	(*Tombstone)(nil),       // 56: conclave.fsm.v1.Tombstone
-	(*KeyAliases)(nil),      // 57: conclave.fsm.v1.KeyAliases
-	(*SnapshotItem)(nil),    // 58: conclave.fsm.v1.SnapshotItem
-	(*SnapshotHeader)(nil),  // 59: conclave.fsm.v1.SnapshotHeader
-	(*StateChecks)(nil),     // 60: conclave.fsm.v1.StateChecks
-	(*Observation)(nil),     // 61: conclave.fsm.v1.Observation
-	(*Attestation)(nil),     // 62: conclave.fsm.v1.Attestation
-	(*SnapshotEnd)(nil),     // 63: conclave.fsm.v1.SnapshotEnd
-	(*Session)(nil),         // 64: conclave.fsm.v1.Session
-	(*AppliedBatch)(nil),    // 65: conclave.fsm.v1.AppliedBatch
+	(Kind)(0),                             // 0: conclave.fsm.v1.Kind
+	(KeyState)(0),                         // 1: conclave.fsm.v1.KeyState
+	(ConnectionState)(0),                  // 2: conclave.fsm.v1.ConnectionState
+	(CredentialKind)(0),                   // 3: conclave.fsm.v1.CredentialKind
+	(*Entry)(nil),                         // 4: conclave.fsm.v1.Entry
+	(*Origin)(nil),                        // 5: conclave.fsm.v1.Origin
+	(*Clock)(nil),                         // 6: conclave.fsm.v1.Clock
+	(*ClockReading)(nil),                  // 7: conclave.fsm.v1.ClockReading
+	(*StateCheck)(nil),                    // 8: conclave.fsm.v1.StateCheck
+	(*ConfirmTime)(nil),                   // 9: conclave.fsm.v1.ConfirmTime
+	(*RaiseLevel)(nil),                    // 10: conclave.fsm.v1.RaiseLevel
+	(*RegisterNode)(nil),                  // 11: conclave.fsm.v1.RegisterNode
+	(*Batches)(nil),                       // 12: conclave.fsm.v1.Batches
+	(*Batch)(nil),                         // 13: conclave.fsm.v1.Batch
+	(*Record)(nil),                        // 14: conclave.fsm.v1.Record
+	(*Use)(nil),                           // 15: conclave.fsm.v1.Use
+	(*Read)(nil),                          // 16: conclave.fsm.v1.Read
+	(*Change)(nil),                        // 17: conclave.fsm.v1.Change
+	(*Cluster)(nil),                       // 18: conclave.fsm.v1.Cluster
+	(*OriginKey)(nil),                     // 19: conclave.fsm.v1.OriginKey
+	(*ShareSet)(nil),                      // 20: conclave.fsm.v1.ShareSet
+	(*WrappedKEK)(nil),                    // 21: conclave.fsm.v1.WrappedKEK
+	(*Key)(nil),                           // 22: conclave.fsm.v1.Key
+	(*Rotation)(nil),                      // 23: conclave.fsm.v1.Rotation
+	(*UsedToken)(nil),                     // 24: conclave.fsm.v1.UsedToken
+	(*Material)(nil),                      // 25: conclave.fsm.v1.Material
+	(*Grant)(nil),                         // 26: conclave.fsm.v1.Grant
+	(*GrantContext)(nil),                  // 27: conclave.fsm.v1.GrantContext
+	(*GrantID)(nil),                       // 28: conclave.fsm.v1.GrantID
+	(*KeyGrants)(nil),                     // 29: conclave.fsm.v1.KeyGrants
+	(*KeyStore)(nil),                      // 30: conclave.fsm.v1.KeyStore
+	(*KeyStoreID)(nil),                    // 31: conclave.fsm.v1.KeyStoreID
+	(*KeyStores)(nil),                     // 32: conclave.fsm.v1.KeyStores
+	(*StoreKeys)(nil),                     // 33: conclave.fsm.v1.StoreKeys
+	(*KeyUse)(nil),                        // 34: conclave.fsm.v1.KeyUse
+	(*CredentialUse)(nil),                 // 35: conclave.fsm.v1.CredentialUse
+	(*KeyPolicy)(nil),                     // 36: conclave.fsm.v1.KeyPolicy
+	(*Binding)(nil),                       // 37: conclave.fsm.v1.Binding
+	(*KeyTags)(nil),                       // 38: conclave.fsm.v1.KeyTags
+	(*Tag)(nil),                           // 39: conclave.fsm.v1.Tag
+	(*Alias)(nil),                         // 40: conclave.fsm.v1.Alias
+	(*AliasName)(nil),                     // 41: conclave.fsm.v1.AliasName
+	(*Credential)(nil),                    // 42: conclave.fsm.v1.Credential
+	(*CredentialID)(nil),                  // 43: conclave.fsm.v1.CredentialID
+	(*Account)(nil),                       // 44: conclave.fsm.v1.Account
+	(*User)(nil),                          // 45: conclave.fsm.v1.User
+	(*InlinePolicy)(nil),                  // 46: conclave.fsm.v1.InlinePolicy
+	(*Group)(nil),                         // 47: conclave.fsm.v1.Group
+	(*Role)(nil),                          // 48: conclave.fsm.v1.Role
+	(*Policy)(nil),                        // 49: conclave.fsm.v1.Policy
+	(*PolicyVersion)(nil),                 // 50: conclave.fsm.v1.PolicyVersion
+	(*PolicyVersionID)(nil),               // 51: conclave.fsm.v1.PolicyVersionID
+	(*GroupMembers)(nil),                  // 52: conclave.fsm.v1.GroupMembers
+	(*PolicyUses)(nil),                    // 53: conclave.fsm.v1.PolicyUses
+	(*OidcProvider)(nil),                  // 54: conclave.fsm.v1.OidcProvider
+	(*EntityID)(nil),                      // 55: conclave.fsm.v1.EntityID
+	(*DeleteKey)(nil),                     // 56: conclave.fsm.v1.DeleteKey
+	(*Tombstone)(nil),                     // 57: conclave.fsm.v1.Tombstone
+	(*KeyAliases)(nil),                    // 58: conclave.fsm.v1.KeyAliases
+	(*SnapshotItem)(nil),                  // 59: conclave.fsm.v1.SnapshotItem
+	(*SnapshotHeader)(nil),                // 60: conclave.fsm.v1.SnapshotHeader
+	(*StateChecks)(nil),                   // 61: conclave.fsm.v1.StateChecks
+	(*Observation)(nil),                   // 62: conclave.fsm.v1.Observation
+	(*Attestation)(nil),                   // 63: conclave.fsm.v1.Attestation
+	(*SnapshotEnd)(nil),                   // 64: conclave.fsm.v1.SnapshotEnd
+	(*Session)(nil),                       // 65: conclave.fsm.v1.Session
+	(*AppliedBatch)(nil),                  // 66: conclave.fsm.v1.AppliedBatch
+	(*descriptorpb.FieldOptions)(nil),     // 67: google.protobuf.FieldOptions
+	(*descriptorpb.EnumValueOptions)(nil), // 68: google.protobuf.EnumValueOptions
 }
 var file_fsm_fsmpb_fsm_proto_depIdxs = []int32{
 	6,  // 0: conclave.fsm.v1.Entry.clock:type_name -> conclave.fsm.v1.Clock
 	8,  // 1: conclave.fsm.v1.Entry.state_check:type_name -> conclave.fsm.v1.StateCheck
-	11, // 2: conclave.fsm.v1.Entry.batches:type_name -> conclave.fsm.v1.Batches
-	10, // 3: conclave.fsm.v1.Entry.register_node:type_name -> conclave.fsm.v1.RegisterNode
+	12, // 2: conclave.fsm.v1.Entry.batches:type_name -> conclave.fsm.v1.Batches
+	11, // 3: conclave.fsm.v1.Entry.register_node:type_name -> conclave.fsm.v1.RegisterNode
 	5,  // 4: conclave.fsm.v1.Entry.origin:type_name -> conclave.fsm.v1.Origin
 	7,  // 5: conclave.fsm.v1.Clock.readings:type_name -> conclave.fsm.v1.ClockReading
-	12, // 6: conclave.fsm.v1.Batches.batches:type_name -> conclave.fsm.v1.Batch
-	13, // 7: conclave.fsm.v1.Batch.records:type_name -> conclave.fsm.v1.Record
-	15, // 8: conclave.fsm.v1.Record.reads:type_name -> conclave.fsm.v1.Read
-	16, // 9: conclave.fsm.v1.Record.changes:type_name -> conclave.fsm.v1.Change
-	14, // 10: conclave.fsm.v1.Record.uses:type_name -> conclave.fsm.v1.Use
+	13, // 6: conclave.fsm.v1.Batches.batches:type_name -> conclave.fsm.v1.Batch
+	14, // 7: conclave.fsm.v1.Batch.records:type_name -> conclave.fsm.v1.Record
+	16, // 8: conclave.fsm.v1.Record.reads:type_name -> conclave.fsm.v1.Read
+	17, // 9: conclave.fsm.v1.Record.changes:type_name -> conclave.fsm.v1.Change
+	15, // 10: conclave.fsm.v1.Record.uses:type_name -> conclave.fsm.v1.Use
 	0,  // 11: conclave.fsm.v1.Read.kind:type_name -> conclave.fsm.v1.Kind
-	17, // 12: conclave.fsm.v1.Change.put_cluster:type_name -> conclave.fsm.v1.Cluster
-	21, // 13: conclave.fsm.v1.Change.put_key:type_name -> conclave.fsm.v1.Key
-	35, // 14: conclave.fsm.v1.Change.put_key_policy:type_name -> conclave.fsm.v1.KeyPolicy
-	37, // 15: conclave.fsm.v1.Change.put_key_tags:type_name -> conclave.fsm.v1.KeyTags
-	39, // 16: conclave.fsm.v1.Change.put_alias:type_name -> conclave.fsm.v1.Alias
-	40, // 17: conclave.fsm.v1.Change.delete_alias:type_name -> conclave.fsm.v1.AliasName
-	41, // 18: conclave.fsm.v1.Change.put_credential:type_name -> conclave.fsm.v1.Credential
-	55, // 19: conclave.fsm.v1.Change.delete_key:type_name -> conclave.fsm.v1.DeleteKey
+	18, // 12: conclave.fsm.v1.Change.put_cluster:type_name -> conclave.fsm.v1.Cluster
+	22, // 13: conclave.fsm.v1.Change.put_key:type_name -> conclave.fsm.v1.Key
+	36, // 14: conclave.fsm.v1.Change.put_key_policy:type_name -> conclave.fsm.v1.KeyPolicy
+	38, // 15: conclave.fsm.v1.Change.put_key_tags:type_name -> conclave.fsm.v1.KeyTags
+	40, // 16: conclave.fsm.v1.Change.put_alias:type_name -> conclave.fsm.v1.Alias
+	41, // 17: conclave.fsm.v1.Change.delete_alias:type_name -> conclave.fsm.v1.AliasName
+	42, // 18: conclave.fsm.v1.Change.put_credential:type_name -> conclave.fsm.v1.Credential
+	56, // 19: conclave.fsm.v1.Change.delete_key:type_name -> conclave.fsm.v1.DeleteKey
 	9,  // 20: conclave.fsm.v1.Change.confirm_time:type_name -> conclave.fsm.v1.ConfirmTime
-	25, // 21: conclave.fsm.v1.Change.put_grant:type_name -> conclave.fsm.v1.Grant
-	27, // 22: conclave.fsm.v1.Change.delete_grant:type_name -> conclave.fsm.v1.GrantID
-	29, // 23: conclave.fsm.v1.Change.put_key_store:type_name -> conclave.fsm.v1.KeyStore
-	30, // 24: conclave.fsm.v1.Change.delete_key_store:type_name -> conclave.fsm.v1.KeyStoreID
-	42, // 25: conclave.fsm.v1.Change.delete_credential:type_name -> conclave.fsm.v1.CredentialID
-	43, // 26: conclave.fsm.v1.Change.put_account:type_name -> conclave.fsm.v1.Account
-	44, // 27: conclave.fsm.v1.Change.put_user:type_name -> conclave.fsm.v1.User
-	54, // 28: conclave.fsm.v1.Change.delete_user:type_name -> conclave.fsm.v1.EntityID
-	46, // 29: conclave.fsm.v1.Change.put_group:type_name -> conclave.fsm.v1.Group
-	54, // 30: conclave.fsm.v1.Change.delete_group:type_name -> conclave.fsm.v1.EntityID
-	47, // 31: conclave.fsm.v1.Change.put_role:type_name -> conclave.fsm.v1.Role
-	54, // 32: conclave.fsm.v1.Change.delete_role:type_name -> conclave.fsm.v1.EntityID
-	48, // 33: conclave.fsm.v1.Change.put_policy:type_name -> conclave.fsm.v1.Policy
-	54, // 34: conclave.fsm.v1.Change.delete_policy:type_name -> conclave.fsm.v1.EntityID
-	49, // 35: conclave.fsm.v1.Change.put_policy_version:type_name -> conclave.fsm.v1.PolicyVersion
-	50, // 36: conclave.fsm.v1.Change.delete_policy_version:type_name -> conclave.fsm.v1.PolicyVersionID
-	53, // 37: conclave.fsm.v1.Change.put_oidc_provider:type_name -> conclave.fsm.v1.OidcProvider
-	54, // 38: conclave.fsm.v1.Change.delete_oidc_provider:type_name -> conclave.fsm.v1.EntityID
-	19, // 39: conclave.fsm.v1.Cluster.shares:type_name -> conclave.fsm.v1.ShareSet
-	20, // 40: conclave.fsm.v1.Cluster.keyring:type_name -> conclave.fsm.v1.WrappedKEK
-	18, // 41: conclave.fsm.v1.Cluster.origin_keys:type_name -> conclave.fsm.v1.OriginKey
-	1,  // 42: conclave.fsm.v1.Key.state:type_name -> conclave.fsm.v1.KeyState
-	24, // 43: conclave.fsm.v1.Key.materials:type_name -> conclave.fsm.v1.Material
-	22, // 44: conclave.fsm.v1.Key.rotation:type_name -> conclave.fsm.v1.Rotation
-	23, // 45: conclave.fsm.v1.Key.used_tokens:type_name -> conclave.fsm.v1.UsedToken
-	26, // 46: conclave.fsm.v1.Grant.context_equals:type_name -> conclave.fsm.v1.GrantContext
-	26, // 47: conclave.fsm.v1.Grant.context_subset:type_name -> conclave.fsm.v1.GrantContext
-	38, // 48: conclave.fsm.v1.GrantContext.pairs:type_name -> conclave.fsm.v1.Tag
-	2,  // 49: conclave.fsm.v1.KeyStore.state:type_name -> conclave.fsm.v1.ConnectionState
-	36, // 50: conclave.fsm.v1.KeyPolicy.bindings:type_name -> conclave.fsm.v1.Binding
-	38, // 51: conclave.fsm.v1.KeyTags.tags:type_name -> conclave.fsm.v1.Tag
-	3,  // 52: conclave.fsm.v1.Credential.kind:type_name -> conclave.fsm.v1.CredentialKind
-	45, // 53: conclave.fsm.v1.User.inline:type_name -> conclave.fsm.v1.InlinePolicy
-	38, // 54: conclave.fsm.v1.User.tags:type_name -> conclave.fsm.v1.Tag
-	45, // 55: conclave.fsm.v1.Group.inline:type_name -> conclave.fsm.v1.InlinePolicy
-	45, // 56: conclave.fsm.v1.Role.inline:type_name -> conclave.fsm.v1.InlinePolicy
-	38, // 57: conclave.fsm.v1.Role.tags:type_name -> conclave.fsm.v1.Tag
-	36, // 58: conclave.fsm.v1.Role.trust_bindings:type_name -> conclave.fsm.v1.Binding
-	38, // 59: conclave.fsm.v1.Policy.tags:type_name -> conclave.fsm.v1.Tag
-	38, // 60: conclave.fsm.v1.OidcProvider.tags:type_name -> conclave.fsm.v1.Tag
-	59, // 61: conclave.fsm.v1.SnapshotItem.header:type_name -> conclave.fsm.v1.SnapshotHeader
-	17, // 62: conclave.fsm.v1.SnapshotItem.cluster:type_name -> conclave.fsm.v1.Cluster
-	21, // 63: conclave.fsm.v1.SnapshotItem.key:type_name -> conclave.fsm.v1.Key
-	35, // 64: conclave.fsm.v1.SnapshotItem.key_policy:type_name -> conclave.fsm.v1.KeyPolicy
-	37, // 65: conclave.fsm.v1.SnapshotItem.key_tags:type_name -> conclave.fsm.v1.KeyTags
-	39, // 66: conclave.fsm.v1.SnapshotItem.alias:type_name -> conclave.fsm.v1.Alias
-	57, // 67: conclave.fsm.v1.SnapshotItem.key_aliases:type_name -> conclave.fsm.v1.KeyAliases
-	41, // 68: conclave.fsm.v1.SnapshotItem.credential:type_name -> conclave.fsm.v1.Credential
-	56, // 69: conclave.fsm.v1.SnapshotItem.tombstone:type_name -> conclave.fsm.v1.Tombstone
-	10, // 70: conclave.fsm.v1.SnapshotItem.node:type_name -> conclave.fsm.v1.RegisterNode
-	64, // 71: conclave.fsm.v1.SnapshotItem.session:type_name -> conclave.fsm.v1.Session
-	63, // 72: conclave.fsm.v1.SnapshotItem.end:type_name -> conclave.fsm.v1.SnapshotEnd
-	25, // 73: conclave.fsm.v1.SnapshotItem.grant:type_name -> conclave.fsm.v1.Grant
-	28, // 74: conclave.fsm.v1.SnapshotItem.key_grants:type_name -> conclave.fsm.v1.KeyGrants
-	29, // 75: conclave.fsm.v1.SnapshotItem.key_store:type_name -> conclave.fsm.v1.KeyStore
-	31, // 76: conclave.fsm.v1.SnapshotItem.key_stores:type_name -> conclave.fsm.v1.KeyStores
-	32, // 77: conclave.fsm.v1.SnapshotItem.store_keys:type_name -> conclave.fsm.v1.StoreKeys
-	33, // 78: conclave.fsm.v1.SnapshotItem.key_use:type_name -> conclave.fsm.v1.KeyUse
-	62, // 79: conclave.fsm.v1.SnapshotItem.attestation:type_name -> conclave.fsm.v1.Attestation
-	60, // 80: conclave.fsm.v1.SnapshotItem.state_checks:type_name -> conclave.fsm.v1.StateChecks
-	61, // 81: conclave.fsm.v1.SnapshotItem.observation:type_name -> conclave.fsm.v1.Observation
-	43, // 82: conclave.fsm.v1.SnapshotItem.account:type_name -> conclave.fsm.v1.Account
-	44, // 83: conclave.fsm.v1.SnapshotItem.user:type_name -> conclave.fsm.v1.User
-	46, // 84: conclave.fsm.v1.SnapshotItem.group:type_name -> conclave.fsm.v1.Group
-	47, // 85: conclave.fsm.v1.SnapshotItem.role:type_name -> conclave.fsm.v1.Role
-	48, // 86: conclave.fsm.v1.SnapshotItem.policy:type_name -> conclave.fsm.v1.Policy
-	49, // 87: conclave.fsm.v1.SnapshotItem.policy_version:type_name -> conclave.fsm.v1.PolicyVersion
-	51, // 88: conclave.fsm.v1.SnapshotItem.group_members:type_name -> conclave.fsm.v1.GroupMembers
-	52, // 89: conclave.fsm.v1.SnapshotItem.policy_uses:type_name -> conclave.fsm.v1.PolicyUses
-	53, // 90: conclave.fsm.v1.SnapshotItem.oidc_provider:type_name -> conclave.fsm.v1.OidcProvider
-	34, // 91: conclave.fsm.v1.SnapshotItem.credential_use:type_name -> conclave.fsm.v1.CredentialUse
-	8,  // 92: conclave.fsm.v1.StateChecks.checks:type_name -> conclave.fsm.v1.StateCheck
-	65, // 93: conclave.fsm.v1.Session.batches:type_name -> conclave.fsm.v1.AppliedBatch
-	94, // [94:94] is the sub-list for method output_type
-	94, // [94:94] is the sub-list for method input_type
-	94, // [94:94] is the sub-list for extension type_name
-	94, // [94:94] is the sub-list for extension extendee
-	0,  // [0:94] is the sub-list for field type_name
+	26, // 21: conclave.fsm.v1.Change.put_grant:type_name -> conclave.fsm.v1.Grant
+	28, // 22: conclave.fsm.v1.Change.delete_grant:type_name -> conclave.fsm.v1.GrantID
+	30, // 23: conclave.fsm.v1.Change.put_key_store:type_name -> conclave.fsm.v1.KeyStore
+	31, // 24: conclave.fsm.v1.Change.delete_key_store:type_name -> conclave.fsm.v1.KeyStoreID
+	43, // 25: conclave.fsm.v1.Change.delete_credential:type_name -> conclave.fsm.v1.CredentialID
+	44, // 26: conclave.fsm.v1.Change.put_account:type_name -> conclave.fsm.v1.Account
+	45, // 27: conclave.fsm.v1.Change.put_user:type_name -> conclave.fsm.v1.User
+	55, // 28: conclave.fsm.v1.Change.delete_user:type_name -> conclave.fsm.v1.EntityID
+	47, // 29: conclave.fsm.v1.Change.put_group:type_name -> conclave.fsm.v1.Group
+	55, // 30: conclave.fsm.v1.Change.delete_group:type_name -> conclave.fsm.v1.EntityID
+	48, // 31: conclave.fsm.v1.Change.put_role:type_name -> conclave.fsm.v1.Role
+	55, // 32: conclave.fsm.v1.Change.delete_role:type_name -> conclave.fsm.v1.EntityID
+	49, // 33: conclave.fsm.v1.Change.put_policy:type_name -> conclave.fsm.v1.Policy
+	55, // 34: conclave.fsm.v1.Change.delete_policy:type_name -> conclave.fsm.v1.EntityID
+	50, // 35: conclave.fsm.v1.Change.put_policy_version:type_name -> conclave.fsm.v1.PolicyVersion
+	51, // 36: conclave.fsm.v1.Change.delete_policy_version:type_name -> conclave.fsm.v1.PolicyVersionID
+	54, // 37: conclave.fsm.v1.Change.put_oidc_provider:type_name -> conclave.fsm.v1.OidcProvider
+	55, // 38: conclave.fsm.v1.Change.delete_oidc_provider:type_name -> conclave.fsm.v1.EntityID
+	10, // 39: conclave.fsm.v1.Change.raise_level:type_name -> conclave.fsm.v1.RaiseLevel
+	20, // 40: conclave.fsm.v1.Cluster.shares:type_name -> conclave.fsm.v1.ShareSet
+	21, // 41: conclave.fsm.v1.Cluster.keyring:type_name -> conclave.fsm.v1.WrappedKEK
+	19, // 42: conclave.fsm.v1.Cluster.origin_keys:type_name -> conclave.fsm.v1.OriginKey
+	1,  // 43: conclave.fsm.v1.Key.state:type_name -> conclave.fsm.v1.KeyState
+	25, // 44: conclave.fsm.v1.Key.materials:type_name -> conclave.fsm.v1.Material
+	23, // 45: conclave.fsm.v1.Key.rotation:type_name -> conclave.fsm.v1.Rotation
+	24, // 46: conclave.fsm.v1.Key.used_tokens:type_name -> conclave.fsm.v1.UsedToken
+	27, // 47: conclave.fsm.v1.Grant.context_equals:type_name -> conclave.fsm.v1.GrantContext
+	27, // 48: conclave.fsm.v1.Grant.context_subset:type_name -> conclave.fsm.v1.GrantContext
+	39, // 49: conclave.fsm.v1.GrantContext.pairs:type_name -> conclave.fsm.v1.Tag
+	2,  // 50: conclave.fsm.v1.KeyStore.state:type_name -> conclave.fsm.v1.ConnectionState
+	37, // 51: conclave.fsm.v1.KeyPolicy.bindings:type_name -> conclave.fsm.v1.Binding
+	39, // 52: conclave.fsm.v1.KeyTags.tags:type_name -> conclave.fsm.v1.Tag
+	3,  // 53: conclave.fsm.v1.Credential.kind:type_name -> conclave.fsm.v1.CredentialKind
+	46, // 54: conclave.fsm.v1.User.inline:type_name -> conclave.fsm.v1.InlinePolicy
+	39, // 55: conclave.fsm.v1.User.tags:type_name -> conclave.fsm.v1.Tag
+	46, // 56: conclave.fsm.v1.Group.inline:type_name -> conclave.fsm.v1.InlinePolicy
+	46, // 57: conclave.fsm.v1.Role.inline:type_name -> conclave.fsm.v1.InlinePolicy
+	39, // 58: conclave.fsm.v1.Role.tags:type_name -> conclave.fsm.v1.Tag
+	37, // 59: conclave.fsm.v1.Role.trust_bindings:type_name -> conclave.fsm.v1.Binding
+	39, // 60: conclave.fsm.v1.Policy.tags:type_name -> conclave.fsm.v1.Tag
+	39, // 61: conclave.fsm.v1.OidcProvider.tags:type_name -> conclave.fsm.v1.Tag
+	60, // 62: conclave.fsm.v1.SnapshotItem.header:type_name -> conclave.fsm.v1.SnapshotHeader
+	18, // 63: conclave.fsm.v1.SnapshotItem.cluster:type_name -> conclave.fsm.v1.Cluster
+	22, // 64: conclave.fsm.v1.SnapshotItem.key:type_name -> conclave.fsm.v1.Key
+	36, // 65: conclave.fsm.v1.SnapshotItem.key_policy:type_name -> conclave.fsm.v1.KeyPolicy
+	38, // 66: conclave.fsm.v1.SnapshotItem.key_tags:type_name -> conclave.fsm.v1.KeyTags
+	40, // 67: conclave.fsm.v1.SnapshotItem.alias:type_name -> conclave.fsm.v1.Alias
+	58, // 68: conclave.fsm.v1.SnapshotItem.key_aliases:type_name -> conclave.fsm.v1.KeyAliases
+	42, // 69: conclave.fsm.v1.SnapshotItem.credential:type_name -> conclave.fsm.v1.Credential
+	57, // 70: conclave.fsm.v1.SnapshotItem.tombstone:type_name -> conclave.fsm.v1.Tombstone
+	11, // 71: conclave.fsm.v1.SnapshotItem.node:type_name -> conclave.fsm.v1.RegisterNode
+	65, // 72: conclave.fsm.v1.SnapshotItem.session:type_name -> conclave.fsm.v1.Session
+	64, // 73: conclave.fsm.v1.SnapshotItem.end:type_name -> conclave.fsm.v1.SnapshotEnd
+	26, // 74: conclave.fsm.v1.SnapshotItem.grant:type_name -> conclave.fsm.v1.Grant
+	29, // 75: conclave.fsm.v1.SnapshotItem.key_grants:type_name -> conclave.fsm.v1.KeyGrants
+	30, // 76: conclave.fsm.v1.SnapshotItem.key_store:type_name -> conclave.fsm.v1.KeyStore
+	32, // 77: conclave.fsm.v1.SnapshotItem.key_stores:type_name -> conclave.fsm.v1.KeyStores
+	33, // 78: conclave.fsm.v1.SnapshotItem.store_keys:type_name -> conclave.fsm.v1.StoreKeys
+	34, // 79: conclave.fsm.v1.SnapshotItem.key_use:type_name -> conclave.fsm.v1.KeyUse
+	63, // 80: conclave.fsm.v1.SnapshotItem.attestation:type_name -> conclave.fsm.v1.Attestation
+	61, // 81: conclave.fsm.v1.SnapshotItem.state_checks:type_name -> conclave.fsm.v1.StateChecks
+	62, // 82: conclave.fsm.v1.SnapshotItem.observation:type_name -> conclave.fsm.v1.Observation
+	44, // 83: conclave.fsm.v1.SnapshotItem.account:type_name -> conclave.fsm.v1.Account
+	45, // 84: conclave.fsm.v1.SnapshotItem.user:type_name -> conclave.fsm.v1.User
+	47, // 85: conclave.fsm.v1.SnapshotItem.group:type_name -> conclave.fsm.v1.Group
+	48, // 86: conclave.fsm.v1.SnapshotItem.role:type_name -> conclave.fsm.v1.Role
+	49, // 87: conclave.fsm.v1.SnapshotItem.policy:type_name -> conclave.fsm.v1.Policy
+	50, // 88: conclave.fsm.v1.SnapshotItem.policy_version:type_name -> conclave.fsm.v1.PolicyVersion
+	52, // 89: conclave.fsm.v1.SnapshotItem.group_members:type_name -> conclave.fsm.v1.GroupMembers
+	53, // 90: conclave.fsm.v1.SnapshotItem.policy_uses:type_name -> conclave.fsm.v1.PolicyUses
+	54, // 91: conclave.fsm.v1.SnapshotItem.oidc_provider:type_name -> conclave.fsm.v1.OidcProvider
+	35, // 92: conclave.fsm.v1.SnapshotItem.credential_use:type_name -> conclave.fsm.v1.CredentialUse
+	8,  // 93: conclave.fsm.v1.StateChecks.checks:type_name -> conclave.fsm.v1.StateCheck
+	66, // 94: conclave.fsm.v1.Session.batches:type_name -> conclave.fsm.v1.AppliedBatch
+	67, // 95: conclave.fsm.v1.since:extendee -> google.protobuf.FieldOptions
+	68, // 96: conclave.fsm.v1.value_since:extendee -> google.protobuf.EnumValueOptions
+	97, // [97:97] is the sub-list for method output_type
+	97, // [97:97] is the sub-list for method input_type
+	97, // [97:97] is the sub-list for extension type_name
+	95, // [95:97] is the sub-list for extension extendee
+	0,  // [0:95] is the sub-list for field type_name
 }
 
 func init() { file_fsm_fsmpb_fsm_proto_init() }
@@ -7143,7 +7252,7 @@ func file_fsm_fsmpb_fsm_proto_init() {
 		(*Entry_Batches)(nil),
 		(*Entry_RegisterNode)(nil),
 	}
-	file_fsm_fsmpb_fsm_proto_msgTypes[12].OneofWrappers = []any{
+	file_fsm_fsmpb_fsm_proto_msgTypes[13].OneofWrappers = []any{
 		(*Change_PutCluster)(nil),
 		(*Change_PutKey)(nil),
 		(*Change_PutKeyPolicy)(nil),
@@ -7171,8 +7280,9 @@ func file_fsm_fsmpb_fsm_proto_init() {
 		(*Change_DeletePolicyVersion)(nil),
 		(*Change_PutOidcProvider)(nil),
 		(*Change_DeleteOidcProvider)(nil),
+		(*Change_RaiseLevel)(nil),
 	}
-	file_fsm_fsmpb_fsm_proto_msgTypes[54].OneofWrappers = []any{
+	file_fsm_fsmpb_fsm_proto_msgTypes[55].OneofWrappers = []any{
 		(*SnapshotItem_Header)(nil),
 		(*SnapshotItem_Cluster)(nil),
 		(*SnapshotItem_Key)(nil),
@@ -7211,14 +7321,15 @@ func file_fsm_fsmpb_fsm_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_fsm_fsmpb_fsm_proto_rawDesc), len(file_fsm_fsmpb_fsm_proto_rawDesc)),
 			NumEnums:      4,
-			NumMessages:   62,
-			NumExtensions: 0,
+			NumMessages:   63,
+			NumExtensions: 2,
 			NumServices:   0,
 		},
 		GoTypes:           file_fsm_fsmpb_fsm_proto_goTypes,
 		DependencyIndexes: file_fsm_fsmpb_fsm_proto_depIdxs,
 		EnumInfos:         file_fsm_fsmpb_fsm_proto_enumTypes,
 		MessageInfos:      file_fsm_fsmpb_fsm_proto_msgTypes,
+		ExtensionInfos:    file_fsm_fsmpb_fsm_proto_extTypes,
 	}.Build()
 	File_fsm_fsmpb_fsm_proto = out.File
 	file_fsm_fsmpb_fsm_proto_goTypes = nil

@@ -1,42 +1,42 @@
-// Package recent keeps the newest versions of something for a while.
+// Package recent keeps the newest of a sequence of values.
 package recent
 
 import "sync"
 
-// Kept is how many versions are kept.
-const Kept = 128
+// Size is how many values are kept.
+const Size = 128
 
-// Versions keeps the newest versions of something. The zero value keeps none yet. It is safe for
-// concurrent use.
-type Versions[T any] struct {
-	mu   sync.Mutex
-	kept [Kept]*T
-	next int
+// Values are the newest values. They are safe for concurrent use.
+type Values[T any] struct {
+	mu     sync.Mutex
+	values [Size]*T
+	next   int
 }
 
-// Add adds versions, the oldest first.
-func (r *Versions[T]) Add(versions []*T) {
+// Add adds values, the newest last.
+func (r *Values[T]) Add(values []*T) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	for _, v := range versions[max(0, len(versions)-Kept):] {
-		r.kept[r.next%Kept] = v
+	for _, v := range values[max(0, len(values)-Size):] {
+		r.values[r.next%Size] = v
 		r.next++
 	}
 }
 
-// Clear forgets all versions.
-func (r *Versions[T]) Clear() {
+// Replace forgets all values but one.
+func (r *Values[T]) Replace(v *T) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	clear(r.kept[:])
+	clear(r.values[:])
+	r.values[0], r.next = v, 1
 }
 
-// Find returns a version for which is returns true, or nil.
-func (r *Versions[T]) Find(is func(*T) bool) *T {
+// Find returns a value that is kept and that fits; nil if there is none.
+func (r *Values[T]) Find(fits func(*T) bool) *T {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	for _, v := range r.kept {
-		if v != nil && is(v) {
+	for _, v := range r.values {
+		if v != nil && fits(v) {
 			return v
 		}
 	}

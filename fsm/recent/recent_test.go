@@ -2,31 +2,28 @@ package recent
 
 import "testing"
 
-func TestVersions(t *testing.T) {
-	var r Versions[int]
-	find := func(n int) bool { return r.Find(func(v *int) bool { return *v == n }) != nil }
-	if find(0) {
-		t.Error("nothing is found as 0")
+// TestValues: the newest values are found, and no others.
+func TestValues(t *testing.T) {
+	var r Values[int]
+	has := func(n int) bool { return r.Find(func(v *int) bool { return *v == n }) != nil }
+	for from := 0; from < 3*Size; from += 3 {
+		r.Add([]*int{new(from), new(from + 1), new(from + 2)})
 	}
-	for n := 0; n < 3*Kept; {
-		var some []*int
-		for range n%5 + 1 {
-			some = append(some, new(n))
-			n++
-		}
-		r.Add(some)
-		if !find(n-1) || find(n) || find(n-1-Kept) || n > Kept && !find(n-Kept) {
-			t.Fatalf("of %d versions, not the newest %d are kept", n, Kept)
+	for n := range 3 * Size {
+		if want := n >= 2*Size; has(n) != want {
+			t.Fatalf("%d is kept: %v, want %v", n, !want, want)
 		}
 	}
-	many := make([]*int, 2*Kept)
+	many := make([]*int, 2*Size)
 	for i := range many {
-		many[i] = new(-i)
+		many[i] = new(1000 + i)
 	}
-	if r.Add(many); find(-Kept+1) || !find(-Kept) || !find(-2*Kept+1) {
-		t.Errorf("of versions that come together, not the newest %d are kept", Kept)
+	r.Add(many)
+	if has(3*Size-1) || has(1000+Size-1) || !has(1000+Size) || !has(1000+2*Size-1) {
+		t.Error("more values than it keeps were added, and others than the newest are kept")
 	}
-	if r.Clear(); find(-2*Kept + 1) {
-		t.Error("a version is found after Clear")
+	r.Replace(new(7))
+	if !has(7) || has(1000+2*Size-1) {
+		t.Error("others than the one that replaced them are kept")
 	}
 }

@@ -12,6 +12,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/conclavekms/conclave/fsm/fsmpb"
+	"github.com/conclavekms/conclave/fsm/level"
 	"github.com/conclavekms/conclave/fsm/wire"
 )
 
@@ -102,6 +103,12 @@ func (r *Reader) read() (*fsmpb.SnapshotItem, []byte, error) {
 	var item fsmpb.SnapshotItem
 	if err := proto.Unmarshal(b, &item); err != nil {
 		return nil, nil, fmt.Errorf("%w: %w", wire.ErrUnreadable, err)
+	}
+	if h := item.GetHeader(); h != nil {
+		// This error takes precedence, as it explains unknown fields.
+		if err := level.Known.Check(h.Schema); err != nil {
+			return nil, nil, fmt.Errorf("%w: %w", wire.ErrUnreadable, err)
+		}
 	}
 	if err := wire.Known(item.ProtoReflect()); err != nil {
 		return nil, nil, fmt.Errorf("%w: %w", wire.ErrUnreadable, err)

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"io"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/klauspost/compress/zstd"
@@ -14,6 +15,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/conclavekms/conclave/fsm/fsmpb"
+	"github.com/conclavekms/conclave/fsm/level"
 	"github.com/conclavekms/conclave/fsm/wire"
 )
 
@@ -203,5 +205,16 @@ func TestWriteErrorsAreReported(t *testing.T) {
 	w.Item(header)
 	if err := w.Abandon(full); !errors.Is(err, full) {
 		t.Errorf("Abandon: %v", err)
+	}
+}
+
+// TestNewerSchema: a snapshot of a later release is refused for its schema, whatever else is
+// in it that this release does not know.
+func TestNewerSchema(t *testing.T) {
+	later := &fsmpb.SnapshotHeader{Schema: level.Newest + 1}
+	later.ProtoReflect().SetUnknown(protowire.AppendVarint(protowire.AppendTag(nil, 1000, protowire.VarintType), 1))
+	_, err := Cluster(bytes.NewReader(written(t, later, cluster)))
+	if !errors.Is(err, wire.ErrUnreadable) || !strings.Contains(err.Error(), "a newer release wrote it") {
+		t.Errorf("a snapshot of a later release: %v", err)
 	}
 }

@@ -10,6 +10,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/conclavekms/conclave/fsm/fsmpb"
+	"github.com/conclavekms/conclave/fsm/level"
 )
 
 // The parts of an entry that every request has are decoded by hand: every node
@@ -76,8 +77,8 @@ func Decode(data []byte) (*Entry, error) {
 		return nil, fmt.Errorf("%w: %w", ErrUnreadable, err)
 	}
 	// This error takes precedence, as it explains unknown fields.
-	if e.Schema < SchemaMin || e.Schema > SchemaMax {
-		return nil, fmt.Errorf("%w: schema %d, this binary knows %d to %d", ErrUnreadable, e.Schema, SchemaMin, SchemaMax)
+	if err := level.Known.Check(e.Schema); err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrUnreadable, err)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrUnreadable, err)
@@ -95,6 +96,31 @@ type Head struct {
 	Node    string
 	Seq     uint64
 	Records int
+	Levels
+}
+
+// Levels are the feature levels that a record or a batch has to do with.
+type Levels struct {
+	// Needed is the level of the newest form in it.
+	Needed uint32
+	// Raised is the level to which it raises that of the cluster; 0 if it does not.
+	Raised uint32
+}
+
+// Both returns the levels of two together.
+func (l Levels) Both(m Levels) Levels {
+	return Levels{Needed: max(l.Needed, m.Needed), Raised: max(l.Raised, m.Raised)}
+}
+
+// Levels returns the levels of a record.
+func (r *Record) Levels() (l Levels) {
+	for _, c := range r.Changes {
+		l = l.Both(Levels{Needed: level.Of(c), Raised: c.GetRaiseLevel().GetLevel()})
+	}
+	for _, read := range r.Reads {
+		l.Needed = max(l.Needed, level.OfKind(read.Kind))
+	}
+	return l
 }
 
 // ReadBatch reads an encoded fsmpb.Batch exactly as apply does. A batch that it
@@ -117,7 +143,11 @@ func ReadBatch(b []byte, maxRecords int) (head Head, err error) {
 		err = fmt.Errorf("%d records", head.Records)
 	}
 	if err == nil {
-		err = new(Batch).decode(b)
+		var batch Batch
+		err = batch.decode(b)
+		for i := range batch.Records {
+			head.Levels = head.Both(batch.Records[i].Levels())
+		}
 	}
 	if err != nil {
 		err = fmt.Errorf("%w: %w", ErrUnreadable, err)
@@ -125,12 +155,13 @@ func ReadBatch(b []byte, maxRecords int) (head Head, err error) {
 	return head, err
 }
 
-// CheckRecord checks an encoded record by the same rules.
-func CheckRecord(b []byte) error {
-	if err := new(Record).decode(b); err != nil {
-		return fmt.Errorf("%w: %w", ErrUnreadable, err)
+// CheckRecord checks an encoded record by the same rules, and returns its levels.
+func CheckRecord(b []byte) (Levels, error) {
+	var r Record
+	if err := r.decode(b); err != nil {
+		return Levels{}, fmt.Errorf("%w: %w", ErrUnreadable, err)
 	}
-	return nil
+	return r.Levels(), nil
 }
 
 // CheckRegistration refuses a node's registration that apply could not read.

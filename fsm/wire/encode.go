@@ -8,6 +8,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/conclavekms/conclave/fsm/fsmpb"
+	"github.com/conclavekms/conclave/fsm/level"
 )
 
 // Field numbers of messages that are put together from encoded parts.
@@ -18,9 +19,10 @@ const (
 	batchRecords   protowire.Number = 6  // Batch.records
 )
 
-// EncodeEntry encodes an entry for the Raft log.
+// EncodeEntry encodes an entry for the Raft log. Its schema is that of the cluster's level,
+// or the oldest if it has none.
 func EncodeEntry(e *fsmpb.Entry) ([]byte, error) {
-	e.Schema = SchemaMax
+	e.Schema = max(e.Schema, level.Oldest)
 	return Within(deterministic.Marshal(e))
 }
 
@@ -52,7 +54,7 @@ func EncodeBatch(b *fsmpb.Batch, records [][]byte) ([]byte, error) {
 // batches. Each batch must be one that decodes, without anything unknown in it:
 // a node stops at an entry that it cannot read in full.
 func EncodeBatches(e *fsmpb.Entry, batches [][]byte) ([]byte, error) {
-	e.Schema = SchemaMax
+	e.Schema = max(e.Schema, level.Oldest)
 	inner := 0
 	for _, b := range batches {
 		inner += sizeOfField(batchesBatches, len(b))

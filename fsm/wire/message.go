@@ -12,13 +12,6 @@ import (
 // KiB; one record with the largest policy and audit body is below 256 KiB.
 const MaxEntry = 1 << 20
 
-// The oldest and newest schema of entries and snapshots that this binary reads. It
-// writes the newest.
-const (
-	SchemaMin = 1
-	SchemaMax = 1
-)
-
 // Group is the Raft group that this process serves, which holds all of a cluster's state.
 // Everything that could be confused if there were several groups names it.
 const Group uint32 = 0

@@ -102,6 +102,9 @@ func (n *Node) asOperator() *client.Client {
 // Operator returns a client of the operator API, with an operator certificate.
 func (n *Node) Operator() kmspb.OperatorClient { return n.asOperator().Operator() }
 
+// Administration returns a client of n for what operators can ask about the cluster and do with it.
+func Administration(n *Node) kmspb.ClusterClient { return n.asOperator().Cluster() }
+
 // Status returns the node's answer to an operator's status request.
 func (n *Node) Status(ctx context.Context) (*kmspb.StatusResponse, error) {
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)

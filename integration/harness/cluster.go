@@ -43,11 +43,13 @@ var Quick = cluster.Timeouts{
 }
 
 // Options describe how a cluster differs from the default one. They apply to clusters in
-// this process, except for Processes, Files, Network, Disk, Dir and Regions, which apply to
+// this process, except for Processes, Binary, Files, Network, Disk, Dir and Regions, which apply to
 // clusters of processes too.
 type Options struct {
 	// Processes runs the real binary.
 	Processes bool
+	// Binary is the program that the processes run; what Binary returns by default.
+	Binary string
 	// Files is the limit of file descriptors of each process; the limit of the test by
 	// default.
 	Files int
@@ -105,6 +107,10 @@ type Node struct {
 	// The addresses that it listens on, which never change.
 	AWS, GRPC, Peer, Ops string
 
+	// Binary is the program that a process runs at its next start; what the function Binary
+	// returns if it is empty.
+	Binary string
+
 	cluster   *Cluster
 	advertise string
 	server    server
@@ -136,7 +142,7 @@ func Start(t testing.TB, n int, opts Options) *Cluster {
 	peers := make(map[string]string, n)
 	for i := range n {
 		id := string(rune('a' + i))
-		nd := &Node{ID: id, Index: i, Data: filepath.Join(c.dir, id), cluster: c}
+		nd := &Node{ID: id, Index: i, Data: filepath.Join(c.dir, id), Binary: opts.Binary, cluster: c}
 		if opts.Disk > 0 {
 			nd.Data = filepath.Join(nd.diskDir(), "data")
 			c.must("making a disk", nd.makeDisk(opts.Disk))

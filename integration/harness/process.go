@@ -64,9 +64,12 @@ type nodeProcess struct {
 }
 
 func (p *nodeProcess) start(context.Context) error {
-	path, err := Binary()
-	if err != nil {
-		return err
+	path := p.n.Binary
+	if path == "" {
+		var err error
+		if path, err = Binary(); err != nil {
+			return err
+		}
 	}
 	c := p.n.cluster
 	var peers []string

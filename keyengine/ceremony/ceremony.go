@@ -36,6 +36,9 @@ var (
 	// ErrChallenge is returned for a share that was encrypted for a ceremony that has
 	// ended. The share has no effect; the operator must request a new challenge.
 	ErrChallenge = &kmsapi.Error{Code: "InvalidChallengeException"}
+	// ErrNotUpgraded is returned by FinalizeUpgrade if a node does not run the new release.
+	// The message says which.
+	ErrNotUpgraded = &kmsapi.Error{Code: "NotUpgradedException"}
 	// ErrOwner is returned when the ceremony in progress belongs to another operator.
 	ErrOwner = &kmsapi.Error{Code: "CeremonyInProgressException"}
 	// ErrNoCeremony is returned when there is no break-glass ceremony with the given nonce.

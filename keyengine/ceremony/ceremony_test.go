@@ -679,6 +679,46 @@ func TestSealWithoutAMajority(t *testing.T) {
 	}
 }
 
+// TestFinalizeUpgrade: the level rises only if no node stands in the way. Both outcomes are
+// recorded, and a second call does nothing.
+func TestFinalizeUpgrade(t *testing.T) {
+	t.Parallel()
+	c, e, _ := unsealedNode(t)
+	answers := func(to uint32, obstacles ...string) func(context.Context) (uint32, []string) {
+		return func(context.Context) (uint32, []string) { return to, obstacles }
+	}
+	_, _, err := e.FinalizeUpgrade(t.Context(), enginetest.Operator, answers(2, "node b is old", "node c did not answer"))
+	if want := "The feature level stays 1: node b is old; node c did not answer."; !errors.Is(err, ceremony.ErrNotUpgraded) || !strings.Contains(err.Error(), want) {
+		t.Errorf("got error %v, want %s", err, want)
+	}
+	records := e.Records()
+	if rec := records[len(records)-1]; rec.EventName != "FinalizeUpgrade" || rec.ErrorCode != string(ceremony.ErrNotUpgraded.Code) || rec.GetIdentity().GetPrincipalId() != enginetest.Operator.Name {
+		t.Errorf("the refusal is recorded as %v", rec)
+	}
+	// A voter that registered an older release keeps the level, even if nobody noticed.
+	c.Commit(&fsmpb.Entry{Command: &fsmpb.Entry_RegisterNode{RegisterNode: &fsmpb.RegisterNode{Node: "n9", Incarnation: 1, SchemaMin: 1, SchemaMax: 1}}})
+	c.SetVoters("n1", "n9")
+	c.ExpectInvalid = true
+	if _, _, err := e.FinalizeUpgrade(t.Context(), enginetest.Operator, answers(2)); !errors.Is(err, ceremony.ErrNotUpgraded) {
+		t.Errorf("with a voter of the release before: %v", err)
+	}
+	c.ExpectInvalid = false
+	c.SetVoters("n1")
+	if got := c.State().Level(); got != 1 {
+		t.Fatalf("the level is %d", got)
+	}
+	for i, want := range []bool{true, false} {
+		level, raised, err := e.FinalizeUpgrade(t.Context(), enginetest.Operator, answers(2))
+		if err != nil || level != 2 || raised != want || c.State().Level() != 2 {
+			t.Errorf("call %d: level %d, raised %v, %v; the state has %d", i, level, raised, err, c.State().Level())
+		}
+	}
+	records = e.Records()
+	if rec := records[len(records)-1]; rec.EventName != "FinalizeUpgrade" || rec.ErrorCode != "" || len(records[len(records)-2].ErrorCode) == 0 {
+		t.Errorf("the last record is %v", rec)
+	}
+}
+
 func TestConfirmTime(t *testing.T) {
 	t.Parallel()
 	c, e, _ := unsealedNode(t)

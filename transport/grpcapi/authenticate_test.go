@@ -192,6 +192,14 @@ func operatorCalls(conn *grpc.ClientConn) map[string]func(context.Context) error
 			_, err := op.CancelBreakGlass(ctx, &kmspb.CancelBreakGlassRequest{})
 			return err
 		},
+		"UpgradeStatus": func(ctx context.Context) error {
+			_, err := cl.UpgradeStatus(ctx, &kmspb.UpgradeStatusRequest{})
+			return err
+		},
+		"FinalizeUpgrade": func(ctx context.Context) error {
+			_, err := cl.FinalizeUpgrade(ctx, &kmspb.FinalizeUpgradeRequest{})
+			return err
+		},
 		"Members": func(ctx context.Context) error { _, err := cl.Members(ctx, &kmspb.MembersRequest{}); return err },
 	}
 }

@@ -202,6 +202,14 @@ func (f *fakeCeremony) Members(context.Context) ([]*kmspb.Member, error) {
 	return []*kmspb.Member{{NodeId: "n1", Suffrage: "voter"}}, f.err
 }
 
+func (f *fakeCeremony) UpgradeStatus(context.Context) (*kmspb.UpgradeStatusResponse, error) {
+	return &kmspb.UpgradeStatusResponse{Level: 1, To: 2}, f.err
+}
+
+func (f *fakeCeremony) FinalizeUpgrade(_ context.Context, op ceremony.Operator) (*kmspb.FinalizeUpgradeResponse, error) {
+	return &kmspb.FinalizeUpgradeResponse{Level: 2}, f.note(op, "finalize")
+}
+
 // clock is the real clock with an offset.
 type clock struct {
 	mu     sync.Mutex

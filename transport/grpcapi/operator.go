@@ -34,6 +34,8 @@ type Ceremony interface {
 	SubmitBreakGlassShare(ctx context.Context, op ceremony.Operator, nonce, sealed, answerKey []byte) (*ceremony.BreakGlass, *ceremony.BreakGlassKey, error)
 	CancelBreakGlass(ctx context.Context, op ceremony.Operator, nonce []byte) error
 	Members(ctx context.Context) ([]*kmspb.Member, error)
+	UpgradeStatus(ctx context.Context) (*kmspb.UpgradeStatusResponse, error)
+	FinalizeUpgrade(ctx context.Context, op ceremony.Operator) (*kmspb.FinalizeUpgradeResponse, error)
 }
 
 // Detail returns an error in the form of a NodeStatus; nil for nil. It reveals
@@ -201,4 +203,19 @@ func (c *clusterService) Members(ctx context.Context, _ *kmspb.MembersRequest) (
 		return nil, err
 	}
 	return &kmspb.MembersResponse{Members: members}, nil
+}
+
+func (c *clusterService) UpgradeStatus(ctx context.Context, _ *kmspb.UpgradeStatusRequest) (*kmspb.UpgradeStatusResponse, error) {
+	if _, err := c.server.operator(ctx); err != nil {
+		return nil, err
+	}
+	return c.server.cfg.Ceremony.UpgradeStatus(ctx)
+}
+
+func (c *clusterService) FinalizeUpgrade(ctx context.Context, _ *kmspb.FinalizeUpgradeRequest) (*kmspb.FinalizeUpgradeResponse, error) {
+	op, err := c.server.operator(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return c.server.cfg.Ceremony.FinalizeUpgrade(ctx, op)
 }

@@ -2506,6 +2506,283 @@ func (x *ReadAuditResponse) GetUnopenable() bool {
 	return false
 }
 
+type UpgradeStatusRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *UpgradeStatusRequest) Reset() {
+	*x = UpgradeStatusRequest{}
+	mi := &file_transport_kmspb_operator_proto_msgTypes[39]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *UpgradeStatusRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*UpgradeStatusRequest) ProtoMessage() {}
+
+func (x *UpgradeStatusRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_transport_kmspb_operator_proto_msgTypes[39]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use UpgradeStatusRequest.ProtoReflect.Descriptor instead.
+func (*UpgradeStatusRequest) Descriptor() ([]byte, []int) {
+	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{39}
+}
+
+type UpgradeStatusResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The cluster's feature level, and the one that FinalizeUpgrade would raise it to at
+	// this node: the same if there is nothing to do.
+	Level uint32 `protobuf:"varint,1,opt,name=level,proto3" json:"level,omitempty"`
+	To    uint32 `protobuf:"varint,2,opt,name=to,proto3" json:"to,omitempty"`
+	// All members, as they answered just now.
+	Members       []*MemberRelease `protobuf:"bytes,3,rep,name=members,proto3" json:"members,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *UpgradeStatusResponse) Reset() {
+	*x = UpgradeStatusResponse{}
+	mi := &file_transport_kmspb_operator_proto_msgTypes[40]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *UpgradeStatusResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*UpgradeStatusResponse) ProtoMessage() {}
+
+func (x *UpgradeStatusResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_transport_kmspb_operator_proto_msgTypes[40]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use UpgradeStatusResponse.ProtoReflect.Descriptor instead.
+func (*UpgradeStatusResponse) Descriptor() ([]byte, []int) {
+	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{40}
+}
+
+func (x *UpgradeStatusResponse) GetLevel() uint32 {
+	if x != nil {
+		return x.Level
+	}
+	return 0
+}
+
+func (x *UpgradeStatusResponse) GetTo() uint32 {
+	if x != nil {
+		return x.To
+	}
+	return 0
+}
+
+func (x *UpgradeStatusResponse) GetMembers() []*MemberRelease {
+	if x != nil {
+		return x.Members
+	}
+	return nil
+}
+
+type MemberRelease struct {
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	NodeId string                 `protobuf:"bytes,1,opt,name=node_id,json=nodeId,proto3" json:"node_id,omitempty"`
+	// Empty if the node did not answer, like the schemas and the level.
+	Release string `protobuf:"bytes,2,opt,name=release,proto3" json:"release,omitempty"`
+	// The schemas that the release knows.
+	SchemaMin uint32 `protobuf:"varint,3,opt,name=schema_min,json=schemaMin,proto3" json:"schema_min,omitempty"`
+	SchemaMax uint32 `protobuf:"varint,4,opt,name=schema_max,json=schemaMax,proto3" json:"schema_max,omitempty"`
+	// The feature level that the node has applied.
+	Level uint32 `protobuf:"varint,5,opt,name=level,proto3" json:"level,omitempty"`
+	// Why the level cannot be raised because of this node; empty if it can.
+	Obstacle      string `protobuf:"bytes,6,opt,name=obstacle,proto3" json:"obstacle,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *MemberRelease) Reset() {
+	*x = MemberRelease{}
+	mi := &file_transport_kmspb_operator_proto_msgTypes[41]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *MemberRelease) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*MemberRelease) ProtoMessage() {}
+
+func (x *MemberRelease) ProtoReflect() protoreflect.Message {
+	mi := &file_transport_kmspb_operator_proto_msgTypes[41]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use MemberRelease.ProtoReflect.Descriptor instead.
+func (*MemberRelease) Descriptor() ([]byte, []int) {
+	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{41}
+}
+
+func (x *MemberRelease) GetNodeId() string {
+	if x != nil {
+		return x.NodeId
+	}
+	return ""
+}
+
+func (x *MemberRelease) GetRelease() string {
+	if x != nil {
+		return x.Release
+	}
+	return ""
+}
+
+func (x *MemberRelease) GetSchemaMin() uint32 {
+	if x != nil {
+		return x.SchemaMin
+	}
+	return 0
+}
+
+func (x *MemberRelease) GetSchemaMax() uint32 {
+	if x != nil {
+		return x.SchemaMax
+	}
+	return 0
+}
+
+func (x *MemberRelease) GetLevel() uint32 {
+	if x != nil {
+		return x.Level
+	}
+	return 0
+}
+
+func (x *MemberRelease) GetObstacle() string {
+	if x != nil {
+		return x.Obstacle
+	}
+	return ""
+}
+
+type FinalizeUpgradeRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *FinalizeUpgradeRequest) Reset() {
+	*x = FinalizeUpgradeRequest{}
+	mi := &file_transport_kmspb_operator_proto_msgTypes[42]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *FinalizeUpgradeRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*FinalizeUpgradeRequest) ProtoMessage() {}
+
+func (x *FinalizeUpgradeRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_transport_kmspb_operator_proto_msgTypes[42]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use FinalizeUpgradeRequest.ProtoReflect.Descriptor instead.
+func (*FinalizeUpgradeRequest) Descriptor() ([]byte, []int) {
+	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{42}
+}
+
+type FinalizeUpgradeResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The level now.
+	Level uint32 `protobuf:"varint,1,opt,name=level,proto3" json:"level,omitempty"`
+	// Whether this call raised it. Otherwise an earlier one had.
+	Raised        bool `protobuf:"varint,2,opt,name=raised,proto3" json:"raised,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *FinalizeUpgradeResponse) Reset() {
+	*x = FinalizeUpgradeResponse{}
+	mi := &file_transport_kmspb_operator_proto_msgTypes[43]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *FinalizeUpgradeResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*FinalizeUpgradeResponse) ProtoMessage() {}
+
+func (x *FinalizeUpgradeResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_transport_kmspb_operator_proto_msgTypes[43]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use FinalizeUpgradeResponse.ProtoReflect.Descriptor instead.
+func (*FinalizeUpgradeResponse) Descriptor() ([]byte, []int) {
+	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{43}
+}
+
+func (x *FinalizeUpgradeResponse) GetLevel() uint32 {
+	if x != nil {
+		return x.Level
+	}
+	return 0
+}
+
+func (x *FinalizeUpgradeResponse) GetRaised() bool {
+	if x != nil {
+		return x.Raised
+	}
+	return false
+}
+
 type MembersRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -2514,7 +2791,7 @@ type MembersRequest struct {
 
 func (x *MembersRequest) Reset() {
 	*x = MembersRequest{}
-	mi := &file_transport_kmspb_operator_proto_msgTypes[39]
+	mi := &file_transport_kmspb_operator_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2526,7 +2803,7 @@ func (x *MembersRequest) String() string {
 func (*MembersRequest) ProtoMessage() {}
 
 func (x *MembersRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_transport_kmspb_operator_proto_msgTypes[39]
+	mi := &file_transport_kmspb_operator_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2539,7 +2816,7 @@ func (x *MembersRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MembersRequest.ProtoReflect.Descriptor instead.
 func (*MembersRequest) Descriptor() ([]byte, []int) {
-	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{39}
+	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{44}
 }
 
 type MembersResponse struct {
@@ -2551,7 +2828,7 @@ type MembersResponse struct {
 
 func (x *MembersResponse) Reset() {
 	*x = MembersResponse{}
-	mi := &file_transport_kmspb_operator_proto_msgTypes[40]
+	mi := &file_transport_kmspb_operator_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2563,7 +2840,7 @@ func (x *MembersResponse) String() string {
 func (*MembersResponse) ProtoMessage() {}
 
 func (x *MembersResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_transport_kmspb_operator_proto_msgTypes[40]
+	mi := &file_transport_kmspb_operator_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2576,7 +2853,7 @@ func (x *MembersResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MembersResponse.ProtoReflect.Descriptor instead.
 func (*MembersResponse) Descriptor() ([]byte, []int) {
-	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{40}
+	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *MembersResponse) GetMembers() []*Member {
@@ -2601,7 +2878,7 @@ type Member struct {
 
 func (x *Member) Reset() {
 	*x = Member{}
-	mi := &file_transport_kmspb_operator_proto_msgTypes[41]
+	mi := &file_transport_kmspb_operator_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2613,7 +2890,7 @@ func (x *Member) String() string {
 func (*Member) ProtoMessage() {}
 
 func (x *Member) ProtoReflect() protoreflect.Message {
-	mi := &file_transport_kmspb_operator_proto_msgTypes[41]
+	mi := &file_transport_kmspb_operator_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2626,7 +2903,7 @@ func (x *Member) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Member.ProtoReflect.Descriptor instead.
 func (*Member) Descriptor() ([]byte, []int) {
-	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{41}
+	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *Member) GetNodeId() string {
@@ -2672,7 +2949,7 @@ type ListCredentialsRequest struct {
 
 func (x *ListCredentialsRequest) Reset() {
 	*x = ListCredentialsRequest{}
-	mi := &file_transport_kmspb_operator_proto_msgTypes[42]
+	mi := &file_transport_kmspb_operator_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2684,7 +2961,7 @@ func (x *ListCredentialsRequest) String() string {
 func (*ListCredentialsRequest) ProtoMessage() {}
 
 func (x *ListCredentialsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_transport_kmspb_operator_proto_msgTypes[42]
+	mi := &file_transport_kmspb_operator_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2697,7 +2974,7 @@ func (x *ListCredentialsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListCredentialsRequest.ProtoReflect.Descriptor instead.
 func (*ListCredentialsRequest) Descriptor() ([]byte, []int) {
-	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{42}
+	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{47}
 }
 
 type ListCredentialsResponse struct {
@@ -2710,7 +2987,7 @@ type ListCredentialsResponse struct {
 
 func (x *ListCredentialsResponse) Reset() {
 	*x = ListCredentialsResponse{}
-	mi := &file_transport_kmspb_operator_proto_msgTypes[43]
+	mi := &file_transport_kmspb_operator_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2722,7 +2999,7 @@ func (x *ListCredentialsResponse) String() string {
 func (*ListCredentialsResponse) ProtoMessage() {}
 
 func (x *ListCredentialsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_transport_kmspb_operator_proto_msgTypes[43]
+	mi := &file_transport_kmspb_operator_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2735,7 +3012,7 @@ func (x *ListCredentialsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListCredentialsResponse.ProtoReflect.Descriptor instead.
 func (*ListCredentialsResponse) Descriptor() ([]byte, []int) {
-	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{43}
+	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *ListCredentialsResponse) GetCredentials() []*Credential {
@@ -2763,7 +3040,7 @@ type Credential struct {
 
 func (x *Credential) Reset() {
 	*x = Credential{}
-	mi := &file_transport_kmspb_operator_proto_msgTypes[44]
+	mi := &file_transport_kmspb_operator_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2775,7 +3052,7 @@ func (x *Credential) String() string {
 func (*Credential) ProtoMessage() {}
 
 func (x *Credential) ProtoReflect() protoreflect.Message {
-	mi := &file_transport_kmspb_operator_proto_msgTypes[44]
+	mi := &file_transport_kmspb_operator_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2788,7 +3065,7 @@ func (x *Credential) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Credential.ProtoReflect.Descriptor instead.
 func (*Credential) Descriptor() ([]byte, []int) {
-	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{44}
+	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *Credential) GetId() string {
@@ -2836,7 +3113,7 @@ type CreateAccessKeyRequest struct {
 
 func (x *CreateAccessKeyRequest) Reset() {
 	*x = CreateAccessKeyRequest{}
-	mi := &file_transport_kmspb_operator_proto_msgTypes[45]
+	mi := &file_transport_kmspb_operator_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2848,7 +3125,7 @@ func (x *CreateAccessKeyRequest) String() string {
 func (*CreateAccessKeyRequest) ProtoMessage() {}
 
 func (x *CreateAccessKeyRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_transport_kmspb_operator_proto_msgTypes[45]
+	mi := &file_transport_kmspb_operator_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2861,7 +3138,7 @@ func (x *CreateAccessKeyRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateAccessKeyRequest.ProtoReflect.Descriptor instead.
 func (*CreateAccessKeyRequest) Descriptor() ([]byte, []int) {
-	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{45}
+	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *CreateAccessKeyRequest) GetAnswerKey() []byte {
@@ -2884,7 +3161,7 @@ type CreateAccessKeyResponse struct {
 
 func (x *CreateAccessKeyResponse) Reset() {
 	*x = CreateAccessKeyResponse{}
-	mi := &file_transport_kmspb_operator_proto_msgTypes[46]
+	mi := &file_transport_kmspb_operator_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2896,7 +3173,7 @@ func (x *CreateAccessKeyResponse) String() string {
 func (*CreateAccessKeyResponse) ProtoMessage() {}
 
 func (x *CreateAccessKeyResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_transport_kmspb_operator_proto_msgTypes[46]
+	mi := &file_transport_kmspb_operator_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2909,7 +3186,7 @@ func (x *CreateAccessKeyResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateAccessKeyResponse.ProtoReflect.Descriptor instead.
 func (*CreateAccessKeyResponse) Descriptor() ([]byte, []int) {
-	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{46}
+	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{51}
 }
 
 func (x *CreateAccessKeyResponse) GetAccessKeyId() string {
@@ -2938,7 +3215,7 @@ type CreateAccountRequest struct {
 
 func (x *CreateAccountRequest) Reset() {
 	*x = CreateAccountRequest{}
-	mi := &file_transport_kmspb_operator_proto_msgTypes[47]
+	mi := &file_transport_kmspb_operator_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2950,7 +3227,7 @@ func (x *CreateAccountRequest) String() string {
 func (*CreateAccountRequest) ProtoMessage() {}
 
 func (x *CreateAccountRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_transport_kmspb_operator_proto_msgTypes[47]
+	mi := &file_transport_kmspb_operator_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2963,7 +3240,7 @@ func (x *CreateAccountRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateAccountRequest.ProtoReflect.Descriptor instead.
 func (*CreateAccountRequest) Descriptor() ([]byte, []int) {
-	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{47}
+	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{52}
 }
 
 func (x *CreateAccountRequest) GetAccount() string {
@@ -2998,7 +3275,7 @@ type CreateAccountResponse struct {
 
 func (x *CreateAccountResponse) Reset() {
 	*x = CreateAccountResponse{}
-	mi := &file_transport_kmspb_operator_proto_msgTypes[48]
+	mi := &file_transport_kmspb_operator_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3010,7 +3287,7 @@ func (x *CreateAccountResponse) String() string {
 func (*CreateAccountResponse) ProtoMessage() {}
 
 func (x *CreateAccountResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_transport_kmspb_operator_proto_msgTypes[48]
+	mi := &file_transport_kmspb_operator_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3023,7 +3300,7 @@ func (x *CreateAccountResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateAccountResponse.ProtoReflect.Descriptor instead.
 func (*CreateAccountResponse) Descriptor() ([]byte, []int) {
-	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{48}
+	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{53}
 }
 
 func (x *CreateAccountResponse) GetAccessKeyId() string {
@@ -3048,7 +3325,7 @@ type ListAccountsRequest struct {
 
 func (x *ListAccountsRequest) Reset() {
 	*x = ListAccountsRequest{}
-	mi := &file_transport_kmspb_operator_proto_msgTypes[49]
+	mi := &file_transport_kmspb_operator_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3060,7 +3337,7 @@ func (x *ListAccountsRequest) String() string {
 func (*ListAccountsRequest) ProtoMessage() {}
 
 func (x *ListAccountsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_transport_kmspb_operator_proto_msgTypes[49]
+	mi := &file_transport_kmspb_operator_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3073,7 +3350,7 @@ func (x *ListAccountsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListAccountsRequest.ProtoReflect.Descriptor instead.
 func (*ListAccountsRequest) Descriptor() ([]byte, []int) {
-	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{49}
+	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{54}
 }
 
 type ListAccountsResponse struct {
@@ -3085,7 +3362,7 @@ type ListAccountsResponse struct {
 
 func (x *ListAccountsResponse) Reset() {
 	*x = ListAccountsResponse{}
-	mi := &file_transport_kmspb_operator_proto_msgTypes[50]
+	mi := &file_transport_kmspb_operator_proto_msgTypes[55]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3097,7 +3374,7 @@ func (x *ListAccountsResponse) String() string {
 func (*ListAccountsResponse) ProtoMessage() {}
 
 func (x *ListAccountsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_transport_kmspb_operator_proto_msgTypes[50]
+	mi := &file_transport_kmspb_operator_proto_msgTypes[55]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3110,7 +3387,7 @@ func (x *ListAccountsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListAccountsResponse.ProtoReflect.Descriptor instead.
 func (*ListAccountsResponse) Descriptor() ([]byte, []int) {
-	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{50}
+	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{55}
 }
 
 func (x *ListAccountsResponse) GetAccounts() []*AccountInfo {
@@ -3132,7 +3409,7 @@ type AccountInfo struct {
 
 func (x *AccountInfo) Reset() {
 	*x = AccountInfo{}
-	mi := &file_transport_kmspb_operator_proto_msgTypes[51]
+	mi := &file_transport_kmspb_operator_proto_msgTypes[56]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3144,7 +3421,7 @@ func (x *AccountInfo) String() string {
 func (*AccountInfo) ProtoMessage() {}
 
 func (x *AccountInfo) ProtoReflect() protoreflect.Message {
-	mi := &file_transport_kmspb_operator_proto_msgTypes[51]
+	mi := &file_transport_kmspb_operator_proto_msgTypes[56]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3157,7 +3434,7 @@ func (x *AccountInfo) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AccountInfo.ProtoReflect.Descriptor instead.
 func (*AccountInfo) Descriptor() ([]byte, []int) {
-	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{51}
+	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{56}
 }
 
 func (x *AccountInfo) GetAccount() string {
@@ -3197,7 +3474,7 @@ type DeleteCredentialRequest struct {
 
 func (x *DeleteCredentialRequest) Reset() {
 	*x = DeleteCredentialRequest{}
-	mi := &file_transport_kmspb_operator_proto_msgTypes[52]
+	mi := &file_transport_kmspb_operator_proto_msgTypes[57]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3209,7 +3486,7 @@ func (x *DeleteCredentialRequest) String() string {
 func (*DeleteCredentialRequest) ProtoMessage() {}
 
 func (x *DeleteCredentialRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_transport_kmspb_operator_proto_msgTypes[52]
+	mi := &file_transport_kmspb_operator_proto_msgTypes[57]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3222,7 +3499,7 @@ func (x *DeleteCredentialRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteCredentialRequest.ProtoReflect.Descriptor instead.
 func (*DeleteCredentialRequest) Descriptor() ([]byte, []int) {
-	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{52}
+	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{57}
 }
 
 func (x *DeleteCredentialRequest) GetId() string {
@@ -3240,7 +3517,7 @@ type DeleteCredentialResponse struct {
 
 func (x *DeleteCredentialResponse) Reset() {
 	*x = DeleteCredentialResponse{}
-	mi := &file_transport_kmspb_operator_proto_msgTypes[53]
+	mi := &file_transport_kmspb_operator_proto_msgTypes[58]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3252,7 +3529,7 @@ func (x *DeleteCredentialResponse) String() string {
 func (*DeleteCredentialResponse) ProtoMessage() {}
 
 func (x *DeleteCredentialResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_transport_kmspb_operator_proto_msgTypes[53]
+	mi := &file_transport_kmspb_operator_proto_msgTypes[58]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3265,7 +3542,7 @@ func (x *DeleteCredentialResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteCredentialResponse.ProtoReflect.Descriptor instead.
 func (*DeleteCredentialResponse) Descriptor() ([]byte, []int) {
-	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{53}
+	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{58}
 }
 
 type RevokeSessionsRequest struct {
@@ -3276,7 +3553,7 @@ type RevokeSessionsRequest struct {
 
 func (x *RevokeSessionsRequest) Reset() {
 	*x = RevokeSessionsRequest{}
-	mi := &file_transport_kmspb_operator_proto_msgTypes[54]
+	mi := &file_transport_kmspb_operator_proto_msgTypes[59]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3288,7 +3565,7 @@ func (x *RevokeSessionsRequest) String() string {
 func (*RevokeSessionsRequest) ProtoMessage() {}
 
 func (x *RevokeSessionsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_transport_kmspb_operator_proto_msgTypes[54]
+	mi := &file_transport_kmspb_operator_proto_msgTypes[59]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3301,7 +3578,7 @@ func (x *RevokeSessionsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RevokeSessionsRequest.ProtoReflect.Descriptor instead.
 func (*RevokeSessionsRequest) Descriptor() ([]byte, []int) {
-	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{54}
+	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{59}
 }
 
 type RevokeSessionsResponse struct {
@@ -3312,7 +3589,7 @@ type RevokeSessionsResponse struct {
 
 func (x *RevokeSessionsResponse) Reset() {
 	*x = RevokeSessionsResponse{}
-	mi := &file_transport_kmspb_operator_proto_msgTypes[55]
+	mi := &file_transport_kmspb_operator_proto_msgTypes[60]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3324,7 +3601,7 @@ func (x *RevokeSessionsResponse) String() string {
 func (*RevokeSessionsResponse) ProtoMessage() {}
 
 func (x *RevokeSessionsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_transport_kmspb_operator_proto_msgTypes[55]
+	mi := &file_transport_kmspb_operator_proto_msgTypes[60]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3337,7 +3614,7 @@ func (x *RevokeSessionsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RevokeSessionsResponse.ProtoReflect.Descriptor instead.
 func (*RevokeSessionsResponse) Descriptor() ([]byte, []int) {
-	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{55}
+	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{60}
 }
 
 var File_transport_kmspb_operator_proto protoreflect.FileDescriptor
@@ -3531,7 +3808,25 @@ const file_transport_kmspb_operator_proto_rawDesc = "" +
 	"\x04json\x18\x02 \x01(\tR\x04json\x12\x1e\n" +
 	"\n" +
 	"unopenable\x18\x03 \x01(\bR\n" +
-	"unopenable\"\x10\n" +
+	"unopenable\"\x16\n" +
+	"\x14UpgradeStatusRequest\"s\n" +
+	"\x15UpgradeStatusResponse\x12\x14\n" +
+	"\x05level\x18\x01 \x01(\rR\x05level\x12\x0e\n" +
+	"\x02to\x18\x02 \x01(\rR\x02to\x124\n" +
+	"\amembers\x18\x03 \x03(\v2\x1a.conclave.v1.MemberReleaseR\amembers\"\xb2\x01\n" +
+	"\rMemberRelease\x12\x17\n" +
+	"\anode_id\x18\x01 \x01(\tR\x06nodeId\x12\x18\n" +
+	"\arelease\x18\x02 \x01(\tR\arelease\x12\x1d\n" +
+	"\n" +
+	"schema_min\x18\x03 \x01(\rR\tschemaMin\x12\x1d\n" +
+	"\n" +
+	"schema_max\x18\x04 \x01(\rR\tschemaMax\x12\x14\n" +
+	"\x05level\x18\x05 \x01(\rR\x05level\x12\x1a\n" +
+	"\bobstacle\x18\x06 \x01(\tR\bobstacle\"\x18\n" +
+	"\x16FinalizeUpgradeRequest\"G\n" +
+	"\x17FinalizeUpgradeResponse\x12\x14\n" +
+	"\x05level\x18\x01 \x01(\rR\x05level\x12\x16\n" +
+	"\x06raised\x18\x02 \x01(\bR\x06raised\"\x10\n" +
 	"\x0eMembersRequest\"@\n" +
 	"\x0fMembersResponse\x12-\n" +
 	"\amembers\x18\x01 \x03(\v2\x13.conclave.v1.MemberR\amembers\"\xa7\x01\n" +
@@ -3603,9 +3898,11 @@ const file_transport_kmspb_operator_proto_rawDesc = "" +
 	"\x06Create\x12!.conclave.v1.CreateAccountRequest\x1a\".conclave.v1.CreateAccountResponse\x12K\n" +
 	"\x04List\x12 .conclave.v1.ListAccountsRequest\x1a!.conclave.v1.ListAccountsResponse2P\n" +
 	"\x05Audit\x12G\n" +
-	"\x04Read\x12\x1d.conclave.v1.ReadAuditRequest\x1a\x1e.conclave.v1.ReadAuditResponse0\x012O\n" +
+	"\x04Read\x12\x1d.conclave.v1.ReadAuditRequest\x1a\x1e.conclave.v1.ReadAuditResponse0\x012\x85\x02\n" +
 	"\aCluster\x12D\n" +
-	"\aMembers\x12\x1b.conclave.v1.MembersRequest\x1a\x1c.conclave.v1.MembersResponseB1Z/github.com/conclavekms/conclave/transport/kmspbb\x06proto3"
+	"\aMembers\x12\x1b.conclave.v1.MembersRequest\x1a\x1c.conclave.v1.MembersResponse\x12V\n" +
+	"\rUpgradeStatus\x12!.conclave.v1.UpgradeStatusRequest\x1a\".conclave.v1.UpgradeStatusResponse\x12\\\n" +
+	"\x0fFinalizeUpgrade\x12#.conclave.v1.FinalizeUpgradeRequest\x1a$.conclave.v1.FinalizeUpgradeResponseB1Z/github.com/conclavekms/conclave/transport/kmspbb\x06proto3"
 
 var (
 	file_transport_kmspb_operator_proto_rawDescOnce sync.Once
@@ -3619,7 +3916,7 @@ func file_transport_kmspb_operator_proto_rawDescGZIP() []byte {
 	return file_transport_kmspb_operator_proto_rawDescData
 }
 
-var file_transport_kmspb_operator_proto_msgTypes = make([]protoimpl.MessageInfo, 56)
+var file_transport_kmspb_operator_proto_msgTypes = make([]protoimpl.MessageInfo, 61)
 var file_transport_kmspb_operator_proto_goTypes = []any{
 	(*SealState)(nil),                     // 0: conclave.v1.SealState
 	(*Ceremony)(nil),                      // 1: conclave.v1.Ceremony
@@ -3660,38 +3957,43 @@ var file_transport_kmspb_operator_proto_goTypes = []any{
 	(*CreateSessionResponse)(nil),         // 36: conclave.v1.CreateSessionResponse
 	(*ReadAuditRequest)(nil),              // 37: conclave.v1.ReadAuditRequest
 	(*ReadAuditResponse)(nil),             // 38: conclave.v1.ReadAuditResponse
-	(*MembersRequest)(nil),                // 39: conclave.v1.MembersRequest
-	(*MembersResponse)(nil),               // 40: conclave.v1.MembersResponse
-	(*Member)(nil),                        // 41: conclave.v1.Member
-	(*ListCredentialsRequest)(nil),        // 42: conclave.v1.ListCredentialsRequest
-	(*ListCredentialsResponse)(nil),       // 43: conclave.v1.ListCredentialsResponse
-	(*Credential)(nil),                    // 44: conclave.v1.Credential
-	(*CreateAccessKeyRequest)(nil),        // 45: conclave.v1.CreateAccessKeyRequest
-	(*CreateAccessKeyResponse)(nil),       // 46: conclave.v1.CreateAccessKeyResponse
-	(*CreateAccountRequest)(nil),          // 47: conclave.v1.CreateAccountRequest
-	(*CreateAccountResponse)(nil),         // 48: conclave.v1.CreateAccountResponse
-	(*ListAccountsRequest)(nil),           // 49: conclave.v1.ListAccountsRequest
-	(*ListAccountsResponse)(nil),          // 50: conclave.v1.ListAccountsResponse
-	(*AccountInfo)(nil),                   // 51: conclave.v1.AccountInfo
-	(*DeleteCredentialRequest)(nil),       // 52: conclave.v1.DeleteCredentialRequest
-	(*DeleteCredentialResponse)(nil),      // 53: conclave.v1.DeleteCredentialResponse
-	(*RevokeSessionsRequest)(nil),         // 54: conclave.v1.RevokeSessionsRequest
-	(*RevokeSessionsResponse)(nil),        // 55: conclave.v1.RevokeSessionsResponse
-	(*timestamppb.Timestamp)(nil),         // 56: google.protobuf.Timestamp
-	(*ErrorDetail)(nil),                   // 57: conclave.v1.ErrorDetail
-	(*durationpb.Duration)(nil),           // 58: google.protobuf.Duration
+	(*UpgradeStatusRequest)(nil),          // 39: conclave.v1.UpgradeStatusRequest
+	(*UpgradeStatusResponse)(nil),         // 40: conclave.v1.UpgradeStatusResponse
+	(*MemberRelease)(nil),                 // 41: conclave.v1.MemberRelease
+	(*FinalizeUpgradeRequest)(nil),        // 42: conclave.v1.FinalizeUpgradeRequest
+	(*FinalizeUpgradeResponse)(nil),       // 43: conclave.v1.FinalizeUpgradeResponse
+	(*MembersRequest)(nil),                // 44: conclave.v1.MembersRequest
+	(*MembersResponse)(nil),               // 45: conclave.v1.MembersResponse
+	(*Member)(nil),                        // 46: conclave.v1.Member
+	(*ListCredentialsRequest)(nil),        // 47: conclave.v1.ListCredentialsRequest
+	(*ListCredentialsResponse)(nil),       // 48: conclave.v1.ListCredentialsResponse
+	(*Credential)(nil),                    // 49: conclave.v1.Credential
+	(*CreateAccessKeyRequest)(nil),        // 50: conclave.v1.CreateAccessKeyRequest
+	(*CreateAccessKeyResponse)(nil),       // 51: conclave.v1.CreateAccessKeyResponse
+	(*CreateAccountRequest)(nil),          // 52: conclave.v1.CreateAccountRequest
+	(*CreateAccountResponse)(nil),         // 53: conclave.v1.CreateAccountResponse
+	(*ListAccountsRequest)(nil),           // 54: conclave.v1.ListAccountsRequest
+	(*ListAccountsResponse)(nil),          // 55: conclave.v1.ListAccountsResponse
+	(*AccountInfo)(nil),                   // 56: conclave.v1.AccountInfo
+	(*DeleteCredentialRequest)(nil),       // 57: conclave.v1.DeleteCredentialRequest
+	(*DeleteCredentialResponse)(nil),      // 58: conclave.v1.DeleteCredentialResponse
+	(*RevokeSessionsRequest)(nil),         // 59: conclave.v1.RevokeSessionsRequest
+	(*RevokeSessionsResponse)(nil),        // 60: conclave.v1.RevokeSessionsResponse
+	(*timestamppb.Timestamp)(nil),         // 61: google.protobuf.Timestamp
+	(*ErrorDetail)(nil),                   // 62: conclave.v1.ErrorDetail
+	(*durationpb.Duration)(nil),           // 63: google.protobuf.Duration
 }
 var file_transport_kmspb_operator_proto_depIdxs = []int32{
 	1,  // 0: conclave.v1.SealState.ceremony:type_name -> conclave.v1.Ceremony
-	56, // 1: conclave.v1.Ceremony.began:type_name -> google.protobuf.Timestamp
-	56, // 2: conclave.v1.Ceremony.expires:type_name -> google.protobuf.Timestamp
+	61, // 1: conclave.v1.Ceremony.began:type_name -> google.protobuf.Timestamp
+	61, // 2: conclave.v1.Ceremony.expires:type_name -> google.protobuf.Timestamp
 	0,  // 3: conclave.v1.StatusResponse.seal:type_name -> conclave.v1.SealState
 	5,  // 4: conclave.v1.StatusResponse.raft:type_name -> conclave.v1.RaftStatus
-	56, // 5: conclave.v1.StatusResponse.cluster_time:type_name -> google.protobuf.Timestamp
+	61, // 5: conclave.v1.StatusResponse.cluster_time:type_name -> google.protobuf.Timestamp
 	6,  // 6: conclave.v1.StatusResponse.audit:type_name -> conclave.v1.AuditStatus
 	7,  // 7: conclave.v1.StatusResponse.addresses:type_name -> conclave.v1.Addresses
 	4,  // 8: conclave.v1.StatusResponse.crls:type_name -> conclave.v1.CRL
-	57, // 9: conclave.v1.NodeStatus.error:type_name -> conclave.v1.ErrorDetail
+	62, // 9: conclave.v1.NodeStatus.error:type_name -> conclave.v1.ErrorDetail
 	0,  // 10: conclave.v1.NodeStatus.seal:type_name -> conclave.v1.SealState
 	4,  // 11: conclave.v1.NodeStatus.crls:type_name -> conclave.v1.CRL
 	8,  // 12: conclave.v1.SubmitShareResponse.node:type_name -> conclave.v1.NodeStatus
@@ -3699,70 +4001,75 @@ var file_transport_kmspb_operator_proto_depIdxs = []int32{
 	8,  // 14: conclave.v1.SealResponse.node:type_name -> conclave.v1.NodeStatus
 	8,  // 15: conclave.v1.NodeReport.nodes:type_name -> conclave.v1.NodeStatus
 	8,  // 16: conclave.v1.InstallCRLResponse.node:type_name -> conclave.v1.NodeStatus
-	58, // 17: conclave.v1.BreakGlass.duration:type_name -> google.protobuf.Duration
-	56, // 18: conclave.v1.BreakGlass.began:type_name -> google.protobuf.Timestamp
-	56, // 19: conclave.v1.BreakGlass.expires:type_name -> google.protobuf.Timestamp
-	58, // 20: conclave.v1.BeginBreakGlassRequest.duration:type_name -> google.protobuf.Duration
+	63, // 17: conclave.v1.BreakGlass.duration:type_name -> google.protobuf.Duration
+	61, // 18: conclave.v1.BreakGlass.began:type_name -> google.protobuf.Timestamp
+	61, // 19: conclave.v1.BreakGlass.expires:type_name -> google.protobuf.Timestamp
+	63, // 20: conclave.v1.BeginBreakGlassRequest.duration:type_name -> google.protobuf.Duration
 	25, // 21: conclave.v1.BeginBreakGlassResponse.ceremony:type_name -> conclave.v1.BreakGlass
 	25, // 22: conclave.v1.GetBreakGlassResponse.ceremony:type_name -> conclave.v1.BreakGlass
 	25, // 23: conclave.v1.SubmitBreakGlassShareResponse.ceremony:type_name -> conclave.v1.BreakGlass
 	32, // 24: conclave.v1.SubmitBreakGlassShareResponse.key:type_name -> conclave.v1.BreakGlassKey
-	56, // 25: conclave.v1.BreakGlassKey.expires:type_name -> google.protobuf.Timestamp
-	56, // 26: conclave.v1.CreateSessionResponse.expires:type_name -> google.protobuf.Timestamp
-	41, // 27: conclave.v1.MembersResponse.members:type_name -> conclave.v1.Member
-	7,  // 28: conclave.v1.Member.addresses:type_name -> conclave.v1.Addresses
-	44, // 29: conclave.v1.ListCredentialsResponse.credentials:type_name -> conclave.v1.Credential
-	56, // 30: conclave.v1.Credential.created:type_name -> google.protobuf.Timestamp
-	56, // 31: conclave.v1.Credential.expires:type_name -> google.protobuf.Timestamp
-	51, // 32: conclave.v1.ListAccountsResponse.accounts:type_name -> conclave.v1.AccountInfo
-	56, // 33: conclave.v1.AccountInfo.created:type_name -> google.protobuf.Timestamp
-	2,  // 34: conclave.v1.Operator.Status:input_type -> conclave.v1.StatusRequest
-	9,  // 35: conclave.v1.Operator.Init:input_type -> conclave.v1.InitRequest
-	12, // 36: conclave.v1.Operator.Challenge:input_type -> conclave.v1.ChallengeRequest
-	14, // 37: conclave.v1.Operator.SubmitShare:input_type -> conclave.v1.SubmitShareRequest
-	16, // 38: conclave.v1.Operator.ResetShares:input_type -> conclave.v1.ResetSharesRequest
-	18, // 39: conclave.v1.Operator.Seal:input_type -> conclave.v1.SealRequest
-	21, // 40: conclave.v1.Operator.ConfirmTime:input_type -> conclave.v1.ConfirmTimeRequest
-	23, // 41: conclave.v1.Operator.InstallCRL:input_type -> conclave.v1.InstallCRLRequest
-	26, // 42: conclave.v1.Operator.BeginBreakGlass:input_type -> conclave.v1.BeginBreakGlassRequest
-	28, // 43: conclave.v1.Operator.GetBreakGlass:input_type -> conclave.v1.GetBreakGlassRequest
-	30, // 44: conclave.v1.Operator.SubmitBreakGlassShare:input_type -> conclave.v1.SubmitBreakGlassShareRequest
-	33, // 45: conclave.v1.Operator.CancelBreakGlass:input_type -> conclave.v1.CancelBreakGlassRequest
-	35, // 46: conclave.v1.Session.Create:input_type -> conclave.v1.CreateSessionRequest
-	42, // 47: conclave.v1.Credentials.List:input_type -> conclave.v1.ListCredentialsRequest
-	45, // 48: conclave.v1.Credentials.CreateAccessKey:input_type -> conclave.v1.CreateAccessKeyRequest
-	52, // 49: conclave.v1.Credentials.Delete:input_type -> conclave.v1.DeleteCredentialRequest
-	54, // 50: conclave.v1.Credentials.RevokeSessions:input_type -> conclave.v1.RevokeSessionsRequest
-	47, // 51: conclave.v1.Accounts.Create:input_type -> conclave.v1.CreateAccountRequest
-	49, // 52: conclave.v1.Accounts.List:input_type -> conclave.v1.ListAccountsRequest
-	37, // 53: conclave.v1.Audit.Read:input_type -> conclave.v1.ReadAuditRequest
-	39, // 54: conclave.v1.Cluster.Members:input_type -> conclave.v1.MembersRequest
-	3,  // 55: conclave.v1.Operator.Status:output_type -> conclave.v1.StatusResponse
-	10, // 56: conclave.v1.Operator.Init:output_type -> conclave.v1.InitResponse
-	13, // 57: conclave.v1.Operator.Challenge:output_type -> conclave.v1.ChallengeResponse
-	15, // 58: conclave.v1.Operator.SubmitShare:output_type -> conclave.v1.SubmitShareResponse
-	17, // 59: conclave.v1.Operator.ResetShares:output_type -> conclave.v1.ResetSharesResponse
-	19, // 60: conclave.v1.Operator.Seal:output_type -> conclave.v1.SealResponse
-	22, // 61: conclave.v1.Operator.ConfirmTime:output_type -> conclave.v1.ConfirmTimeResponse
-	24, // 62: conclave.v1.Operator.InstallCRL:output_type -> conclave.v1.InstallCRLResponse
-	27, // 63: conclave.v1.Operator.BeginBreakGlass:output_type -> conclave.v1.BeginBreakGlassResponse
-	29, // 64: conclave.v1.Operator.GetBreakGlass:output_type -> conclave.v1.GetBreakGlassResponse
-	31, // 65: conclave.v1.Operator.SubmitBreakGlassShare:output_type -> conclave.v1.SubmitBreakGlassShareResponse
-	34, // 66: conclave.v1.Operator.CancelBreakGlass:output_type -> conclave.v1.CancelBreakGlassResponse
-	36, // 67: conclave.v1.Session.Create:output_type -> conclave.v1.CreateSessionResponse
-	43, // 68: conclave.v1.Credentials.List:output_type -> conclave.v1.ListCredentialsResponse
-	46, // 69: conclave.v1.Credentials.CreateAccessKey:output_type -> conclave.v1.CreateAccessKeyResponse
-	53, // 70: conclave.v1.Credentials.Delete:output_type -> conclave.v1.DeleteCredentialResponse
-	55, // 71: conclave.v1.Credentials.RevokeSessions:output_type -> conclave.v1.RevokeSessionsResponse
-	48, // 72: conclave.v1.Accounts.Create:output_type -> conclave.v1.CreateAccountResponse
-	50, // 73: conclave.v1.Accounts.List:output_type -> conclave.v1.ListAccountsResponse
-	38, // 74: conclave.v1.Audit.Read:output_type -> conclave.v1.ReadAuditResponse
-	40, // 75: conclave.v1.Cluster.Members:output_type -> conclave.v1.MembersResponse
-	55, // [55:76] is the sub-list for method output_type
-	34, // [34:55] is the sub-list for method input_type
-	34, // [34:34] is the sub-list for extension type_name
-	34, // [34:34] is the sub-list for extension extendee
-	0,  // [0:34] is the sub-list for field type_name
+	61, // 25: conclave.v1.BreakGlassKey.expires:type_name -> google.protobuf.Timestamp
+	61, // 26: conclave.v1.CreateSessionResponse.expires:type_name -> google.protobuf.Timestamp
+	41, // 27: conclave.v1.UpgradeStatusResponse.members:type_name -> conclave.v1.MemberRelease
+	46, // 28: conclave.v1.MembersResponse.members:type_name -> conclave.v1.Member
+	7,  // 29: conclave.v1.Member.addresses:type_name -> conclave.v1.Addresses
+	49, // 30: conclave.v1.ListCredentialsResponse.credentials:type_name -> conclave.v1.Credential
+	61, // 31: conclave.v1.Credential.created:type_name -> google.protobuf.Timestamp
+	61, // 32: conclave.v1.Credential.expires:type_name -> google.protobuf.Timestamp
+	56, // 33: conclave.v1.ListAccountsResponse.accounts:type_name -> conclave.v1.AccountInfo
+	61, // 34: conclave.v1.AccountInfo.created:type_name -> google.protobuf.Timestamp
+	2,  // 35: conclave.v1.Operator.Status:input_type -> conclave.v1.StatusRequest
+	9,  // 36: conclave.v1.Operator.Init:input_type -> conclave.v1.InitRequest
+	12, // 37: conclave.v1.Operator.Challenge:input_type -> conclave.v1.ChallengeRequest
+	14, // 38: conclave.v1.Operator.SubmitShare:input_type -> conclave.v1.SubmitShareRequest
+	16, // 39: conclave.v1.Operator.ResetShares:input_type -> conclave.v1.ResetSharesRequest
+	18, // 40: conclave.v1.Operator.Seal:input_type -> conclave.v1.SealRequest
+	21, // 41: conclave.v1.Operator.ConfirmTime:input_type -> conclave.v1.ConfirmTimeRequest
+	23, // 42: conclave.v1.Operator.InstallCRL:input_type -> conclave.v1.InstallCRLRequest
+	26, // 43: conclave.v1.Operator.BeginBreakGlass:input_type -> conclave.v1.BeginBreakGlassRequest
+	28, // 44: conclave.v1.Operator.GetBreakGlass:input_type -> conclave.v1.GetBreakGlassRequest
+	30, // 45: conclave.v1.Operator.SubmitBreakGlassShare:input_type -> conclave.v1.SubmitBreakGlassShareRequest
+	33, // 46: conclave.v1.Operator.CancelBreakGlass:input_type -> conclave.v1.CancelBreakGlassRequest
+	35, // 47: conclave.v1.Session.Create:input_type -> conclave.v1.CreateSessionRequest
+	47, // 48: conclave.v1.Credentials.List:input_type -> conclave.v1.ListCredentialsRequest
+	50, // 49: conclave.v1.Credentials.CreateAccessKey:input_type -> conclave.v1.CreateAccessKeyRequest
+	57, // 50: conclave.v1.Credentials.Delete:input_type -> conclave.v1.DeleteCredentialRequest
+	59, // 51: conclave.v1.Credentials.RevokeSessions:input_type -> conclave.v1.RevokeSessionsRequest
+	52, // 52: conclave.v1.Accounts.Create:input_type -> conclave.v1.CreateAccountRequest
+	54, // 53: conclave.v1.Accounts.List:input_type -> conclave.v1.ListAccountsRequest
+	37, // 54: conclave.v1.Audit.Read:input_type -> conclave.v1.ReadAuditRequest
+	44, // 55: conclave.v1.Cluster.Members:input_type -> conclave.v1.MembersRequest
+	39, // 56: conclave.v1.Cluster.UpgradeStatus:input_type -> conclave.v1.UpgradeStatusRequest
+	42, // 57: conclave.v1.Cluster.FinalizeUpgrade:input_type -> conclave.v1.FinalizeUpgradeRequest
+	3,  // 58: conclave.v1.Operator.Status:output_type -> conclave.v1.StatusResponse
+	10, // 59: conclave.v1.Operator.Init:output_type -> conclave.v1.InitResponse
+	13, // 60: conclave.v1.Operator.Challenge:output_type -> conclave.v1.ChallengeResponse
+	15, // 61: conclave.v1.Operator.SubmitShare:output_type -> conclave.v1.SubmitShareResponse
+	17, // 62: conclave.v1.Operator.ResetShares:output_type -> conclave.v1.ResetSharesResponse
+	19, // 63: conclave.v1.Operator.Seal:output_type -> conclave.v1.SealResponse
+	22, // 64: conclave.v1.Operator.ConfirmTime:output_type -> conclave.v1.ConfirmTimeResponse
+	24, // 65: conclave.v1.Operator.InstallCRL:output_type -> conclave.v1.InstallCRLResponse
+	27, // 66: conclave.v1.Operator.BeginBreakGlass:output_type -> conclave.v1.BeginBreakGlassResponse
+	29, // 67: conclave.v1.Operator.GetBreakGlass:output_type -> conclave.v1.GetBreakGlassResponse
+	31, // 68: conclave.v1.Operator.SubmitBreakGlassShare:output_type -> conclave.v1.SubmitBreakGlassShareResponse
+	34, // 69: conclave.v1.Operator.CancelBreakGlass:output_type -> conclave.v1.CancelBreakGlassResponse
+	36, // 70: conclave.v1.Session.Create:output_type -> conclave.v1.CreateSessionResponse
+	48, // 71: conclave.v1.Credentials.List:output_type -> conclave.v1.ListCredentialsResponse
+	51, // 72: conclave.v1.Credentials.CreateAccessKey:output_type -> conclave.v1.CreateAccessKeyResponse
+	58, // 73: conclave.v1.Credentials.Delete:output_type -> conclave.v1.DeleteCredentialResponse
+	60, // 74: conclave.v1.Credentials.RevokeSessions:output_type -> conclave.v1.RevokeSessionsResponse
+	53, // 75: conclave.v1.Accounts.Create:output_type -> conclave.v1.CreateAccountResponse
+	55, // 76: conclave.v1.Accounts.List:output_type -> conclave.v1.ListAccountsResponse
+	38, // 77: conclave.v1.Audit.Read:output_type -> conclave.v1.ReadAuditResponse
+	45, // 78: conclave.v1.Cluster.Members:output_type -> conclave.v1.MembersResponse
+	40, // 79: conclave.v1.Cluster.UpgradeStatus:output_type -> conclave.v1.UpgradeStatusResponse
+	43, // 80: conclave.v1.Cluster.FinalizeUpgrade:output_type -> conclave.v1.FinalizeUpgradeResponse
+	58, // [58:81] is the sub-list for method output_type
+	35, // [35:58] is the sub-list for method input_type
+	35, // [35:35] is the sub-list for extension type_name
+	35, // [35:35] is the sub-list for extension extendee
+	0,  // [0:35] is the sub-list for field type_name
 }
 
 func init() { file_transport_kmspb_operator_proto_init() }
@@ -3777,7 +4084,7 @@ func file_transport_kmspb_operator_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_transport_kmspb_operator_proto_rawDesc), len(file_transport_kmspb_operator_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   56,
+			NumMessages:   61,
 			NumExtensions: 0,
 			NumServices:   6,
 		},

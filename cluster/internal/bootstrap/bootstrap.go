@@ -15,6 +15,7 @@ import (
 	"github.com/conclavekms/conclave/cluster/clusterpb"
 	"github.com/conclavekms/conclave/cluster/internal/commit"
 	"github.com/conclavekms/conclave/fsm"
+	"github.com/conclavekms/conclave/fsm/level"
 	"github.com/conclavekms/conclave/fsm/origin"
 )
 
@@ -26,6 +27,7 @@ type Config struct {
 	Peers       map[string]string // the peer addresses of the first nodes, this one included
 	Expect      int               // how many first nodes bootstrap the cluster; see cluster.Config
 	Release     string            // for display
+	Known       level.Range       // the schemas that it reads
 	Incarnation uint64            // of this start
 	// Joined is the path of the file that records that the node had Raft state; empty if it
 	// does not.

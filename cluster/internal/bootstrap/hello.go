@@ -39,7 +39,10 @@ func (j *Joiner) firstNodes() []string {
 func (j *Joiner) Answer(ctx context.Context, r *clusterpb.HelloRequest) (*clusterpb.HelloResponse, error) {
 	a := &clusterpb.HelloResponse{
 		Node: j.cfg.Node, Bootstrap: j.firstNodes(), Version: j.cfg.Release,
-		SchemaMin: wire.SchemaMin, SchemaMax: wire.SchemaMax,
+		SchemaMin: j.cfg.Known.Oldest, SchemaMax: j.cfg.Known.Newest, Level: j.cfg.State().Level(),
+	}
+	if err := j.refuse(r, a.Level); err != nil {
+		return nil, err
 	}
 	var err error
 	if a.Formed, err = j.cfg.Disk.hasState(); err != nil {
@@ -66,7 +69,7 @@ func (j *Joiner) Answer(ctx context.Context, r *clusterpb.HelloRequest) (*cluste
 	if reg, _ := j.cfg.State().Node(r.Node); reg != nil {
 		known, mark, a.Incarnation = true, max(mark, reg.Watermark), max(a.Incarnation, reg.Incarnation)
 	}
-	a.Registered, a.Watermark = known, mark
+	a.Registered, a.Watermark, a.Level = known, mark, j.cfg.State().Level()
 	if current {
 		if g, sig, err := j.cfg.Sign(helloDomain, helloDigest(r.Node, r.Nonce, a)); err == nil {
 			a.Generation, a.Proof = g, sig
@@ -90,7 +93,11 @@ func helloDigest(asker string, nonce []byte, a *clusterpb.HelloResponse) [32]byt
 	if a.Registered {
 		known = 1
 	}
-	for _, v := range []uint64{known, a.Watermark, a.Incarnation} {
+	numbers := []uint64{known, a.Watermark, a.Incarnation}
+	if a.Level > 1 { // a release that knows only level 1 leaves it out
+		numbers = append(numbers, uint64(a.Level))
+	}
+	for _, v := range numbers {
 		_, _ = h.Write(binary.BigEndian.AppendUint64(nil, v))
 	}
 	return [32]byte(h.Sum(nil))
@@ -164,6 +171,7 @@ func (j *Joiner) ask(ctx context.Context, node string) (r *clusterpb.HelloRespon
 	nonce := peerproof.NewNonce()
 	r, err = client.Hello(ctx, &clusterpb.HelloRequest{
 		Group: wire.Group, Node: j.cfg.Node, LastIndex: j.cfg.Disk.last, Bootstrap: j.firstNodes(), Nonce: nonce,
+		SchemaMin: j.cfg.Known.Oldest, SchemaMax: j.cfg.Known.Newest, Version: j.cfg.Release,
 	})
 	if err != nil {
 		return nil, false, err

@@ -4,12 +4,18 @@ import (
 	"errors"
 	"fmt"
 
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"github.com/conclavekms/conclave/cluster/clusterpb"
 	"github.com/conclavekms/conclave/fsm"
 )
 
 var (
 	// ErrWipedDisk means that the cluster knows this node, but its disk is empty.
 	ErrWipedDisk = errors.New("the data directory of a known node is empty: start the node with the one that it had")
+	// ErrRelease means that this release cannot read what the cluster writes.
+	ErrRelease = errors.New("this release cannot take part in the cluster")
 	// ErrRolledBack means that this node's disk has held newer data than it does now.
 	ErrRolledBack = errors.New("the data directory was rolled back to an older state: start the node with the newest one")
 )
@@ -17,6 +23,9 @@ var (
 // object returns an error if another node's view of the cluster contradicts this node's
 // disk.
 func (j *Joiner) object(h helloResult, empty bool) error {
+	if err := j.cfg.Known.Check(max(h.r.Level, 1)); err != nil {
+		return fmt.Errorf("%w: the cluster writes %w (node %s runs release %s)", ErrRelease, err, h.node, h.r.Version)
+	}
 	switch {
 	case !h.r.Registered:
 		return nil
@@ -31,6 +40,18 @@ func (j *Joiner) object(h helloResult, empty bool) error {
 		return fmt.Errorf("%w (node %s has seen it at index %d, and it is at index %d now)", ErrRolledBack, h.node, h.r.Watermark, j.cfg.Disk.last)
 	}
 	return nil
+}
+
+// refuse refuses a node that says nothing of the schemas that it knows, if the cluster is
+// above level 1: it runs the release before 0.2, which cannot read what the cluster writes
+// and does not look at the level in the answer. All other nodes do, and stop by themselves.
+func (j *Joiner) refuse(r *clusterpb.HelloRequest, at uint32) error {
+	if r.SchemaMax != 0 || at == 1 {
+		return nil
+	}
+	err := fmt.Errorf("%w: its release knows schema 1, and the cluster has feature level %d: start release %s on it", ErrRelease, at, j.cfg.Release)
+	j.cfg.Log.Warn("refused a node that starts", "peer", r.Node, "err", err)
+	return status.Error(codes.FailedPrecondition, err.Error())
 }
 
 // registered reports whether this incarnation is the newest one of the node.

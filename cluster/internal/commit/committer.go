@@ -14,6 +14,7 @@ import (
 	"github.com/conclavekms/conclave/cluster/clusterpb"
 	"github.com/conclavekms/conclave/fsm"
 	"github.com/conclavekms/conclave/fsm/fsmpb"
+	"github.com/conclavekms/conclave/fsm/level"
 	"github.com/conclavekms/conclave/fsm/wire"
 )
 
@@ -49,6 +50,10 @@ type CommitterConfig struct {
 	// Evidence returns the clock of the next entry, and the state hash that the entry asks
 	// the other nodes to compare, or nil.
 	Evidence func() (*fsmpb.Clock, *fsmpb.StateCheck)
+	// Level returns the cluster's feature level, as far as this node has applied the log.
+	Level func() uint32
+	// Known are the schemas that this node's release knows.
+	Known level.Range
 	// Registered reports whether the incarnation is the newest of the node. It is called
 	// after a registration that changed nothing.
 	Registered func(node string, incarnation uint64) bool
@@ -151,6 +156,10 @@ func (c *Committer) Submit(s *Submission) {
 	status := clusterpb.SubmitStatus_SUBMIT_STATUS_UNSPECIFIED
 	switch {
 	case !c.open || c.quit:
+		status = clusterpb.SubmitStatus_SUBMIT_STATUS_NOT_LEADER
+	case s.Batch != nil && (s.Batch.Needed > c.cfg.Level() || s.Batch.Raised > c.cfg.Known.Newest):
+		// Nodes would stop at such an entry. If the other node has applied what raised the
+		// level and this one has not yet, the batch comes again.
 		status = clusterpb.SubmitStatus_SUBMIT_STATUS_NOT_LEADER
 	case c.bytes+int64(s.Size) > c.cfg.MaxBytes && len(c.queue) > 0:
 		status = clusterpb.SubmitStatus_SUBMIT_STATUS_OVERLOADED
@@ -320,7 +329,7 @@ func (c *Committer) encode(parts []*Submission) ([]byte, error) {
 }
 
 func (c *Committer) unsigned(parts []*Submission) ([]byte, error) {
-	e := &fsmpb.Entry{}
+	e := &fsmpb.Entry{Schema: c.cfg.Level()}
 	e.Clock, e.StateCheck = c.cfg.Evidence()
 	switch {
 	case parts[0].Register != nil:
@@ -330,6 +339,7 @@ func (c *Committer) unsigned(parts []*Submission) ([]byte, error) {
 		records := 0
 		for i, s := range parts {
 			batches[i] = s.Batch.Encoded
+			e.Schema = max(e.Schema, s.Batch.Raised)
 			records += s.Batch.Records
 		}
 		c.cfg.EntryRecords.Observe(float64(records))

@@ -16,6 +16,8 @@ import (
 	"github.com/conclavekms/conclave/cluster/internal/clustertest"
 	"github.com/conclavekms/conclave/fsm"
 	"github.com/conclavekms/conclave/fsm/fsmpb"
+	"github.com/conclavekms/conclave/fsm/level"
+	"github.com/conclavekms/conclave/fsm/wire"
 )
 
 // fakeFuture is what fakeRaft answers.
@@ -44,6 +46,7 @@ func testBatch(t testing.TB, b *fsmpb.Batch) *Batch {
 
 func testCommitter(t *testing.T, r fakeRaft) *Committer {
 	m := NewCommitter(CommitterConfig{
+		Level: func() uint32 { return 2 }, Known: level.Range{Oldest: 1, Newest: 3},
 		Raft: r, Evidence: func() (*fsmpb.Clock, *fsmpb.StateCheck) { return &fsmpb.Clock{}, nil },
 		Registered:  func(_ string, incarnation uint64) bool { return incarnation == 7 },
 		StoredSince: func(uint64) (time.Time, bool) { return time.Time{}, false },
@@ -93,6 +96,42 @@ func TestCommitterNeverGuesses(t *testing.T) {
 			m.Submit(s)
 			if r := <-got; r.Status != tc.want {
 				t.Errorf("status %v, want %v", r.Status, tc.want)
+			}
+		})
+	}
+}
+
+// TestCommitterLevels: entries have the schema of the cluster's level, or of the one that
+// they raise to, and nothing that a node could not read is taken.
+func TestCommitterLevels(t *testing.T) {
+	for name, c := range map[string]struct {
+		levels wire.Levels
+		want   uint32 // the schema of the entry; 0 if there is none
+	}{
+		"old forms":                {wire.Levels{Needed: 1}, 2},
+		"new forms":                {wire.Levels{Needed: 2}, 2},
+		"forms of a later level":   {wire.Levels{Needed: 3}, 0},
+		"raises the level":         {wire.Levels{Needed: 1, Raised: 3}, 3},
+		"repeats an earlier raise": {wire.Levels{Needed: 1, Raised: 2}, 2},
+		"raises it beyond reading": {wire.Levels{Needed: 1, Raised: 4}, 0},
+	} {
+		t.Run(name, func(t *testing.T) {
+			schema := uint32(0)
+			m := testCommitter(t, func(cmd []byte) raft.ApplyFuture {
+				var e fsmpb.Entry
+				if err := proto.Unmarshal(cmd, &e); err != nil {
+					t.Error(err)
+				}
+				schema = e.Schema
+				return fakeFuture{res: &fsm.Result{Batches: []fsm.BatchResult{{Status: fsm.BatchApplied}}}}
+			})
+			got := make(chan *clusterpb.SubmitResponse, 1)
+			b := testBatch(t, &fsmpb.Batch{Seq: 3, Records: []*fsmpb.Record{{}}})
+			b.Levels = c.levels
+			m.Submit(&Submission{Batch: b, Answer: func(r *clusterpb.SubmitResponse) { got <- r }})
+			status := (<-got).Status
+			if schema != c.want || (status == clusterpb.SubmitStatus_SUBMIT_STATUS_APPLIED) != (c.want != 0) {
+				t.Errorf("%v, in an entry of schema %d, want %d", status, schema, c.want)
 			}
 		})
 	}

@@ -43,7 +43,7 @@ func (pr *Proposer) form(now time.Time) (wait time.Duration, more bool) {
 				b.due = due
 			}
 			b.exclusive = b.exclusive || p.exclusive
-			b.records = append(b.records, p.record)
+			b.records, b.levels = append(b.records, p.record), b.levels.Both(p.levels)
 		}
 		pr.waiting = slices.Delete(pr.waiting, 0, n)
 		if len(b.proposals) == 0 {
@@ -101,6 +101,6 @@ func (pr *Proposer) send(b *sentBatch) {
 	b.sends++
 	b.out = true
 	// This is a new message each time, since the last one may still be in flight.
-	out := &Batch{Node: pr.cfg.Node, Seq: b.seq, Records: len(b.records), Encoded: b.encoded}
+	out := &Batch{Node: pr.cfg.Node, Seq: b.seq, Records: len(b.records), Encoded: b.encoded, Levels: b.levels}
 	pr.link.Send(&Submission{Batch: out, Size: out.Size(), Generation: generation, MAC: mac, exclusive: b.exclusive})
 }

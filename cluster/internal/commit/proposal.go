@@ -5,11 +5,13 @@ import (
 	"time"
 
 	"github.com/conclavekms/conclave/fsm"
+	"github.com/conclavekms/conclave/fsm/wire"
 )
 
 // proposal is one record that is being proposed.
 type proposal struct {
 	record    []byte // encoded
+	levels    wire.Levels
 	size      int
 	exclusive bool
 	queued    time.Time
@@ -43,6 +45,7 @@ type outcome struct {
 type sentBatch struct {
 	seq       uint64
 	records   [][]byte // encoded, one for each proposal
+	levels    wire.Levels
 	proposals []*proposal
 	encoded   []byte // set at the first send: each send has the same bytes
 	exclusive bool

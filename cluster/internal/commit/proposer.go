@@ -138,11 +138,11 @@ func (pr *Proposer) Poke() { signal.Send(pr.wake) }
 // errors. An exclusive record goes alone and ahead of all that wait. It is for a leader
 // whose Committer is held.
 func (pr *Proposer) Propose(ctx context.Context, r *fsmpb.Record, exclusive bool) (fsm.Decision, error) {
-	encoded, err := encodeRecord(r)
+	encoded, levels, err := encodeRecord(r)
 	if err != nil {
 		return fsm.Decision{}, err
 	}
-	return pr.propose(ctx, &proposal{record: encoded, size: len(encoded) + 4, exclusive: exclusive})
+	return pr.propose(ctx, &proposal{record: encoded, levels: levels, size: len(encoded) + 4, exclusive: exclusive})
 }
 
 // propose submits one proposal and returns its outcome.

@@ -29,6 +29,7 @@ type Batch struct {
 	Seq     uint64
 	Records int
 	Encoded []byte
+	wire.Levels
 }
 
 // Size returns the approximate number of bytes that the batch adds to an entry.
@@ -46,25 +47,26 @@ func CheckBatch(encoded []byte) (*Batch, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrRecord, err)
 	}
-	return &Batch{Node: head.Node, Seq: head.Seq, Records: head.Records, Encoded: encoded}, nil
+	return &Batch{Node: head.Node, Seq: head.Seq, Records: head.Records, Encoded: encoded, Levels: head.Levels}, nil
 }
 
 // encodeRecord encodes a record. It refuses one that must not enter the log.
-func encodeRecord(r *fsmpb.Record) ([]byte, error) {
+func encodeRecord(r *fsmpb.Record) ([]byte, wire.Levels, error) {
 	if r == nil || slices.Contains(r.Reads, nil) || slices.Contains(r.Changes, nil) || slices.Contains(r.Uses, nil) {
-		return nil, fmt.Errorf("%w: empty", ErrRecord)
+		return nil, wire.Levels{}, fmt.Errorf("%w: empty", ErrRecord)
 	}
+	var levels wire.Levels
 	encoded, err := wire.EncodeRecord(r)
 	if err == nil {
-		err = wire.CheckRecord(encoded)
+		levels, err = wire.CheckRecord(encoded)
 	}
 	if n := len(encoded) + 4; err == nil && n > maxRecord {
 		err = fmt.Errorf("%d bytes", n)
 	}
 	if err != nil {
-		return nil, fmt.Errorf("%w: %w", ErrRecord, err)
+		return nil, wire.Levels{}, fmt.Errorf("%w: %w", ErrRecord, err)
 	}
-	return encoded, nil
+	return encoded, levels, nil
 }
 
 // CheckRegistration checks the limits of another node's registration.

@@ -84,7 +84,7 @@ func BenchmarkSubmission(b *testing.B) {
 		for _, r := range records {
 			record, err := wire.EncodeRecord(r)
 			if err == nil {
-				err = wire.CheckRecord(record)
+				_, err = wire.CheckRecord(record)
 			}
 			if err != nil {
 				b.Fatal(err)

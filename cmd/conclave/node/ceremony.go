@@ -139,6 +139,30 @@ func diskFaults(st cluster.Status) (faults []string) {
 	return faults
 }
 
+// UpgradeStatus implements grpcapi.Ceremony.
+func (c operations) UpgradeStatus(ctx context.Context) (*kmspb.UpgradeStatusResponse, error) {
+	p := c.n.cluster.UpgradePlan(ctx)
+	r := &kmspb.UpgradeStatusResponse{Level: p.Level, To: p.To}
+	for _, m := range p.Members {
+		r.Members = append(r.Members, &kmspb.MemberRelease{
+			NodeId: m.Node, Release: m.Release, SchemaMin: m.Known.Oldest, SchemaMax: m.Known.Newest, Level: m.Level, Obstacle: p.Obstacle(m),
+		})
+	}
+	return r, nil
+}
+
+// FinalizeUpgrade implements grpcapi.Ceremony.
+func (c operations) FinalizeUpgrade(ctx context.Context, op ceremony.Operator) (*kmspb.FinalizeUpgradeResponse, error) {
+	level, raised, err := c.n.engine.FinalizeUpgrade(ctx, op, func(ctx context.Context) (uint32, []string) {
+		p := c.n.cluster.UpgradePlan(ctx)
+		return p.To, p.Obstacles()
+	})
+	if err != nil {
+		return nil, err
+	}
+	return &kmspb.FinalizeUpgradeResponse{Level: level, Raised: raised}, nil
+}
+
 // Members implements grpcapi.Ceremony.
 func (c operations) Members(context.Context) ([]*kmspb.Member, error) {
 	var list []*kmspb.Member

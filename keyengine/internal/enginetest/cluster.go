@@ -30,6 +30,7 @@ import (
 	"github.com/conclavekms/conclave/auditlog"
 	"github.com/conclavekms/conclave/fsm"
 	"github.com/conclavekms/conclave/fsm/fsmpb"
+	"github.com/conclavekms/conclave/fsm/level"
 	"github.com/conclavekms/conclave/fsm/origin"
 	"github.com/conclavekms/conclave/fsm/wire"
 	"github.com/conclavekms/conclave/keyengine/internal/vault"
@@ -110,7 +111,7 @@ func (c *Cluster) newStateMachine(audit *AuditLog) *fsm.FSM {
 	}
 	c.setVoters(m, ids)
 	for _, id := range ids {
-		c.apply(m, &fsmpb.Entry{Command: &fsmpb.Entry_RegisterNode{RegisterNode: &fsmpb.RegisterNode{Node: id, Incarnation: 1, SchemaMin: wire.SchemaMin, SchemaMax: wire.SchemaMax}}})
+		c.apply(m, &fsmpb.Entry{Command: &fsmpb.Entry_RegisterNode{RegisterNode: &fsmpb.RegisterNode{Node: id, Incarnation: 1, SchemaMin: level.Oldest, SchemaMax: level.Newest}}})
 	}
 	return m
 }
@@ -177,6 +178,7 @@ func (c *Cluster) apply(m *fsm.FSM, e *fsmpb.Entry) *fsm.Result {
 	for _, r := range c.replicas {
 		e.Clock.Readings = append(e.Clock.Readings, &fsmpb.ClockReading{Node: r.id, Wall: now})
 	}
+	e.Schema = max(e.Schema, m.Current().Level())
 	data, err := wire.EncodeEntry(e)
 	if err != nil {
 		c.t.Fatalf("encoding an entry: %v", err)
@@ -197,7 +199,11 @@ func (c *Cluster) propose(node string, r *fsmpb.Record) fsm.Decision {
 	c.seq[node]++
 	seq := c.seq[node]
 	b := &fsmpb.Batch{Node: node, Incarnation: 1, Seq: seq, SettledBelow: seq, Records: []*fsmpb.Record{r}}
-	res := c.apply(c.fsm, &fsmpb.Entry{Command: &fsmpb.Entry_Batches{Batches: &fsmpb.Batches{Batches: []*fsmpb.Batch{b}}}}).Batches[0]
+	e := &fsmpb.Entry{Command: &fsmpb.Entry_Batches{Batches: &fsmpb.Batches{Batches: []*fsmpb.Batch{b}}}}
+	for _, change := range r.Changes {
+		e.Schema = max(e.Schema, change.GetRaiseLevel().GetLevel())
+	}
+	res := c.apply(c.fsm, e).Batches[0]
 	if res.Status == fsm.BatchUnsigned {
 		return fsm.Decision{} // a sealed leader takes nothing
 	}

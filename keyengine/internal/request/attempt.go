@@ -89,7 +89,9 @@ func Evaluate(ctx context.Context, svc *Services, s *fsm.State, c *iam.Caller, o
 	if ev.Err = cmp.Or(inRegion(&ev.Evaluation), checkSource(&ev.Evaluation), checkSession(&ev.Evaluation), checkBreakGlass(&ev.Evaluation)); ev.Err == nil {
 		if ev.Err = op.input.Validate(in); ev.Err == nil {
 			if ev.Err = svc.mayGrow(op); ev.Err == nil {
-				ev.Out, ev.Err = op.run(&ev.Evaluation, in)
+				if ev.Out, ev.Err = op.run(&ev.Evaluation, in); ev.Err == nil {
+					ev.Err = writable(&ev.Evaluation)
+				}
 			}
 		}
 	}
@@ -119,6 +121,17 @@ func (ev *Attempt) Decided() (*fsmpb.Record, error) {
 		return nil, ev.Err
 	}
 	return ev.Record, nil
+}
+
+// writable refuses changes that the cluster's feature level does not allow yet, because a
+// node of the release before could not read them.
+func writable(ev *Evaluation) error {
+	for _, c := range ev.Changes {
+		if err := ev.State.Allows(c); err != nil {
+			return kmsapi.Errorf(kmsapi.ErrUnsupported, "This cannot be done yet: %v.", err)
+		}
+	}
+	return nil
 }
 
 // inRegion refuses a request that was signed for a Region that the cluster does not serve,

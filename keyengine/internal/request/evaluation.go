@@ -88,6 +88,7 @@ func (ev *Evaluation) Resource(kind, arn string) {
 
 // Note adds an object with its version to the read set, unless it is there already.
 func (ev *Evaluation) Note(kind fsmpb.Kind, id []byte, v fsm.Version) {
+	kind, id, v = ev.State.Readable(kind, id, v)
 	for _, r := range ev.Reads {
 		if r.Kind == kind && bytes.Equal(r.Id, id) {
 			return

@@ -472,9 +472,9 @@ right, confirm that with this command.`,
 }
 
 func clusterCommand(a *cli.App) *cobra.Command {
-	cmd := &cobra.Command{Use: "cluster", Short: "Inspect the nodes of a cluster"}
+	cmd := &cobra.Command{Use: "cluster", Short: "Inspect the nodes of a cluster, and upgrade them"}
 	a.ClientFlags(cmd)
-	cmd.AddCommand(&cobra.Command{
+	cmd.AddCommand(upgradeCommand(a), &cobra.Command{
 		Use:     "members",
 		Short:   "List the nodes",
 		Example: `  conclave cluster members`,
