@@ -340,6 +340,9 @@ func TestServerExample(t *testing.T) {
 	}
 }
 
+// nonce sets NONCE to that of the break-glass ceremony.
+const nonce = `NONCE=$(conclave operator break-glass status -o json | sed -n 's/.*"nonce": "\([^"]*\)".*/\1/p')` + "\n"
+
 // operatorSteps are the commands for operators in the order of a ceremony. A command
 // occurs once for each line of its example. before makes the line possible, and with is
 // its standard input.
@@ -355,6 +358,12 @@ var operatorSteps = []struct{ command, before, with string }{
 	{"cluster members", "", ""},
 	{"cluster upgrade status", "", ""},
 	{"cluster upgrade finalize", "", ""},
+	{"operator break-glass begin", "", ""},
+	{"operator break-glass status", "", ""},
+	{"operator break-glass cancel", nonce, ""},
+	{"operator break-glass begin", "", ""},
+	{"operator break-glass submit", nonce, "ceremony/share-2.txt"},
+	{"operator break-glass submit", nonce + "conclave operator break-glass submit $NONCE --share-file ceremony/share-3.txt", ""},
 	{"operator crl", "conclave cert issue operator mallory --dir . && conclave cert revoke mallory.pem --dir . && mkdir tls && cp crl.pem tls/", ""},
 	{"operator seal", "", ""},
 	// A cluster cannot be initialised twice, so the last step has a cluster of
@@ -415,6 +424,9 @@ func TestOperatorExamples(t *testing.T) {
 				at = grpc[3]
 			}
 			initialised = true
+		}
+		if strings.HasPrefix(step.command, "operator break-glass") {
+			at = grpc[0] // a ceremony is one node's
 		}
 		script := "export CONCLAVE_ADDRESS=" + at + "\n" + step.before + "\n" + line
 		if step.with != "" {

@@ -111,7 +111,7 @@ func glassBeginCommand(a *cli.App) *cobra.Command {
 nonce, which the custodians need. The reason is in the audit log with each step, and
 each custodian sees it.`,
 		Example: `  conclave operator break-glass begin --reason "the admins' policy was deleted, ticket 4711"
-  conclave operator break-glass begin --reason "locked out" --account 222233334444 --duration 30m`,
+  conclave operator break-glass begin --reason "locked out" --duration 30m`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if req.Reason == "" {
 				return cli.Usagef("--reason is needed: it is for the custodians and the audit log")
