@@ -95,7 +95,7 @@ func (k *Keys) fileKey() (*keymat.Secret, error) {
 	o, err := k.vault.Current()
 	if err != nil {
 		have, need := k.shares.Progress()
-		return nil, fmt.Errorf("%w: %d of %d", shamir.ErrTooFew, have, need)
+		return nil, fmt.Errorf("%w: have %d, need %d", shamir.ErrTooFew, have, need)
 	}
 	key, err := o.OpenFileKey(k.header.hash, k.header.generation, k.header.wrapped)
 	if errors.Is(err, keymat.ErrUnwrap) || errors.Is(err, keymat.ErrGeneration) {

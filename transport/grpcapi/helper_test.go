@@ -10,6 +10,8 @@ import (
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"errors"
+	"fmt"
+	"io"
 	"log/slog"
 	"math/big"
 	"net"
@@ -180,6 +182,13 @@ func (f *fakeCeremony) ConfirmTime(_ context.Context, op ceremony.Operator) erro
 
 func (f *fakeCeremony) InstallCRL(_ context.Context, op ceremony.Operator, _ []byte) *kmspb.NodeStatus {
 	return &kmspb.NodeStatus{NodeId: "n1", Error: Detail(f.note(op, "crl"), op.RequestID)}
+}
+
+func (f *fakeCeremony) SaveSnapshot(_ context.Context, op ceremony.Operator, withAudit bool, to io.Writer) (*kmspb.SavedSnapshot, error) {
+	if _, err := io.WriteString(to, "backup"); err != nil {
+		return nil, err
+	}
+	return &kmspb.SavedSnapshot{Id: fmt.Sprint(op.Name, " ", withAudit)}, nil
 }
 
 func (f *fakeCeremony) Members(context.Context) ([]*kmspb.Member, error) {

@@ -1652,6 +1652,190 @@ func (x *InstallCRLResponse) GetNode() *NodeStatus {
 	return nil
 }
 
+type SaveSnapshotRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Leave the audit log out, which is most of a large backup.
+	WithoutAudit  bool `protobuf:"varint,1,opt,name=without_audit,json=withoutAudit,proto3" json:"without_audit,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SaveSnapshotRequest) Reset() {
+	*x = SaveSnapshotRequest{}
+	mi := &file_transport_kmspb_operator_proto_msgTypes[25]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SaveSnapshotRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SaveSnapshotRequest) ProtoMessage() {}
+
+func (x *SaveSnapshotRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_transport_kmspb_operator_proto_msgTypes[25]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SaveSnapshotRequest.ProtoReflect.Descriptor instead.
+func (*SaveSnapshotRequest) Descriptor() ([]byte, []int) {
+	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{25}
+}
+
+func (x *SaveSnapshotRequest) GetWithoutAudit() bool {
+	if x != nil {
+		return x.WithoutAudit
+	}
+	return false
+}
+
+type SaveSnapshotResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The next bytes of the file.
+	Data []byte `protobuf:"bytes,1,opt,name=data,proto3" json:"data,omitempty"`
+	// Present in the last message, after all bytes. A backup without it is not complete.
+	Saved         *SavedSnapshot `protobuf:"bytes,2,opt,name=saved,proto3" json:"saved,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SaveSnapshotResponse) Reset() {
+	*x = SaveSnapshotResponse{}
+	mi := &file_transport_kmspb_operator_proto_msgTypes[26]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SaveSnapshotResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SaveSnapshotResponse) ProtoMessage() {}
+
+func (x *SaveSnapshotResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_transport_kmspb_operator_proto_msgTypes[26]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SaveSnapshotResponse.ProtoReflect.Descriptor instead.
+func (*SaveSnapshotResponse) Descriptor() ([]byte, []int) {
+	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{26}
+}
+
+func (x *SaveSnapshotResponse) GetData() []byte {
+	if x != nil {
+		return x.Data
+	}
+	return nil
+}
+
+func (x *SaveSnapshotResponse) GetSaved() *SavedSnapshot {
+	if x != nil {
+		return x.Saved
+	}
+	return nil
+}
+
+type SavedSnapshot struct {
+	state       protoimpl.MessageState `protogen:"open.v1"`
+	Id          string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	Index       uint64                 `protobuf:"varint,2,opt,name=index,proto3" json:"index,omitempty"`
+	ClusterTime *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=cluster_time,json=clusterTime,proto3" json:"cluster_time,omitempty"`
+	AuditSize   uint64                 `protobuf:"varint,4,opt,name=audit_size,json=auditSize,proto3" json:"audit_size,omitempty"`
+	// Size and SHA-256 of the file.
+	Size          uint64 `protobuf:"varint,5,opt,name=size,proto3" json:"size,omitempty"`
+	Sha256        []byte `protobuf:"bytes,6,opt,name=sha256,proto3" json:"sha256,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SavedSnapshot) Reset() {
+	*x = SavedSnapshot{}
+	mi := &file_transport_kmspb_operator_proto_msgTypes[27]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SavedSnapshot) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SavedSnapshot) ProtoMessage() {}
+
+func (x *SavedSnapshot) ProtoReflect() protoreflect.Message {
+	mi := &file_transport_kmspb_operator_proto_msgTypes[27]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SavedSnapshot.ProtoReflect.Descriptor instead.
+func (*SavedSnapshot) Descriptor() ([]byte, []int) {
+	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{27}
+}
+
+func (x *SavedSnapshot) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *SavedSnapshot) GetIndex() uint64 {
+	if x != nil {
+		return x.Index
+	}
+	return 0
+}
+
+func (x *SavedSnapshot) GetClusterTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.ClusterTime
+	}
+	return nil
+}
+
+func (x *SavedSnapshot) GetAuditSize() uint64 {
+	if x != nil {
+		return x.AuditSize
+	}
+	return 0
+}
+
+func (x *SavedSnapshot) GetSize() uint64 {
+	if x != nil {
+		return x.Size
+	}
+	return 0
+}
+
+func (x *SavedSnapshot) GetSha256() []byte {
+	if x != nil {
+		return x.Sha256
+	}
+	return nil
+}
+
 type CreateSessionRequest struct {
 	state       protoimpl.MessageState `protogen:"open.v1"`
 	AccessKeyId string                 `protobuf:"bytes,1,opt,name=access_key_id,json=accessKeyId,proto3" json:"access_key_id,omitempty"`
@@ -1669,7 +1853,7 @@ type CreateSessionRequest struct {
 
 func (x *CreateSessionRequest) Reset() {
 	*x = CreateSessionRequest{}
-	mi := &file_transport_kmspb_operator_proto_msgTypes[25]
+	mi := &file_transport_kmspb_operator_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1681,7 +1865,7 @@ func (x *CreateSessionRequest) String() string {
 func (*CreateSessionRequest) ProtoMessage() {}
 
 func (x *CreateSessionRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_transport_kmspb_operator_proto_msgTypes[25]
+	mi := &file_transport_kmspb_operator_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1694,7 +1878,7 @@ func (x *CreateSessionRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateSessionRequest.ProtoReflect.Descriptor instead.
 func (*CreateSessionRequest) Descriptor() ([]byte, []int) {
-	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{25}
+	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *CreateSessionRequest) GetAccessKeyId() string {
@@ -1736,7 +1920,7 @@ type CreateSessionResponse struct {
 
 func (x *CreateSessionResponse) Reset() {
 	*x = CreateSessionResponse{}
-	mi := &file_transport_kmspb_operator_proto_msgTypes[26]
+	mi := &file_transport_kmspb_operator_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1748,7 +1932,7 @@ func (x *CreateSessionResponse) String() string {
 func (*CreateSessionResponse) ProtoMessage() {}
 
 func (x *CreateSessionResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_transport_kmspb_operator_proto_msgTypes[26]
+	mi := &file_transport_kmspb_operator_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1761,7 +1945,7 @@ func (x *CreateSessionResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateSessionResponse.ProtoReflect.Descriptor instead.
 func (*CreateSessionResponse) Descriptor() ([]byte, []int) {
-	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{26}
+	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *CreateSessionResponse) GetToken() string {
@@ -1790,7 +1974,7 @@ type ReadAuditRequest struct {
 
 func (x *ReadAuditRequest) Reset() {
 	*x = ReadAuditRequest{}
-	mi := &file_transport_kmspb_operator_proto_msgTypes[27]
+	mi := &file_transport_kmspb_operator_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1802,7 +1986,7 @@ func (x *ReadAuditRequest) String() string {
 func (*ReadAuditRequest) ProtoMessage() {}
 
 func (x *ReadAuditRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_transport_kmspb_operator_proto_msgTypes[27]
+	mi := &file_transport_kmspb_operator_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1815,7 +1999,7 @@ func (x *ReadAuditRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReadAuditRequest.ProtoReflect.Descriptor instead.
 func (*ReadAuditRequest) Descriptor() ([]byte, []int) {
-	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{27}
+	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *ReadAuditRequest) GetFrom() uint64 {
@@ -1846,7 +2030,7 @@ type ReadAuditResponse struct {
 
 func (x *ReadAuditResponse) Reset() {
 	*x = ReadAuditResponse{}
-	mi := &file_transport_kmspb_operator_proto_msgTypes[28]
+	mi := &file_transport_kmspb_operator_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1858,7 +2042,7 @@ func (x *ReadAuditResponse) String() string {
 func (*ReadAuditResponse) ProtoMessage() {}
 
 func (x *ReadAuditResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_transport_kmspb_operator_proto_msgTypes[28]
+	mi := &file_transport_kmspb_operator_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1871,7 +2055,7 @@ func (x *ReadAuditResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReadAuditResponse.ProtoReflect.Descriptor instead.
 func (*ReadAuditResponse) Descriptor() ([]byte, []int) {
-	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{28}
+	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *ReadAuditResponse) GetIndex() uint64 {
@@ -1903,7 +2087,7 @@ type MembersRequest struct {
 
 func (x *MembersRequest) Reset() {
 	*x = MembersRequest{}
-	mi := &file_transport_kmspb_operator_proto_msgTypes[29]
+	mi := &file_transport_kmspb_operator_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1915,7 +2099,7 @@ func (x *MembersRequest) String() string {
 func (*MembersRequest) ProtoMessage() {}
 
 func (x *MembersRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_transport_kmspb_operator_proto_msgTypes[29]
+	mi := &file_transport_kmspb_operator_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1928,7 +2112,7 @@ func (x *MembersRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MembersRequest.ProtoReflect.Descriptor instead.
 func (*MembersRequest) Descriptor() ([]byte, []int) {
-	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{29}
+	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{32}
 }
 
 type MembersResponse struct {
@@ -1940,7 +2124,7 @@ type MembersResponse struct {
 
 func (x *MembersResponse) Reset() {
 	*x = MembersResponse{}
-	mi := &file_transport_kmspb_operator_proto_msgTypes[30]
+	mi := &file_transport_kmspb_operator_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1952,7 +2136,7 @@ func (x *MembersResponse) String() string {
 func (*MembersResponse) ProtoMessage() {}
 
 func (x *MembersResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_transport_kmspb_operator_proto_msgTypes[30]
+	mi := &file_transport_kmspb_operator_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1965,7 +2149,7 @@ func (x *MembersResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MembersResponse.ProtoReflect.Descriptor instead.
 func (*MembersResponse) Descriptor() ([]byte, []int) {
-	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{30}
+	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *MembersResponse) GetMembers() []*Member {
@@ -1990,7 +2174,7 @@ type Member struct {
 
 func (x *Member) Reset() {
 	*x = Member{}
-	mi := &file_transport_kmspb_operator_proto_msgTypes[31]
+	mi := &file_transport_kmspb_operator_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2002,7 +2186,7 @@ func (x *Member) String() string {
 func (*Member) ProtoMessage() {}
 
 func (x *Member) ProtoReflect() protoreflect.Message {
-	mi := &file_transport_kmspb_operator_proto_msgTypes[31]
+	mi := &file_transport_kmspb_operator_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2015,7 +2199,7 @@ func (x *Member) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Member.ProtoReflect.Descriptor instead.
 func (*Member) Descriptor() ([]byte, []int) {
-	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{31}
+	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *Member) GetNodeId() string {
@@ -2061,7 +2245,7 @@ type ListCredentialsRequest struct {
 
 func (x *ListCredentialsRequest) Reset() {
 	*x = ListCredentialsRequest{}
-	mi := &file_transport_kmspb_operator_proto_msgTypes[32]
+	mi := &file_transport_kmspb_operator_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2073,7 +2257,7 @@ func (x *ListCredentialsRequest) String() string {
 func (*ListCredentialsRequest) ProtoMessage() {}
 
 func (x *ListCredentialsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_transport_kmspb_operator_proto_msgTypes[32]
+	mi := &file_transport_kmspb_operator_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2086,7 +2270,7 @@ func (x *ListCredentialsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListCredentialsRequest.ProtoReflect.Descriptor instead.
 func (*ListCredentialsRequest) Descriptor() ([]byte, []int) {
-	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{32}
+	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{35}
 }
 
 type ListCredentialsResponse struct {
@@ -2099,7 +2283,7 @@ type ListCredentialsResponse struct {
 
 func (x *ListCredentialsResponse) Reset() {
 	*x = ListCredentialsResponse{}
-	mi := &file_transport_kmspb_operator_proto_msgTypes[33]
+	mi := &file_transport_kmspb_operator_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2111,7 +2295,7 @@ func (x *ListCredentialsResponse) String() string {
 func (*ListCredentialsResponse) ProtoMessage() {}
 
 func (x *ListCredentialsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_transport_kmspb_operator_proto_msgTypes[33]
+	mi := &file_transport_kmspb_operator_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2124,7 +2308,7 @@ func (x *ListCredentialsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListCredentialsResponse.ProtoReflect.Descriptor instead.
 func (*ListCredentialsResponse) Descriptor() ([]byte, []int) {
-	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{33}
+	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *ListCredentialsResponse) GetCredentials() []*Credential {
@@ -2150,7 +2334,7 @@ type Credential struct {
 
 func (x *Credential) Reset() {
 	*x = Credential{}
-	mi := &file_transport_kmspb_operator_proto_msgTypes[34]
+	mi := &file_transport_kmspb_operator_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2162,7 +2346,7 @@ func (x *Credential) String() string {
 func (*Credential) ProtoMessage() {}
 
 func (x *Credential) ProtoReflect() protoreflect.Message {
-	mi := &file_transport_kmspb_operator_proto_msgTypes[34]
+	mi := &file_transport_kmspb_operator_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2175,7 +2359,7 @@ func (x *Credential) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Credential.ProtoReflect.Descriptor instead.
 func (*Credential) Descriptor() ([]byte, []int) {
-	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{34}
+	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *Credential) GetId() string {
@@ -2216,7 +2400,7 @@ type CreateAccessKeyRequest struct {
 
 func (x *CreateAccessKeyRequest) Reset() {
 	*x = CreateAccessKeyRequest{}
-	mi := &file_transport_kmspb_operator_proto_msgTypes[35]
+	mi := &file_transport_kmspb_operator_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2228,7 +2412,7 @@ func (x *CreateAccessKeyRequest) String() string {
 func (*CreateAccessKeyRequest) ProtoMessage() {}
 
 func (x *CreateAccessKeyRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_transport_kmspb_operator_proto_msgTypes[35]
+	mi := &file_transport_kmspb_operator_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2241,7 +2425,7 @@ func (x *CreateAccessKeyRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateAccessKeyRequest.ProtoReflect.Descriptor instead.
 func (*CreateAccessKeyRequest) Descriptor() ([]byte, []int) {
-	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{35}
+	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *CreateAccessKeyRequest) GetAnswerKey() []byte {
@@ -2264,7 +2448,7 @@ type CreateAccessKeyResponse struct {
 
 func (x *CreateAccessKeyResponse) Reset() {
 	*x = CreateAccessKeyResponse{}
-	mi := &file_transport_kmspb_operator_proto_msgTypes[36]
+	mi := &file_transport_kmspb_operator_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2276,7 +2460,7 @@ func (x *CreateAccessKeyResponse) String() string {
 func (*CreateAccessKeyResponse) ProtoMessage() {}
 
 func (x *CreateAccessKeyResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_transport_kmspb_operator_proto_msgTypes[36]
+	mi := &file_transport_kmspb_operator_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2289,7 +2473,7 @@ func (x *CreateAccessKeyResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateAccessKeyResponse.ProtoReflect.Descriptor instead.
 func (*CreateAccessKeyResponse) Descriptor() ([]byte, []int) {
-	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{36}
+	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *CreateAccessKeyResponse) GetAccessKeyId() string {
@@ -2318,7 +2502,7 @@ type CreateAccountRequest struct {
 
 func (x *CreateAccountRequest) Reset() {
 	*x = CreateAccountRequest{}
-	mi := &file_transport_kmspb_operator_proto_msgTypes[37]
+	mi := &file_transport_kmspb_operator_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2330,7 +2514,7 @@ func (x *CreateAccountRequest) String() string {
 func (*CreateAccountRequest) ProtoMessage() {}
 
 func (x *CreateAccountRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_transport_kmspb_operator_proto_msgTypes[37]
+	mi := &file_transport_kmspb_operator_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2343,7 +2527,7 @@ func (x *CreateAccountRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateAccountRequest.ProtoReflect.Descriptor instead.
 func (*CreateAccountRequest) Descriptor() ([]byte, []int) {
-	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{37}
+	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *CreateAccountRequest) GetAccount() string {
@@ -2378,7 +2562,7 @@ type CreateAccountResponse struct {
 
 func (x *CreateAccountResponse) Reset() {
 	*x = CreateAccountResponse{}
-	mi := &file_transport_kmspb_operator_proto_msgTypes[38]
+	mi := &file_transport_kmspb_operator_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2390,7 +2574,7 @@ func (x *CreateAccountResponse) String() string {
 func (*CreateAccountResponse) ProtoMessage() {}
 
 func (x *CreateAccountResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_transport_kmspb_operator_proto_msgTypes[38]
+	mi := &file_transport_kmspb_operator_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2403,7 +2587,7 @@ func (x *CreateAccountResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateAccountResponse.ProtoReflect.Descriptor instead.
 func (*CreateAccountResponse) Descriptor() ([]byte, []int) {
-	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{38}
+	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *CreateAccountResponse) GetAccessKeyId() string {
@@ -2428,7 +2612,7 @@ type ListAccountsRequest struct {
 
 func (x *ListAccountsRequest) Reset() {
 	*x = ListAccountsRequest{}
-	mi := &file_transport_kmspb_operator_proto_msgTypes[39]
+	mi := &file_transport_kmspb_operator_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2440,7 +2624,7 @@ func (x *ListAccountsRequest) String() string {
 func (*ListAccountsRequest) ProtoMessage() {}
 
 func (x *ListAccountsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_transport_kmspb_operator_proto_msgTypes[39]
+	mi := &file_transport_kmspb_operator_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2453,7 +2637,7 @@ func (x *ListAccountsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListAccountsRequest.ProtoReflect.Descriptor instead.
 func (*ListAccountsRequest) Descriptor() ([]byte, []int) {
-	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{39}
+	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{42}
 }
 
 type ListAccountsResponse struct {
@@ -2465,7 +2649,7 @@ type ListAccountsResponse struct {
 
 func (x *ListAccountsResponse) Reset() {
 	*x = ListAccountsResponse{}
-	mi := &file_transport_kmspb_operator_proto_msgTypes[40]
+	mi := &file_transport_kmspb_operator_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2477,7 +2661,7 @@ func (x *ListAccountsResponse) String() string {
 func (*ListAccountsResponse) ProtoMessage() {}
 
 func (x *ListAccountsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_transport_kmspb_operator_proto_msgTypes[40]
+	mi := &file_transport_kmspb_operator_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2490,7 +2674,7 @@ func (x *ListAccountsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListAccountsResponse.ProtoReflect.Descriptor instead.
 func (*ListAccountsResponse) Descriptor() ([]byte, []int) {
-	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{40}
+	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *ListAccountsResponse) GetAccounts() []*AccountInfo {
@@ -2512,7 +2696,7 @@ type AccountInfo struct {
 
 func (x *AccountInfo) Reset() {
 	*x = AccountInfo{}
-	mi := &file_transport_kmspb_operator_proto_msgTypes[41]
+	mi := &file_transport_kmspb_operator_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2524,7 +2708,7 @@ func (x *AccountInfo) String() string {
 func (*AccountInfo) ProtoMessage() {}
 
 func (x *AccountInfo) ProtoReflect() protoreflect.Message {
-	mi := &file_transport_kmspb_operator_proto_msgTypes[41]
+	mi := &file_transport_kmspb_operator_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2537,7 +2721,7 @@ func (x *AccountInfo) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AccountInfo.ProtoReflect.Descriptor instead.
 func (*AccountInfo) Descriptor() ([]byte, []int) {
-	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{41}
+	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *AccountInfo) GetAccount() string {
@@ -2577,7 +2761,7 @@ type DeleteCredentialRequest struct {
 
 func (x *DeleteCredentialRequest) Reset() {
 	*x = DeleteCredentialRequest{}
-	mi := &file_transport_kmspb_operator_proto_msgTypes[42]
+	mi := &file_transport_kmspb_operator_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2589,7 +2773,7 @@ func (x *DeleteCredentialRequest) String() string {
 func (*DeleteCredentialRequest) ProtoMessage() {}
 
 func (x *DeleteCredentialRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_transport_kmspb_operator_proto_msgTypes[42]
+	mi := &file_transport_kmspb_operator_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2602,7 +2786,7 @@ func (x *DeleteCredentialRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteCredentialRequest.ProtoReflect.Descriptor instead.
 func (*DeleteCredentialRequest) Descriptor() ([]byte, []int) {
-	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{42}
+	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *DeleteCredentialRequest) GetId() string {
@@ -2620,7 +2804,7 @@ type DeleteCredentialResponse struct {
 
 func (x *DeleteCredentialResponse) Reset() {
 	*x = DeleteCredentialResponse{}
-	mi := &file_transport_kmspb_operator_proto_msgTypes[43]
+	mi := &file_transport_kmspb_operator_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2632,7 +2816,7 @@ func (x *DeleteCredentialResponse) String() string {
 func (*DeleteCredentialResponse) ProtoMessage() {}
 
 func (x *DeleteCredentialResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_transport_kmspb_operator_proto_msgTypes[43]
+	mi := &file_transport_kmspb_operator_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2645,7 +2829,7 @@ func (x *DeleteCredentialResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteCredentialResponse.ProtoReflect.Descriptor instead.
 func (*DeleteCredentialResponse) Descriptor() ([]byte, []int) {
-	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{43}
+	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{46}
 }
 
 type RevokeSessionsRequest struct {
@@ -2656,7 +2840,7 @@ type RevokeSessionsRequest struct {
 
 func (x *RevokeSessionsRequest) Reset() {
 	*x = RevokeSessionsRequest{}
-	mi := &file_transport_kmspb_operator_proto_msgTypes[44]
+	mi := &file_transport_kmspb_operator_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2668,7 +2852,7 @@ func (x *RevokeSessionsRequest) String() string {
 func (*RevokeSessionsRequest) ProtoMessage() {}
 
 func (x *RevokeSessionsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_transport_kmspb_operator_proto_msgTypes[44]
+	mi := &file_transport_kmspb_operator_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2681,7 +2865,7 @@ func (x *RevokeSessionsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RevokeSessionsRequest.ProtoReflect.Descriptor instead.
 func (*RevokeSessionsRequest) Descriptor() ([]byte, []int) {
-	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{44}
+	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{47}
 }
 
 type RevokeSessionsResponse struct {
@@ -2692,7 +2876,7 @@ type RevokeSessionsResponse struct {
 
 func (x *RevokeSessionsResponse) Reset() {
 	*x = RevokeSessionsResponse{}
-	mi := &file_transport_kmspb_operator_proto_msgTypes[45]
+	mi := &file_transport_kmspb_operator_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2704,7 +2888,7 @@ func (x *RevokeSessionsResponse) String() string {
 func (*RevokeSessionsResponse) ProtoMessage() {}
 
 func (x *RevokeSessionsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_transport_kmspb_operator_proto_msgTypes[45]
+	mi := &file_transport_kmspb_operator_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2717,7 +2901,7 @@ func (x *RevokeSessionsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RevokeSessionsResponse.ProtoReflect.Descriptor instead.
 func (*RevokeSessionsResponse) Descriptor() ([]byte, []int) {
-	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{45}
+	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{48}
 }
 
 var File_transport_kmspb_operator_proto protoreflect.FileDescriptor
@@ -2849,7 +3033,20 @@ const file_transport_kmspb_operator_proto_rawDesc = "" +
 	"\x11InstallCRLRequest\x12\x10\n" +
 	"\x03crl\x18\x01 \x01(\fR\x03crl\"A\n" +
 	"\x12InstallCRLResponse\x12+\n" +
-	"\x04node\x18\x01 \x01(\v2\x17.conclave.v1.NodeStatusR\x04node\"\x8f\x01\n" +
+	"\x04node\x18\x01 \x01(\v2\x17.conclave.v1.NodeStatusR\x04node\":\n" +
+	"\x13SaveSnapshotRequest\x12#\n" +
+	"\rwithout_audit\x18\x01 \x01(\bR\fwithoutAudit\"\\\n" +
+	"\x14SaveSnapshotResponse\x12\x12\n" +
+	"\x04data\x18\x01 \x01(\fR\x04data\x120\n" +
+	"\x05saved\x18\x02 \x01(\v2\x1a.conclave.v1.SavedSnapshotR\x05saved\"\xbf\x01\n" +
+	"\rSavedSnapshot\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\x12\x14\n" +
+	"\x05index\x18\x02 \x01(\x04R\x05index\x12=\n" +
+	"\fcluster_time\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\vclusterTime\x12\x1d\n" +
+	"\n" +
+	"audit_size\x18\x04 \x01(\x04R\tauditSize\x12\x12\n" +
+	"\x04size\x18\x05 \x01(\x04R\x04size\x12\x16\n" +
+	"\x06sha256\x18\x06 \x01(\fR\x06sha256\"\x8f\x01\n" +
 	"\x14CreateSessionRequest\x12\"\n" +
 	"\raccess_key_id\x18\x01 \x01(\tR\vaccessKeyId\x12\x12\n" +
 	"\x04time\x18\x02 \x01(\x03R\x04time\x12\x14\n" +
@@ -2911,7 +3108,7 @@ const file_transport_kmspb_operator_proto_rawDesc = "" +
 	"\x02id\x18\x01 \x01(\tR\x02id\"\x1a\n" +
 	"\x18DeleteCredentialResponse\"\x17\n" +
 	"\x15RevokeSessionsRequest\"\x18\n" +
-	"\x16RevokeSessionsResponse2\xd8\x04\n" +
+	"\x16RevokeSessionsResponse2\xaf\x05\n" +
 	"\bOperator\x12A\n" +
 	"\x06Status\x12\x1a.conclave.v1.StatusRequest\x1a\x1b.conclave.v1.StatusResponse\x12;\n" +
 	"\x04Init\x12\x18.conclave.v1.InitRequest\x1a\x19.conclave.v1.InitResponse\x12J\n" +
@@ -2921,7 +3118,8 @@ const file_transport_kmspb_operator_proto_rawDesc = "" +
 	"\x04Seal\x12\x18.conclave.v1.SealRequest\x1a\x19.conclave.v1.SealResponse\x12P\n" +
 	"\vConfirmTime\x12\x1f.conclave.v1.ConfirmTimeRequest\x1a .conclave.v1.ConfirmTimeResponse\x12M\n" +
 	"\n" +
-	"InstallCRL\x12\x1e.conclave.v1.InstallCRLRequest\x1a\x1f.conclave.v1.InstallCRLResponse2Z\n" +
+	"InstallCRL\x12\x1e.conclave.v1.InstallCRLRequest\x1a\x1f.conclave.v1.InstallCRLResponse\x12U\n" +
+	"\fSaveSnapshot\x12 .conclave.v1.SaveSnapshotRequest\x1a!.conclave.v1.SaveSnapshotResponse0\x012Z\n" +
 	"\aSession\x12O\n" +
 	"\x06Create\x12!.conclave.v1.CreateSessionRequest\x1a\".conclave.v1.CreateSessionResponse2\xf0\x02\n" +
 	"\vCredentials\x12Q\n" +
@@ -2949,7 +3147,7 @@ func file_transport_kmspb_operator_proto_rawDescGZIP() []byte {
 	return file_transport_kmspb_operator_proto_rawDescData
 }
 
-var file_transport_kmspb_operator_proto_msgTypes = make([]protoimpl.MessageInfo, 46)
+var file_transport_kmspb_operator_proto_msgTypes = make([]protoimpl.MessageInfo, 49)
 var file_transport_kmspb_operator_proto_goTypes = []any{
 	(*SealState)(nil),                // 0: conclave.v1.SealState
 	(*Ceremony)(nil),                 // 1: conclave.v1.Ceremony
@@ -2976,41 +3174,44 @@ var file_transport_kmspb_operator_proto_goTypes = []any{
 	(*ConfirmTimeResponse)(nil),      // 22: conclave.v1.ConfirmTimeResponse
 	(*InstallCRLRequest)(nil),        // 23: conclave.v1.InstallCRLRequest
 	(*InstallCRLResponse)(nil),       // 24: conclave.v1.InstallCRLResponse
-	(*CreateSessionRequest)(nil),     // 25: conclave.v1.CreateSessionRequest
-	(*CreateSessionResponse)(nil),    // 26: conclave.v1.CreateSessionResponse
-	(*ReadAuditRequest)(nil),         // 27: conclave.v1.ReadAuditRequest
-	(*ReadAuditResponse)(nil),        // 28: conclave.v1.ReadAuditResponse
-	(*MembersRequest)(nil),           // 29: conclave.v1.MembersRequest
-	(*MembersResponse)(nil),          // 30: conclave.v1.MembersResponse
-	(*Member)(nil),                   // 31: conclave.v1.Member
-	(*ListCredentialsRequest)(nil),   // 32: conclave.v1.ListCredentialsRequest
-	(*ListCredentialsResponse)(nil),  // 33: conclave.v1.ListCredentialsResponse
-	(*Credential)(nil),               // 34: conclave.v1.Credential
-	(*CreateAccessKeyRequest)(nil),   // 35: conclave.v1.CreateAccessKeyRequest
-	(*CreateAccessKeyResponse)(nil),  // 36: conclave.v1.CreateAccessKeyResponse
-	(*CreateAccountRequest)(nil),     // 37: conclave.v1.CreateAccountRequest
-	(*CreateAccountResponse)(nil),    // 38: conclave.v1.CreateAccountResponse
-	(*ListAccountsRequest)(nil),      // 39: conclave.v1.ListAccountsRequest
-	(*ListAccountsResponse)(nil),     // 40: conclave.v1.ListAccountsResponse
-	(*AccountInfo)(nil),              // 41: conclave.v1.AccountInfo
-	(*DeleteCredentialRequest)(nil),  // 42: conclave.v1.DeleteCredentialRequest
-	(*DeleteCredentialResponse)(nil), // 43: conclave.v1.DeleteCredentialResponse
-	(*RevokeSessionsRequest)(nil),    // 44: conclave.v1.RevokeSessionsRequest
-	(*RevokeSessionsResponse)(nil),   // 45: conclave.v1.RevokeSessionsResponse
-	(*timestamppb.Timestamp)(nil),    // 46: google.protobuf.Timestamp
-	(*ErrorDetail)(nil),              // 47: conclave.v1.ErrorDetail
+	(*SaveSnapshotRequest)(nil),      // 25: conclave.v1.SaveSnapshotRequest
+	(*SaveSnapshotResponse)(nil),     // 26: conclave.v1.SaveSnapshotResponse
+	(*SavedSnapshot)(nil),            // 27: conclave.v1.SavedSnapshot
+	(*CreateSessionRequest)(nil),     // 28: conclave.v1.CreateSessionRequest
+	(*CreateSessionResponse)(nil),    // 29: conclave.v1.CreateSessionResponse
+	(*ReadAuditRequest)(nil),         // 30: conclave.v1.ReadAuditRequest
+	(*ReadAuditResponse)(nil),        // 31: conclave.v1.ReadAuditResponse
+	(*MembersRequest)(nil),           // 32: conclave.v1.MembersRequest
+	(*MembersResponse)(nil),          // 33: conclave.v1.MembersResponse
+	(*Member)(nil),                   // 34: conclave.v1.Member
+	(*ListCredentialsRequest)(nil),   // 35: conclave.v1.ListCredentialsRequest
+	(*ListCredentialsResponse)(nil),  // 36: conclave.v1.ListCredentialsResponse
+	(*Credential)(nil),               // 37: conclave.v1.Credential
+	(*CreateAccessKeyRequest)(nil),   // 38: conclave.v1.CreateAccessKeyRequest
+	(*CreateAccessKeyResponse)(nil),  // 39: conclave.v1.CreateAccessKeyResponse
+	(*CreateAccountRequest)(nil),     // 40: conclave.v1.CreateAccountRequest
+	(*CreateAccountResponse)(nil),    // 41: conclave.v1.CreateAccountResponse
+	(*ListAccountsRequest)(nil),      // 42: conclave.v1.ListAccountsRequest
+	(*ListAccountsResponse)(nil),     // 43: conclave.v1.ListAccountsResponse
+	(*AccountInfo)(nil),              // 44: conclave.v1.AccountInfo
+	(*DeleteCredentialRequest)(nil),  // 45: conclave.v1.DeleteCredentialRequest
+	(*DeleteCredentialResponse)(nil), // 46: conclave.v1.DeleteCredentialResponse
+	(*RevokeSessionsRequest)(nil),    // 47: conclave.v1.RevokeSessionsRequest
+	(*RevokeSessionsResponse)(nil),   // 48: conclave.v1.RevokeSessionsResponse
+	(*timestamppb.Timestamp)(nil),    // 49: google.protobuf.Timestamp
+	(*ErrorDetail)(nil),              // 50: conclave.v1.ErrorDetail
 }
 var file_transport_kmspb_operator_proto_depIdxs = []int32{
 	1,  // 0: conclave.v1.SealState.ceremony:type_name -> conclave.v1.Ceremony
-	46, // 1: conclave.v1.Ceremony.began:type_name -> google.protobuf.Timestamp
-	46, // 2: conclave.v1.Ceremony.expires:type_name -> google.protobuf.Timestamp
+	49, // 1: conclave.v1.Ceremony.began:type_name -> google.protobuf.Timestamp
+	49, // 2: conclave.v1.Ceremony.expires:type_name -> google.protobuf.Timestamp
 	0,  // 3: conclave.v1.StatusResponse.seal:type_name -> conclave.v1.SealState
 	5,  // 4: conclave.v1.StatusResponse.raft:type_name -> conclave.v1.RaftStatus
-	46, // 5: conclave.v1.StatusResponse.cluster_time:type_name -> google.protobuf.Timestamp
+	49, // 5: conclave.v1.StatusResponse.cluster_time:type_name -> google.protobuf.Timestamp
 	6,  // 6: conclave.v1.StatusResponse.audit:type_name -> conclave.v1.AuditStatus
 	7,  // 7: conclave.v1.StatusResponse.addresses:type_name -> conclave.v1.Addresses
 	4,  // 8: conclave.v1.StatusResponse.crls:type_name -> conclave.v1.CRL
-	47, // 9: conclave.v1.NodeStatus.error:type_name -> conclave.v1.ErrorDetail
+	50, // 9: conclave.v1.NodeStatus.error:type_name -> conclave.v1.ErrorDetail
 	0,  // 10: conclave.v1.NodeStatus.seal:type_name -> conclave.v1.SealState
 	4,  // 11: conclave.v1.NodeStatus.crls:type_name -> conclave.v1.CRL
 	8,  // 12: conclave.v1.SubmitShareResponse.node:type_name -> conclave.v1.NodeStatus
@@ -3018,52 +3219,56 @@ var file_transport_kmspb_operator_proto_depIdxs = []int32{
 	8,  // 14: conclave.v1.SealResponse.node:type_name -> conclave.v1.NodeStatus
 	8,  // 15: conclave.v1.NodeReport.nodes:type_name -> conclave.v1.NodeStatus
 	8,  // 16: conclave.v1.InstallCRLResponse.node:type_name -> conclave.v1.NodeStatus
-	46, // 17: conclave.v1.CreateSessionResponse.expires:type_name -> google.protobuf.Timestamp
-	31, // 18: conclave.v1.MembersResponse.members:type_name -> conclave.v1.Member
-	7,  // 19: conclave.v1.Member.addresses:type_name -> conclave.v1.Addresses
-	34, // 20: conclave.v1.ListCredentialsResponse.credentials:type_name -> conclave.v1.Credential
-	46, // 21: conclave.v1.Credential.created:type_name -> google.protobuf.Timestamp
-	41, // 22: conclave.v1.ListAccountsResponse.accounts:type_name -> conclave.v1.AccountInfo
-	46, // 23: conclave.v1.AccountInfo.created:type_name -> google.protobuf.Timestamp
-	2,  // 24: conclave.v1.Operator.Status:input_type -> conclave.v1.StatusRequest
-	9,  // 25: conclave.v1.Operator.Init:input_type -> conclave.v1.InitRequest
-	12, // 26: conclave.v1.Operator.Challenge:input_type -> conclave.v1.ChallengeRequest
-	14, // 27: conclave.v1.Operator.SubmitShare:input_type -> conclave.v1.SubmitShareRequest
-	16, // 28: conclave.v1.Operator.ResetShares:input_type -> conclave.v1.ResetSharesRequest
-	18, // 29: conclave.v1.Operator.Seal:input_type -> conclave.v1.SealRequest
-	21, // 30: conclave.v1.Operator.ConfirmTime:input_type -> conclave.v1.ConfirmTimeRequest
-	23, // 31: conclave.v1.Operator.InstallCRL:input_type -> conclave.v1.InstallCRLRequest
-	25, // 32: conclave.v1.Session.Create:input_type -> conclave.v1.CreateSessionRequest
-	32, // 33: conclave.v1.Credentials.List:input_type -> conclave.v1.ListCredentialsRequest
-	35, // 34: conclave.v1.Credentials.CreateAccessKey:input_type -> conclave.v1.CreateAccessKeyRequest
-	42, // 35: conclave.v1.Credentials.Delete:input_type -> conclave.v1.DeleteCredentialRequest
-	44, // 36: conclave.v1.Credentials.RevokeSessions:input_type -> conclave.v1.RevokeSessionsRequest
-	37, // 37: conclave.v1.Accounts.Create:input_type -> conclave.v1.CreateAccountRequest
-	39, // 38: conclave.v1.Accounts.List:input_type -> conclave.v1.ListAccountsRequest
-	27, // 39: conclave.v1.Audit.Read:input_type -> conclave.v1.ReadAuditRequest
-	29, // 40: conclave.v1.Cluster.Members:input_type -> conclave.v1.MembersRequest
-	3,  // 41: conclave.v1.Operator.Status:output_type -> conclave.v1.StatusResponse
-	10, // 42: conclave.v1.Operator.Init:output_type -> conclave.v1.InitResponse
-	13, // 43: conclave.v1.Operator.Challenge:output_type -> conclave.v1.ChallengeResponse
-	15, // 44: conclave.v1.Operator.SubmitShare:output_type -> conclave.v1.SubmitShareResponse
-	17, // 45: conclave.v1.Operator.ResetShares:output_type -> conclave.v1.ResetSharesResponse
-	19, // 46: conclave.v1.Operator.Seal:output_type -> conclave.v1.SealResponse
-	22, // 47: conclave.v1.Operator.ConfirmTime:output_type -> conclave.v1.ConfirmTimeResponse
-	24, // 48: conclave.v1.Operator.InstallCRL:output_type -> conclave.v1.InstallCRLResponse
-	26, // 49: conclave.v1.Session.Create:output_type -> conclave.v1.CreateSessionResponse
-	33, // 50: conclave.v1.Credentials.List:output_type -> conclave.v1.ListCredentialsResponse
-	36, // 51: conclave.v1.Credentials.CreateAccessKey:output_type -> conclave.v1.CreateAccessKeyResponse
-	43, // 52: conclave.v1.Credentials.Delete:output_type -> conclave.v1.DeleteCredentialResponse
-	45, // 53: conclave.v1.Credentials.RevokeSessions:output_type -> conclave.v1.RevokeSessionsResponse
-	38, // 54: conclave.v1.Accounts.Create:output_type -> conclave.v1.CreateAccountResponse
-	40, // 55: conclave.v1.Accounts.List:output_type -> conclave.v1.ListAccountsResponse
-	28, // 56: conclave.v1.Audit.Read:output_type -> conclave.v1.ReadAuditResponse
-	30, // 57: conclave.v1.Cluster.Members:output_type -> conclave.v1.MembersResponse
-	41, // [41:58] is the sub-list for method output_type
-	24, // [24:41] is the sub-list for method input_type
-	24, // [24:24] is the sub-list for extension type_name
-	24, // [24:24] is the sub-list for extension extendee
-	0,  // [0:24] is the sub-list for field type_name
+	27, // 17: conclave.v1.SaveSnapshotResponse.saved:type_name -> conclave.v1.SavedSnapshot
+	49, // 18: conclave.v1.SavedSnapshot.cluster_time:type_name -> google.protobuf.Timestamp
+	49, // 19: conclave.v1.CreateSessionResponse.expires:type_name -> google.protobuf.Timestamp
+	34, // 20: conclave.v1.MembersResponse.members:type_name -> conclave.v1.Member
+	7,  // 21: conclave.v1.Member.addresses:type_name -> conclave.v1.Addresses
+	37, // 22: conclave.v1.ListCredentialsResponse.credentials:type_name -> conclave.v1.Credential
+	49, // 23: conclave.v1.Credential.created:type_name -> google.protobuf.Timestamp
+	44, // 24: conclave.v1.ListAccountsResponse.accounts:type_name -> conclave.v1.AccountInfo
+	49, // 25: conclave.v1.AccountInfo.created:type_name -> google.protobuf.Timestamp
+	2,  // 26: conclave.v1.Operator.Status:input_type -> conclave.v1.StatusRequest
+	9,  // 27: conclave.v1.Operator.Init:input_type -> conclave.v1.InitRequest
+	12, // 28: conclave.v1.Operator.Challenge:input_type -> conclave.v1.ChallengeRequest
+	14, // 29: conclave.v1.Operator.SubmitShare:input_type -> conclave.v1.SubmitShareRequest
+	16, // 30: conclave.v1.Operator.ResetShares:input_type -> conclave.v1.ResetSharesRequest
+	18, // 31: conclave.v1.Operator.Seal:input_type -> conclave.v1.SealRequest
+	21, // 32: conclave.v1.Operator.ConfirmTime:input_type -> conclave.v1.ConfirmTimeRequest
+	23, // 33: conclave.v1.Operator.InstallCRL:input_type -> conclave.v1.InstallCRLRequest
+	25, // 34: conclave.v1.Operator.SaveSnapshot:input_type -> conclave.v1.SaveSnapshotRequest
+	28, // 35: conclave.v1.Session.Create:input_type -> conclave.v1.CreateSessionRequest
+	35, // 36: conclave.v1.Credentials.List:input_type -> conclave.v1.ListCredentialsRequest
+	38, // 37: conclave.v1.Credentials.CreateAccessKey:input_type -> conclave.v1.CreateAccessKeyRequest
+	45, // 38: conclave.v1.Credentials.Delete:input_type -> conclave.v1.DeleteCredentialRequest
+	47, // 39: conclave.v1.Credentials.RevokeSessions:input_type -> conclave.v1.RevokeSessionsRequest
+	40, // 40: conclave.v1.Accounts.Create:input_type -> conclave.v1.CreateAccountRequest
+	42, // 41: conclave.v1.Accounts.List:input_type -> conclave.v1.ListAccountsRequest
+	30, // 42: conclave.v1.Audit.Read:input_type -> conclave.v1.ReadAuditRequest
+	32, // 43: conclave.v1.Cluster.Members:input_type -> conclave.v1.MembersRequest
+	3,  // 44: conclave.v1.Operator.Status:output_type -> conclave.v1.StatusResponse
+	10, // 45: conclave.v1.Operator.Init:output_type -> conclave.v1.InitResponse
+	13, // 46: conclave.v1.Operator.Challenge:output_type -> conclave.v1.ChallengeResponse
+	15, // 47: conclave.v1.Operator.SubmitShare:output_type -> conclave.v1.SubmitShareResponse
+	17, // 48: conclave.v1.Operator.ResetShares:output_type -> conclave.v1.ResetSharesResponse
+	19, // 49: conclave.v1.Operator.Seal:output_type -> conclave.v1.SealResponse
+	22, // 50: conclave.v1.Operator.ConfirmTime:output_type -> conclave.v1.ConfirmTimeResponse
+	24, // 51: conclave.v1.Operator.InstallCRL:output_type -> conclave.v1.InstallCRLResponse
+	26, // 52: conclave.v1.Operator.SaveSnapshot:output_type -> conclave.v1.SaveSnapshotResponse
+	29, // 53: conclave.v1.Session.Create:output_type -> conclave.v1.CreateSessionResponse
+	36, // 54: conclave.v1.Credentials.List:output_type -> conclave.v1.ListCredentialsResponse
+	39, // 55: conclave.v1.Credentials.CreateAccessKey:output_type -> conclave.v1.CreateAccessKeyResponse
+	46, // 56: conclave.v1.Credentials.Delete:output_type -> conclave.v1.DeleteCredentialResponse
+	48, // 57: conclave.v1.Credentials.RevokeSessions:output_type -> conclave.v1.RevokeSessionsResponse
+	41, // 58: conclave.v1.Accounts.Create:output_type -> conclave.v1.CreateAccountResponse
+	43, // 59: conclave.v1.Accounts.List:output_type -> conclave.v1.ListAccountsResponse
+	31, // 60: conclave.v1.Audit.Read:output_type -> conclave.v1.ReadAuditResponse
+	33, // 61: conclave.v1.Cluster.Members:output_type -> conclave.v1.MembersResponse
+	44, // [44:62] is the sub-list for method output_type
+	26, // [26:44] is the sub-list for method input_type
+	26, // [26:26] is the sub-list for extension type_name
+	26, // [26:26] is the sub-list for extension extendee
+	0,  // [0:26] is the sub-list for field type_name
 }
 
 func init() { file_transport_kmspb_operator_proto_init() }
@@ -3078,7 +3283,7 @@ func file_transport_kmspb_operator_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_transport_kmspb_operator_proto_rawDesc), len(file_transport_kmspb_operator_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   46,
+			NumMessages:   49,
 			NumExtensions: 0,
 			NumServices:   6,
 		},

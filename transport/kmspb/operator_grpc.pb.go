@@ -19,14 +19,15 @@ import (
 const _ = grpc.SupportPackageIsVersion9
 
 const (
-	Operator_Status_FullMethodName      = "/conclave.v1.Operator/Status"
-	Operator_Init_FullMethodName        = "/conclave.v1.Operator/Init"
-	Operator_Challenge_FullMethodName   = "/conclave.v1.Operator/Challenge"
-	Operator_SubmitShare_FullMethodName = "/conclave.v1.Operator/SubmitShare"
-	Operator_ResetShares_FullMethodName = "/conclave.v1.Operator/ResetShares"
-	Operator_Seal_FullMethodName        = "/conclave.v1.Operator/Seal"
-	Operator_ConfirmTime_FullMethodName = "/conclave.v1.Operator/ConfirmTime"
-	Operator_InstallCRL_FullMethodName  = "/conclave.v1.Operator/InstallCRL"
+	Operator_Status_FullMethodName       = "/conclave.v1.Operator/Status"
+	Operator_Init_FullMethodName         = "/conclave.v1.Operator/Init"
+	Operator_Challenge_FullMethodName    = "/conclave.v1.Operator/Challenge"
+	Operator_SubmitShare_FullMethodName  = "/conclave.v1.Operator/SubmitShare"
+	Operator_ResetShares_FullMethodName  = "/conclave.v1.Operator/ResetShares"
+	Operator_Seal_FullMethodName         = "/conclave.v1.Operator/Seal"
+	Operator_ConfirmTime_FullMethodName  = "/conclave.v1.Operator/ConfirmTime"
+	Operator_InstallCRL_FullMethodName   = "/conclave.v1.Operator/InstallCRL"
+	Operator_SaveSnapshot_FullMethodName = "/conclave.v1.Operator/SaveSnapshot"
 )
 
 // OperatorClient is the client API for Operator service.
@@ -58,6 +59,10 @@ type OperatorClient interface {
 	// When the call returns, the list is in force, and connections with certificates
 	// on it are closed.
 	InstallCRL(ctx context.Context, in *InstallCRLRequest, opts ...grpc.CallOption) (*InstallCRLResponse, error)
+	// SaveSnapshot sends a backup of the cluster, encrypted; see package backup. This
+	// node must be unsealed. The backup has everything that was committed before the
+	// call, which is in the audit log before the first byte is sent.
+	SaveSnapshot(ctx context.Context, in *SaveSnapshotRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[SaveSnapshotResponse], error)
 }
 
 type operatorClient struct {
@@ -148,6 +153,25 @@ func (c *operatorClient) InstallCRL(ctx context.Context, in *InstallCRLRequest, 
 	return out, nil
 }
 
+func (c *operatorClient) SaveSnapshot(ctx context.Context, in *SaveSnapshotRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[SaveSnapshotResponse], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &Operator_ServiceDesc.Streams[0], Operator_SaveSnapshot_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[SaveSnapshotRequest, SaveSnapshotResponse]{ClientStream: stream}
+	if err := x.ClientStream.SendMsg(in); err != nil {
+		return nil, err
+	}
+	if err := x.ClientStream.CloseSend(); err != nil {
+		return nil, err
+	}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Operator_SaveSnapshotClient = grpc.ServerStreamingClient[SaveSnapshotResponse]
+
 // OperatorServer is the server API for Operator service.
 // All implementations must embed UnimplementedOperatorServer
 // for forward compatibility.
@@ -177,6 +201,10 @@ type OperatorServer interface {
 	// When the call returns, the list is in force, and connections with certificates
 	// on it are closed.
 	InstallCRL(context.Context, *InstallCRLRequest) (*InstallCRLResponse, error)
+	// SaveSnapshot sends a backup of the cluster, encrypted; see package backup. This
+	// node must be unsealed. The backup has everything that was committed before the
+	// call, which is in the audit log before the first byte is sent.
+	SaveSnapshot(*SaveSnapshotRequest, grpc.ServerStreamingServer[SaveSnapshotResponse]) error
 	mustEmbedUnimplementedOperatorServer()
 }
 
@@ -210,6 +238,9 @@ func (UnimplementedOperatorServer) ConfirmTime(context.Context, *ConfirmTimeRequ
 }
 func (UnimplementedOperatorServer) InstallCRL(context.Context, *InstallCRLRequest) (*InstallCRLResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method InstallCRL not implemented")
+}
+func (UnimplementedOperatorServer) SaveSnapshot(*SaveSnapshotRequest, grpc.ServerStreamingServer[SaveSnapshotResponse]) error {
+	return status.Error(codes.Unimplemented, "method SaveSnapshot not implemented")
 }
 func (UnimplementedOperatorServer) mustEmbedUnimplementedOperatorServer() {}
 func (UnimplementedOperatorServer) testEmbeddedByValue()                  {}
@@ -376,6 +407,17 @@ func _Operator_InstallCRL_Handler(srv interface{}, ctx context.Context, dec func
 	return interceptor(ctx, in, info, handler)
 }
 
+func _Operator_SaveSnapshot_Handler(srv interface{}, stream grpc.ServerStream) error {
+	m := new(SaveSnapshotRequest)
+	if err := stream.RecvMsg(m); err != nil {
+		return err
+	}
+	return srv.(OperatorServer).SaveSnapshot(m, &grpc.GenericServerStream[SaveSnapshotRequest, SaveSnapshotResponse]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Operator_SaveSnapshotServer = grpc.ServerStreamingServer[SaveSnapshotResponse]
+
 // Operator_ServiceDesc is the grpc.ServiceDesc for Operator service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -416,7 +458,13 @@ var Operator_ServiceDesc = grpc.ServiceDesc{
 			Handler:    _Operator_InstallCRL_Handler,
 		},
 	},
-	Streams:  []grpc.StreamDesc{},
+	Streams: []grpc.StreamDesc{
+		{
+			StreamName:    "SaveSnapshot",
+			Handler:       _Operator_SaveSnapshot_Handler,
+			ServerStreams: true,
+		},
+	},
 	Metadata: "transport/kmspb/operator.proto",
 }
 

@@ -2,13 +2,16 @@ package node
 
 import (
 	"context"
+	"encoding/hex"
 	"fmt"
+	"io"
 	"time"
 
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"github.com/conclavekms/conclave/cluster"
 	"github.com/conclavekms/conclave/cluster/diskspace"
+	"github.com/conclavekms/conclave/keyengine/backup"
 	"github.com/conclavekms/conclave/keyengine/ceremony"
 	"github.com/conclavekms/conclave/transport/grpcapi"
 	"github.com/conclavekms/conclave/transport/kmspb"
@@ -62,6 +65,18 @@ func (c operations) ConfirmTime(ctx context.Context, op ceremony.Operator) error
 // InstallCRL implements grpcapi.Ceremony.
 func (c operations) InstallCRL(ctx context.Context, op ceremony.Operator, der []byte) *kmspb.NodeStatus {
 	return c.status(op, c.n.installCRL(ctx, op, der))
+}
+
+// SaveSnapshot implements grpcapi.Ceremony.
+func (c operations) SaveSnapshot(ctx context.Context, op ceremony.Operator, withAudit bool, to io.Writer) (*kmspb.SavedSnapshot, error) {
+	of, _ := c.n.cluster.State().Cluster()
+	h, err := c.n.engine.Backups.Save(ctx, c.n.cluster, op.Event(backup.EventName, of), withAudit, to)
+	if err != nil {
+		return nil, err
+	}
+	return &kmspb.SavedSnapshot{
+		Id: hex.EncodeToString(h.Id), Index: h.Index, ClusterTime: timestamppb.New(time.Unix(0, h.Time)), AuditSize: h.AuditSize,
+	}, nil
 }
 
 // Status implements grpcapi.Ceremony.
