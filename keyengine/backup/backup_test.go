@@ -90,7 +90,7 @@ func TestSaveAndOpen(t *testing.T) {
 		}
 		k, r := open(t, file, n.shares[2], n.shares[0])
 		var entries []auditlog.Entry
-		content, err := k.Read(r, func(e auditlog.Entry) error { entries = append(entries, e); return nil })
+		content, err := k.Read(r, nil, func(e auditlog.Entry) error { entries = append(entries, e); return nil })
 		if err != nil {
 			t.Fatalf("Read: %v", err)
 		}
@@ -137,7 +137,7 @@ func refused(k *Keys, file []byte) bool {
 		return errors.Is(err, ErrFormat) || errors.Is(err, ErrNewer)
 	}
 	with := &Keys{header: h, vault: k.vault, shares: k.shares}
-	_, err = with.Read(r, nil)
+	_, err = with.Read(r, nil, nil)
 	return err != nil
 }
 
@@ -230,7 +230,7 @@ func TestShares(t *testing.T) {
 	n, other := newTestNode(t), newTestNode(t)
 	file := n.save(false)
 	k, r := open(t, file, n.shares[0])
-	if _, err := k.Read(r, nil); !errors.Is(err, shamir.ErrTooFew) {
+	if _, err := k.Read(r, nil, nil); !errors.Is(err, shamir.ErrTooFew) {
 		t.Errorf("with one share of two: %v", err)
 	}
 	if _, _, err := k.Add([]byte(other.shares[1])); !errors.Is(err, shamir.ErrWrongCluster) {
@@ -245,7 +245,7 @@ func TestShares(t *testing.T) {
 	if have, need, err := k.Add([]byte(" " + n.shares[1] + "\n")); err != nil || have != need {
 		t.Errorf("the second share: %d of %d, %v", have, need, err)
 	}
-	if _, err := k.Read(r, nil); err != nil {
+	if _, err := k.Read(r, nil, nil); err != nil {
 		t.Errorf("Read: %v", err)
 	}
 }
@@ -300,7 +300,7 @@ func openAll(file []byte, shares []string) error {
 			return err
 		}
 	}
-	_, err = k.Read(r, nil)
+	_, err = k.Read(r, nil, nil)
 	return err
 }
 
@@ -405,7 +405,7 @@ func FuzzReadHeader(f *testing.F) {
 			return
 		}
 		if k, err := NewKeys(h, false); err == nil {
-			if _, err := k.Read(bytes.NewReader(nil), nil); err == nil {
+			if _, err := k.Read(bytes.NewReader(nil), nil, nil); err == nil {
 				t.Error("opened without shares")
 			}
 			_ = k.Close()
@@ -435,7 +435,7 @@ func TestVector(t *testing.T) {
 		t.Fatal(err)
 	}
 	k, r := open(t, b, strings.Fields(string(text))[1:3]...)
-	content, err := k.Read(r, nil)
+	content, err := k.Read(r, nil, nil)
 	if err != nil {
 		t.Fatal(err)
 	}

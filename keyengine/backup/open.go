@@ -22,6 +22,8 @@ type Keys struct {
 	header *Header
 	vault  *vault.Vault
 	shares *shamir.Collector
+	// custodians are the indexes of the shares that were added.
+	custodians []int
 }
 
 // NewKeys begins to collect the shares of a backup. If mustLock is set, it fails if memory
@@ -68,7 +70,11 @@ func (k *Keys) Add(share []byte) (have, need int, err error) {
 			return
 		}
 		defer s.Wipe()
-		if have, need, err = k.shares.Add(s); err == nil && have == need {
+		if have, need, err = k.shares.Add(s); err != nil {
+			return
+		}
+		k.custodians = append(k.custodians, s.Index())
+		if have == need {
 			err = k.open()
 		}
 	})
@@ -114,10 +120,10 @@ type Content struct {
 }
 
 // Read reads what follows the header, to the end of the file. It returns an error unless
-// all of it is authentic, can be read by this binary, and belongs together. audit is called
-// with each entry of the audit log; it may be nil. What it was called with counts only if
-// Read succeeds.
-func (k *Keys) Read(from io.Reader, audit func(auditlog.Entry) error) (*Content, error) {
+// all of it is authentic, can be read by this binary, and belongs together. The state's
+// snapshot is also written to the writer, and audit is called with each entry of the audit
+// log; both may be nil. What they got counts only if Read succeeds.
+func (k *Keys) Read(from io.Reader, snapshot io.Writer, audit func(auditlog.Entry) error) (*Content, error) {
 	key, err := k.fileKey()
 	if err != nil {
 		return nil, err
@@ -147,6 +153,11 @@ func (k *Keys) Read(from io.Reader, audit func(auditlog.Entry) error) (*Content,
 		case partState:
 			if err := state.write(b); err != nil {
 				return nil, fmt.Errorf("its state: %w", err)
+			}
+			if snapshot != nil {
+				if _, err := snapshot.Write(b); err != nil {
+					return nil, err
+				}
 			}
 		case partAudit:
 			e, err := parseEntry(b)

@@ -24,7 +24,7 @@ import (
 
 // Commands returns the commands for backups.
 func Commands(a *cli.App) []*cobra.Command {
-	return []*cobra.Command{snapshotCommand(a)}
+	return []*cobra.Command{snapshotCommand(a), recoverCommand(a)}
 }
 
 func snapshotCommand(a *cli.App) *cobra.Command {
@@ -35,7 +35,7 @@ func snapshotCommand(a *cli.App) *cobra.Command {
 and the audit log of a cluster. As many shares as unseal the cluster open it, without
 the cluster. Keep backups away from the shares: whoever has both has all keys.`,
 	}
-	cmd.AddCommand(saveCommand(a), inspectCommand(a), verifyCommand(a))
+	cmd.AddCommand(saveCommand(a), inspectCommand(a), verifyCommand(a), restoreCommand(a))
 	return cmd
 }
 
@@ -275,7 +275,7 @@ unseal the cluster on: for a moment it has all keys.`,
 			}
 			var shown header
 			err := o.open(a, args[0], func(h *backup.Header, k *backup.Keys, rest io.Reader) error {
-				content, err := k.Read(rest, nil)
+				content, err := k.Read(rest, nil, nil)
 				if err != nil {
 					return err
 				}
