@@ -47,6 +47,10 @@ var imports = []struct {
 	{"cmd/conclave/internal/operator", []string{
 		"cmd/conclave/internal/files", "cmd/conclave/internal/certs", "cmd/conclave/internal/cli", "transport/client", "transport/kmspb",
 	}},
+	// It opens files and writes data directories, without a server.
+	{"cmd/conclave/internal/backups", []string{
+		"cmd/conclave/internal/files", "cmd/conclave/internal/cli", "cmd/conclave/node", "cluster", "keyengine/backup", "auditlog", "transport/kmspb",
+	}},
 	{"cmd/conclave", []string{
 		"cmd/conclave/node", "cluster", "cluster/diskspace", "cluster/pki", "transport/client", "transport/iampb", "transport/kmspb", "keyengine", "keyengine/ceremony", "keyengine/kmsapi", "auditlog/verify",
 	}},
