@@ -12,6 +12,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"strconv"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -217,7 +218,7 @@ type opening struct {
 
 func (o *opening) flags(cmd *cobra.Command) {
 	cmd.Flags().StringArrayVar(&o.shares, "share-file", nil, "file with a share; to be repeated for each")
-	cmd.Flags().BoolVar(&o.unlocked, "allow-unlocked-memory", false, "open the backup even if the keys may be swapped out, where memory cannot be locked")
+	cmd.Flags().BoolVar(&o.unlocked, "allow-unlocked-memory", false, "open the backup even if the keys may be swapped out, where memory cannot be locked (CONCLAVE_ALLOW_UNLOCKED_MEMORY)")
 }
 
 // open reads the header of a backup, and the shares that open it. use is called with them,
@@ -233,7 +234,8 @@ func (o *opening) open(a *cli.App, name string, use func(h *backup.Header, k *ba
 	if err != nil {
 		return fmt.Errorf("%s: %w", name, err)
 	}
-	k, err := backup.NewKeys(h, !o.unlocked)
+	unlocked, _ := strconv.ParseBool(os.Getenv("CONCLAVE_ALLOW_UNLOCKED_MEMORY"))
+	k, err := backup.NewKeys(h, !o.unlocked && !unlocked)
 	if err != nil {
 		return fmt.Errorf("%s: %w", name, err)
 	}
