@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"maps"
 	"os"
 	"path/filepath"
@@ -14,6 +15,7 @@ import (
 	"github.com/hashicorp/raft"
 
 	"github.com/conclavekms/conclave/cluster/internal/raftlog"
+	"github.com/conclavekms/conclave/cluster/internal/raftlogger"
 	"github.com/conclavekms/conclave/cluster/pki"
 	"github.com/conclavekms/conclave/fsm/snapfile"
 	"github.com/conclavekms/conclave/fsm/wire"
@@ -80,7 +82,7 @@ func (r Restored) WriteDataDir(path, node string, open func() (io.ReadCloser, er
 }
 
 func (r Restored) writeSnapshot(group string, open func() (io.ReadCloser, error)) error {
-	files, err := raft.NewFileSnapshotStoreWithLogger(group, 1, nil)
+	files, err := raft.NewFileSnapshotStoreWithLogger(group, 1, raftlogger.New(slog.New(slog.DiscardHandler), "snapshot"))
 	if err != nil {
 		return err
 	}

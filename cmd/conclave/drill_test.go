@@ -43,7 +43,7 @@ func TestBackupDrill(t *testing.T) {
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"evalenv": cmdEvalEnv,
 			"ports":   cmdPorts,
-			"waitfor": cmdWaitFor,
+			"waitfor": func(ts *testscript.TestScript, neg bool, args []string) { waitFor(ts, neg, args, drillLimit) },
 			"fill":    func(ts *testscript.TestScript, _ bool, _ []string) { fillKeys(ts, keys) },
 			"runbook": func(ts *testscript.TestScript, neg bool, args []string) {
 				number := 1

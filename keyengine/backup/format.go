@@ -142,7 +142,7 @@ func newWriter(to io.Writer, o *vault.Opened, h *backuppb.Header) (*writer, erro
 	if err != nil {
 		return nil, err
 	}
-	key, generation, wrapped, err := o.NewFileKey(hash)
+	key, generation, wrapped, err := vault.NewFileKey(o, hash)
 	if err != nil {
 		return nil, err
 	}

@@ -103,7 +103,7 @@ func (k *Keys) fileKey() (*keymat.Secret, error) {
 		have, need := k.shares.Progress()
 		return nil, fmt.Errorf("%w: have %d, need %d", shamir.ErrTooFew, have, need)
 	}
-	key, err := o.OpenFileKey(k.header.hash, k.header.generation, k.header.wrapped)
+	key, err := vault.OpenFileKey(o, k.header.hash, k.header.generation, k.header.wrapped)
 	if errors.Is(err, keymat.ErrUnwrap) || errors.Is(err, keymat.ErrGeneration) {
 		return nil, fmt.Errorf("%w: its header was changed", ErrDamaged)
 	}

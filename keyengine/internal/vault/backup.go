@@ -17,7 +17,7 @@ func fileKeyBinding(header [32]byte) keymat.Binding {
 // NewFileKey returns a random key for a backup, and the key wrapped by the newest
 // generation of the keyring and bound to the hash of the backup's header. Whoever has t
 // shares and the header can unwrap it without the cluster. The caller must destroy the key.
-func (o *Opened) NewFileKey(header [32]byte) (key *keymat.Secret, generation uint32, wrapped []byte, err error) {
+func NewFileKey(o *Opened, header [32]byte) (key *keymat.Secret, generation uint32, wrapped []byte, err error) {
 	if key, err = o.arena.Random(keymat.KeySize); err != nil {
 		return nil, 0, nil, Gone(err)
 	}
@@ -34,7 +34,7 @@ func (o *Opened) NewFileKey(header [32]byte) (key *keymat.Secret, generation uin
 
 // OpenFileKey reverses NewFileKey. It returns an error that wraps keymat.ErrUnwrap if the
 // header or the wrapped key was changed.
-func (o *Opened) OpenFileKey(header [32]byte, generation uint32, wrapped []byte) (*keymat.Secret, error) {
+func OpenFileKey(o *Opened, header [32]byte, generation uint32, wrapped []byte) (*keymat.Secret, error) {
 	if len(wrapped) != WrappedFileKey {
 		return nil, keymat.ErrUnwrap
 	}
