@@ -64,8 +64,9 @@ check: ## formatting, vet, staticcheck
 bench: build ## throughput and latency beside bare echoes, and of a user beside root, on three nodes
 	bin/conclave bench --user $(ARGS)
 
-scale: ## 100,000 keys, aliases and grants, and 100,000 users, beside an empty cluster
+scale: ## 100,000 keys, aliases and grants, and 100,000 users, beside an empty cluster, and keys restored from a backup
 	CONCLAVE_SCALE=$${CONCLAVE_SCALE:-100000} $(GO) test -count=1 -timeout 30m -run '^TestScale(Users)?$$' -v ./integration/scale
+	CONCLAVE_SCALE=$${CONCLAVE_SCALE:-100000} $(GO) test -count=1 -timeout 20m -run '^TestBackupDrill$$' -v ./cmd/conclave
 
 faults: ## paused processes, hung, slow and full disks, at length; needs strace and root
 	CONCLAVE_FAULTS=1 CONCLAVE_FULL=1 CONCLAVE_NO_SKIP=1 $(GO) test -count=1 -timeout 30m -run '^Test(Pauses|HungDisk|SlowDisk|FullDisk)$$' -v ./integration/faults

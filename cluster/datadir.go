@@ -28,6 +28,8 @@ type nodeFile struct {
 	Incarnation uint64 `json:"incarnation"`
 	// Joined lists the Raft groups whose state is in the directory.
 	Joined []uint32 `json:"joined"`
+	// Lineage is that of the state if it was restored from a backup, in hexadecimal.
+	Lineage string `json:"lineage,omitempty"`
 }
 
 // groupsDir contains one directory for each Raft group, named by the group's number. Files

@@ -138,6 +138,7 @@ func (n *Node) open() error {
 	if n.dir, err = openDataDir(n.cfg.DataDir, n.cfg.NodeID, n.cfg.Clock.Now()); err != nil {
 		return fmt.Errorf("data directory: %w", err)
 	}
+	n.cfg.Identity.SetLineage(n.dir.file.Lineage)
 	if err := n.openDisk(); err != nil {
 		return err
 	}

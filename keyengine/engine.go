@@ -14,6 +14,7 @@ import (
 	"github.com/conclavekms/conclave/auditlog"
 	"github.com/conclavekms/conclave/fsm"
 	"github.com/conclavekms/conclave/fsm/fsmpb"
+	"github.com/conclavekms/conclave/keyengine/backup"
 	"github.com/conclavekms/conclave/keyengine/ceremony"
 	"github.com/conclavekms/conclave/keyengine/iam"
 	"github.com/conclavekms/conclave/keyengine/internal/attest"
@@ -84,6 +85,8 @@ type Engine struct {
 	*iam.Authenticator
 	// Ceremonies initialise the cluster and seal and unseal the node.
 	*ceremony.Ceremonies
+	// Backups writes backups of the cluster.
+	Backups *backup.Saver
 
 	cfg        Config
 	replica    Replica
@@ -125,6 +128,7 @@ func New(cfg Config) (*Engine, error) {
 	e.Authenticator = iam.NewAuthenticator(iam.AuthenticatorConfig{
 		Vault: e.vault, Replica: cfg.Replica, Clock: cfg.Clock, Log: cfg.Logger, Events: e.events, Withheld: e.withheld, Forged: e.metrics.forged,
 	})
+	e.Backups = backup.New(backup.Config{NodeID: cfg.NodeID, Vault: e.vault, Audit: cfg.Audit, Clock: cfg.Clock, Events: e.events})
 	e.services = &request.Services{
 		NodeID: cfg.NodeID, MayGrow: cfg.MayGrow,
 		Authenticator: e.Authenticator, Vault: e.vault, Clock: cfg.Clock, Log: cfg.Logger, Quotas: cfg.Quotas.OrDefault(),

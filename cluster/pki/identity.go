@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"math/big"
 	"os"
-	"slices"
 	"sync/atomic"
 	"time"
 )
@@ -24,6 +23,7 @@ type Identity struct {
 	certFile, keyFile, caFile string // empty if made from memory
 	loaded                    atomic.Pointer[loadedIdentity]
 	revoked                   *revocations
+	lineage                   string // see SetLineage
 }
 
 type loadedIdentity struct {
@@ -152,6 +152,35 @@ func (id *Identity) verifyPeer(cs tls.ConnectionState, usage x509.ExtKeyUsage) (
 	return name, nil
 }
 
+// SetLineage makes the node speak only with nodes whose state was restored from the same
+// backup at the same time; lineage is empty for a cluster that was not restored. Nodes of
+// the cluster that was backed up, which have certificates of the same CA and may have the
+// same ids and addresses, are so refused by the handshake, before anything is decoded. It
+// must be called before Server and Client.
+//
+// This keeps nodes apart that are honest and that somebody started by mistake. Whoever has
+// stolen a node's key can name any lineage, and gains nothing by it: what nodes sign is of
+// one lineage too.
+func (id *Identity) SetLineage(lineage string) { id.lineage = lineage }
+
+// protocol returns the ALPN name of a protocol within the node's lineage.
+func (id *Identity) protocol(alpn string) string {
+	if id.lineage == "" {
+		return alpn
+	}
+	return alpn + "+" + id.lineage
+}
+
+// Protocol returns ALPNRaft or ALPNPeer, if that is what was negotiated, or "".
+func (id *Identity) Protocol(cs tls.ConnectionState) string {
+	for _, alpn := range []string{ALPNRaft, ALPNPeer} {
+		if cs.NegotiatedProtocol == id.protocol(alpn) {
+			return alpn
+		}
+	}
+	return ""
+}
+
 // Server returns the TLS configuration of the peer port. admit decides whether a node with
 // a valid certificate may use the protocol.
 func (id *Identity) Server(admit func(node, alpn string) error) *tls.Config {
@@ -160,7 +189,7 @@ func (id *Identity) Server(admit func(node, alpn string) error) *tls.Config {
 		// The certificate is verified below, with the current CA. Go would use the one from
 		// the start.
 		ClientAuth:             tls.RequireAnyClientCert,
-		NextProtos:             []string{ALPNRaft, ALPNPeer},
+		NextProtos:             []string{id.protocol(ALPNRaft), id.protocol(ALPNPeer)},
 		SessionTicketsDisabled: true,
 		GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) {
 			return &id.loaded.Load().cert, nil
@@ -170,10 +199,11 @@ func (id *Identity) Server(admit func(node, alpn string) error) *tls.Config {
 			if err != nil {
 				return err
 			}
-			if !slices.Contains([]string{ALPNRaft, ALPNPeer}, cs.NegotiatedProtocol) {
+			alpn := id.Protocol(cs)
+			if alpn == "" {
 				return errors.New("no known protocol")
 			}
-			return admit(node, cs.NegotiatedProtocol)
+			return admit(node, alpn)
 		},
 	}
 }
@@ -182,7 +212,7 @@ func (id *Identity) Server(admit func(node, alpn string) error) *tls.Config {
 func (id *Identity) Client(node, alpn string) *tls.Config {
 	return &tls.Config{
 		MinVersion: tls.VersionTLS13,
-		NextProtos: []string{alpn},
+		NextProtos: []string{id.protocol(alpn)},
 		GetClientCertificate: func(*tls.CertificateRequestInfo) (*tls.Certificate, error) {
 			return &id.loaded.Load().cert, nil
 		},
@@ -197,7 +227,7 @@ func (id *Identity) Client(node, alpn string) *tls.Config {
 			if got != node {
 				return fmt.Errorf("reached node %q instead of %q", got, node)
 			}
-			if cs.NegotiatedProtocol != alpn {
+			if id.Protocol(cs) != alpn {
 				return fmt.Errorf("node %q does not speak %s", node, alpn)
 			}
 			return nil

@@ -69,10 +69,14 @@ func cmdExits(ts *testscript.TestScript, neg bool, args []string) {
 
 // cmdWaitFor runs a program until it succeeds: waitfor PROGRAM …
 func cmdWaitFor(ts *testscript.TestScript, neg bool, args []string) {
+	waitFor(ts, neg, args, 20*time.Second)
+}
+
+func waitFor(ts *testscript.TestScript, neg bool, args []string, patience time.Duration) {
 	if neg || len(args) == 0 {
 		ts.Fatalf("usage: waitfor PROGRAM ARG…")
 	}
-	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(50 * time.Millisecond) {
+	for deadline := time.Now().Add(patience); ; time.Sleep(50 * time.Millisecond) {
 		err := ts.Exec(args[0], args[1:]...)
 		if err == nil {
 			return

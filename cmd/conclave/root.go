@@ -7,6 +7,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/conclavekms/conclave/cmd/conclave/internal/access"
+	"github.com/conclavekms/conclave/cmd/conclave/internal/backups"
 	"github.com/conclavekms/conclave/cmd/conclave/internal/cli"
 	"github.com/conclavekms/conclave/cmd/conclave/internal/keys"
 	"github.com/conclavekms/conclave/cmd/conclave/internal/operator"
@@ -65,6 +66,7 @@ To try it: conclave dev. In another shell: eval "$(conclave env)".`,
 	add(groupTry, devCommand(a), envCommand(a), demoCommand(a), benchCommand(a))
 	add(groupServe, serverCommand(a), certCommand(a), healthCommand(a))
 	add(groupOperate, operator.Commands(a)...)
+	add(groupOperate, backups.Commands(a)...)
 	add(groupOperate, auditCommand(a))
 	add(groupKeys, keys.Manage(a)...)
 	add(groupCrypto, keys.Use(a)...)

@@ -1777,9 +1777,11 @@ type Cluster struct {
 	AnyRegion          bool                   `protobuf:"varint,12,opt,name=any_region,json=anyRegion,proto3" json:"any_region,omitempty"` // accept any Region that a client signs for
 	// Further Regions that the cluster serves, in ascending order; region is the
 	// first one.
-	MoreRegions   []string     `protobuf:"bytes,13,rep,name=more_regions,json=moreRegions,proto3" json:"more_regions,omitempty"`
-	OriginKeys    []*OriginKey `protobuf:"bytes,16,rep,name=origin_keys,json=originKeys,proto3" json:"origin_keys,omitempty"` // as keyring, oldest first
-	Version       uint64       `protobuf:"varint,15,opt,name=version,proto3" json:"version,omitempty"`
+	MoreRegions []string     `protobuf:"bytes,13,rep,name=more_regions,json=moreRegions,proto3" json:"more_regions,omitempty"`
+	OriginKeys  []*OriginKey `protobuf:"bytes,16,rep,name=origin_keys,json=originKeys,proto3" json:"origin_keys,omitempty"` // as keyring, oldest first
+	Version     uint64       `protobuf:"varint,15,opt,name=version,proto3" json:"version,omitempty"`
+	// Where the state comes from if it was restored from a backup; absent otherwise.
+	Lineage       *Lineage `protobuf:"bytes,17,opt,name=lineage,proto3" json:"lineage,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1919,6 +1921,101 @@ func (x *Cluster) GetVersion() uint64 {
 	return 0
 }
 
+func (x *Cluster) GetLineage() *Lineage {
+	if x != nil {
+		return x.Lineage
+	}
+	return nil
+}
+
+// Lineage says that the state was restored from a backup, and from which. A cluster
+// that was restored has the keys of the one that was backed up. What nodes of the one
+// have signed or stored is worth nothing to nodes of the other, since their histories
+// differ: the id of the lineage is a part of all that origin keys sign.
+type Lineage struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Id            []byte                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`                                 // 16 random bytes, new with each restore
+	Backup        []byte                 `protobuf:"bytes,2,opt,name=backup,proto3" json:"backup,omitempty"`                         // the id of the backup
+	Index         uint64                 `protobuf:"varint,3,opt,name=index,proto3" json:"index,omitempty"`                          // the Raft index that the backup reached
+	AuditSize     uint64                 `protobuf:"varint,4,opt,name=audit_size,json=auditSize,proto3" json:"audit_size,omitempty"` // the audit log that the backup covered
+	AuditRoot     []byte                 `protobuf:"bytes,5,opt,name=audit_root,json=auditRoot,proto3" json:"audit_root,omitempty"`
+	Restored      int64                  `protobuf:"varint,6,opt,name=restored,proto3" json:"restored,omitempty"` // by the clock of the machine, Unix nanoseconds
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Lineage) Reset() {
+	*x = Lineage{}
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[15]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Lineage) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Lineage) ProtoMessage() {}
+
+func (x *Lineage) ProtoReflect() protoreflect.Message {
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[15]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Lineage.ProtoReflect.Descriptor instead.
+func (*Lineage) Descriptor() ([]byte, []int) {
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{15}
+}
+
+func (x *Lineage) GetId() []byte {
+	if x != nil {
+		return x.Id
+	}
+	return nil
+}
+
+func (x *Lineage) GetBackup() []byte {
+	if x != nil {
+		return x.Backup
+	}
+	return nil
+}
+
+func (x *Lineage) GetIndex() uint64 {
+	if x != nil {
+		return x.Index
+	}
+	return 0
+}
+
+func (x *Lineage) GetAuditSize() uint64 {
+	if x != nil {
+		return x.AuditSize
+	}
+	return 0
+}
+
+func (x *Lineage) GetAuditRoot() []byte {
+	if x != nil {
+		return x.AuditRoot
+	}
+	return nil
+}
+
+func (x *Lineage) GetRestored() int64 {
+	if x != nil {
+		return x.Restored
+	}
+	return 0
+}
+
 // OriginKey is an Ed25519 key with which unsealed nodes sign what enters the state.
 // There is one for each generation of the keyring.
 type OriginKey struct {
@@ -1933,7 +2030,7 @@ type OriginKey struct {
 
 func (x *OriginKey) Reset() {
 	*x = OriginKey{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[15]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1945,7 +2042,7 @@ func (x *OriginKey) String() string {
 func (*OriginKey) ProtoMessage() {}
 
 func (x *OriginKey) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[15]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1958,7 +2055,7 @@ func (x *OriginKey) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OriginKey.ProtoReflect.Descriptor instead.
 func (*OriginKey) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{15}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *OriginKey) GetGeneration() uint32 {
@@ -2002,7 +2099,7 @@ type ShareSet struct {
 
 func (x *ShareSet) Reset() {
 	*x = ShareSet{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[16]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2014,7 +2111,7 @@ func (x *ShareSet) String() string {
 func (*ShareSet) ProtoMessage() {}
 
 func (x *ShareSet) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[16]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2027,7 +2124,7 @@ func (x *ShareSet) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShareSet.ProtoReflect.Descriptor instead.
 func (*ShareSet) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{16}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *ShareSet) GetId() []byte {
@@ -2076,7 +2173,7 @@ type WrappedKEK struct {
 
 func (x *WrappedKEK) Reset() {
 	*x = WrappedKEK{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[17]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2088,7 +2185,7 @@ func (x *WrappedKEK) String() string {
 func (*WrappedKEK) ProtoMessage() {}
 
 func (x *WrappedKEK) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[17]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2101,7 +2198,7 @@ func (x *WrappedKEK) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WrappedKEK.ProtoReflect.Descriptor instead.
 func (*WrappedKEK) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{17}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *WrappedKEK) GetGeneration() uint32 {
@@ -2158,7 +2255,7 @@ type Key struct {
 
 func (x *Key) Reset() {
 	*x = Key{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[18]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2170,7 +2267,7 @@ func (x *Key) String() string {
 func (*Key) ProtoMessage() {}
 
 func (x *Key) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[18]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2183,7 +2280,7 @@ func (x *Key) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Key.ProtoReflect.Descriptor instead.
 func (*Key) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{18}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *Key) GetId() []byte {
@@ -2345,7 +2442,7 @@ type Rotation struct {
 
 func (x *Rotation) Reset() {
 	*x = Rotation{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[19]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2357,7 +2454,7 @@ func (x *Rotation) String() string {
 func (*Rotation) ProtoMessage() {}
 
 func (x *Rotation) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[19]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2370,7 +2467,7 @@ func (x *Rotation) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Rotation.ProtoReflect.Descriptor instead.
 func (*Rotation) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{19}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *Rotation) GetEnabled() bool {
@@ -2405,7 +2502,7 @@ type UsedToken struct {
 
 func (x *UsedToken) Reset() {
 	*x = UsedToken{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[20]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2417,7 +2514,7 @@ func (x *UsedToken) String() string {
 func (*UsedToken) ProtoMessage() {}
 
 func (x *UsedToken) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[20]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2430,7 +2527,7 @@ func (x *UsedToken) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UsedToken.ProtoReflect.Descriptor instead.
 func (*UsedToken) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{20}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *UsedToken) GetId() []byte {
@@ -2467,7 +2564,7 @@ type Material struct {
 
 func (x *Material) Reset() {
 	*x = Material{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[21]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2479,7 +2576,7 @@ func (x *Material) String() string {
 func (*Material) ProtoMessage() {}
 
 func (x *Material) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[21]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2492,7 +2589,7 @@ func (x *Material) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Material.ProtoReflect.Descriptor instead.
 func (*Material) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{21}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *Material) GetId() []byte {
@@ -2602,7 +2699,7 @@ type Grant struct {
 
 func (x *Grant) Reset() {
 	*x = Grant{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[22]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2614,7 +2711,7 @@ func (x *Grant) String() string {
 func (*Grant) ProtoMessage() {}
 
 func (x *Grant) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[22]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2627,7 +2724,7 @@ func (x *Grant) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Grant.ProtoReflect.Descriptor instead.
 func (*Grant) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{22}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *Grant) GetKey() []byte {
@@ -2752,7 +2849,7 @@ type GrantContext struct {
 
 func (x *GrantContext) Reset() {
 	*x = GrantContext{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[23]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2764,7 +2861,7 @@ func (x *GrantContext) String() string {
 func (*GrantContext) ProtoMessage() {}
 
 func (x *GrantContext) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[23]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2777,7 +2874,7 @@ func (x *GrantContext) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GrantContext.ProtoReflect.Descriptor instead.
 func (*GrantContext) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{23}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *GrantContext) GetPairs() []*Tag {
@@ -2799,7 +2896,7 @@ type GrantID struct {
 
 func (x *GrantID) Reset() {
 	*x = GrantID{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[24]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2811,7 +2908,7 @@ func (x *GrantID) String() string {
 func (*GrantID) ProtoMessage() {}
 
 func (x *GrantID) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[24]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2824,7 +2921,7 @@ func (x *GrantID) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GrantID.ProtoReflect.Descriptor instead.
 func (*GrantID) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{24}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *GrantID) GetKey() []byte {
@@ -2869,7 +2966,7 @@ type KeyGrants struct {
 
 func (x *KeyGrants) Reset() {
 	*x = KeyGrants{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[25]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2881,7 +2978,7 @@ func (x *KeyGrants) String() string {
 func (*KeyGrants) ProtoMessage() {}
 
 func (x *KeyGrants) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[25]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2894,7 +2991,7 @@ func (x *KeyGrants) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KeyGrants.ProtoReflect.Descriptor instead.
 func (*KeyGrants) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{25}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *KeyGrants) GetKey() []byte {
@@ -2958,7 +3055,7 @@ type KeyStore struct {
 
 func (x *KeyStore) Reset() {
 	*x = KeyStore{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[26]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2970,7 +3067,7 @@ func (x *KeyStore) String() string {
 func (*KeyStore) ProtoMessage() {}
 
 func (x *KeyStore) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[26]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2983,7 +3080,7 @@ func (x *KeyStore) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KeyStore.ProtoReflect.Descriptor instead.
 func (*KeyStore) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{26}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *KeyStore) GetId() string {
@@ -3115,7 +3212,7 @@ type KeyStoreID struct {
 
 func (x *KeyStoreID) Reset() {
 	*x = KeyStoreID{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[27]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3127,7 +3224,7 @@ func (x *KeyStoreID) String() string {
 func (*KeyStoreID) ProtoMessage() {}
 
 func (x *KeyStoreID) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[27]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3140,7 +3237,7 @@ func (x *KeyStoreID) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KeyStoreID.ProtoReflect.Descriptor instead.
 func (*KeyStoreID) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{27}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *KeyStoreID) GetId() string {
@@ -3169,7 +3266,7 @@ type KeyStores struct {
 
 func (x *KeyStores) Reset() {
 	*x = KeyStores{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[28]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3181,7 +3278,7 @@ func (x *KeyStores) String() string {
 func (*KeyStores) ProtoMessage() {}
 
 func (x *KeyStores) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[28]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3194,7 +3291,7 @@ func (x *KeyStores) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KeyStores.ProtoReflect.Descriptor instead.
 func (*KeyStores) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{28}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *KeyStores) GetCount() uint32 {
@@ -3232,7 +3329,7 @@ type StoreKeys struct {
 
 func (x *StoreKeys) Reset() {
 	*x = StoreKeys{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[29]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3244,7 +3341,7 @@ func (x *StoreKeys) String() string {
 func (*StoreKeys) ProtoMessage() {}
 
 func (x *StoreKeys) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[29]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3257,7 +3354,7 @@ func (x *StoreKeys) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StoreKeys.ProtoReflect.Descriptor instead.
 func (*StoreKeys) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{29}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *StoreKeys) GetStore() string {
@@ -3304,7 +3401,7 @@ type KeyUse struct {
 
 func (x *KeyUse) Reset() {
 	*x = KeyUse{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[30]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3316,7 +3413,7 @@ func (x *KeyUse) String() string {
 func (*KeyUse) ProtoMessage() {}
 
 func (x *KeyUse) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[30]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3329,7 +3426,7 @@ func (x *KeyUse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KeyUse.ProtoReflect.Descriptor instead.
 func (*KeyUse) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{30}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *KeyUse) GetKey() []byte {
@@ -3394,7 +3491,7 @@ type CredentialUse struct {
 
 func (x *CredentialUse) Reset() {
 	*x = CredentialUse{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[31]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3406,7 +3503,7 @@ func (x *CredentialUse) String() string {
 func (*CredentialUse) ProtoMessage() {}
 
 func (x *CredentialUse) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[31]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3419,7 +3516,7 @@ func (x *CredentialUse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CredentialUse.ProtoReflect.Descriptor instead.
 func (*CredentialUse) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{31}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *CredentialUse) GetAccount() uint64 {
@@ -3464,7 +3561,7 @@ type KeyPolicy struct {
 
 func (x *KeyPolicy) Reset() {
 	*x = KeyPolicy{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[32]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3476,7 +3573,7 @@ func (x *KeyPolicy) String() string {
 func (*KeyPolicy) ProtoMessage() {}
 
 func (x *KeyPolicy) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[32]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3489,7 +3586,7 @@ func (x *KeyPolicy) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KeyPolicy.ProtoReflect.Descriptor instead.
 func (*KeyPolicy) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{32}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *KeyPolicy) GetKey() []byte {
@@ -3546,7 +3643,7 @@ type Binding struct {
 
 func (x *Binding) Reset() {
 	*x = Binding{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[33]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3558,7 +3655,7 @@ func (x *Binding) String() string {
 func (*Binding) ProtoMessage() {}
 
 func (x *Binding) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[33]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3571,7 +3668,7 @@ func (x *Binding) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Binding.ProtoReflect.Descriptor instead.
 func (*Binding) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{33}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *Binding) GetName() string {
@@ -3601,7 +3698,7 @@ type KeyTags struct {
 
 func (x *KeyTags) Reset() {
 	*x = KeyTags{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[34]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3613,7 +3710,7 @@ func (x *KeyTags) String() string {
 func (*KeyTags) ProtoMessage() {}
 
 func (x *KeyTags) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[34]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3626,7 +3723,7 @@ func (x *KeyTags) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KeyTags.ProtoReflect.Descriptor instead.
 func (*KeyTags) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{34}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *KeyTags) GetKey() []byte {
@@ -3674,7 +3771,7 @@ type Tag struct {
 
 func (x *Tag) Reset() {
 	*x = Tag{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[35]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3686,7 +3783,7 @@ func (x *Tag) String() string {
 func (*Tag) ProtoMessage() {}
 
 func (x *Tag) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[35]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3699,7 +3796,7 @@ func (x *Tag) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Tag.ProtoReflect.Descriptor instead.
 func (*Tag) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{35}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *Tag) GetKey() string {
@@ -3731,7 +3828,7 @@ type Alias struct {
 
 func (x *Alias) Reset() {
 	*x = Alias{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[36]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3743,7 +3840,7 @@ func (x *Alias) String() string {
 func (*Alias) ProtoMessage() {}
 
 func (x *Alias) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[36]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3756,7 +3853,7 @@ func (x *Alias) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Alias.ProtoReflect.Descriptor instead.
 func (*Alias) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{36}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *Alias) GetName() string {
@@ -3819,7 +3916,7 @@ type AliasName struct {
 
 func (x *AliasName) Reset() {
 	*x = AliasName{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[37]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3831,7 +3928,7 @@ func (x *AliasName) String() string {
 func (*AliasName) ProtoMessage() {}
 
 func (x *AliasName) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[37]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3844,7 +3941,7 @@ func (x *AliasName) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AliasName.ProtoReflect.Descriptor instead.
 func (*AliasName) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{37}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *AliasName) GetName() string {
@@ -3895,7 +3992,7 @@ type Credential struct {
 
 func (x *Credential) Reset() {
 	*x = Credential{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[38]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3907,7 +4004,7 @@ func (x *Credential) String() string {
 func (*Credential) ProtoMessage() {}
 
 func (x *Credential) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[38]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3920,7 +4017,7 @@ func (x *Credential) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Credential.ProtoReflect.Descriptor instead.
 func (*Credential) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{38}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *Credential) GetId() string {
@@ -4025,7 +4122,7 @@ type CredentialID struct {
 
 func (x *CredentialID) Reset() {
 	*x = CredentialID{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[39]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4037,7 +4134,7 @@ func (x *CredentialID) String() string {
 func (*CredentialID) ProtoMessage() {}
 
 func (x *CredentialID) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[39]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4050,7 +4147,7 @@ func (x *CredentialID) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CredentialID.ProtoReflect.Descriptor instead.
 func (*CredentialID) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{39}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *CredentialID) GetId() string {
@@ -4083,7 +4180,7 @@ type Account struct {
 
 func (x *Account) Reset() {
 	*x = Account{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[40]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4095,7 +4192,7 @@ func (x *Account) String() string {
 func (*Account) ProtoMessage() {}
 
 func (x *Account) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[40]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4108,7 +4205,7 @@ func (x *Account) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Account.ProtoReflect.Descriptor instead.
 func (*Account) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{40}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *Account) GetAccount() uint64 {
@@ -4168,7 +4265,7 @@ type User struct {
 
 func (x *User) Reset() {
 	*x = User{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[41]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4180,7 +4277,7 @@ func (x *User) String() string {
 func (*User) ProtoMessage() {}
 
 func (x *User) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[41]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4193,7 +4290,7 @@ func (x *User) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use User.ProtoReflect.Descriptor instead.
 func (*User) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{41}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *User) GetAccount() uint64 {
@@ -4290,7 +4387,7 @@ type InlinePolicy struct {
 
 func (x *InlinePolicy) Reset() {
 	*x = InlinePolicy{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[42]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4302,7 +4399,7 @@ func (x *InlinePolicy) String() string {
 func (*InlinePolicy) ProtoMessage() {}
 
 func (x *InlinePolicy) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[42]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4315,7 +4412,7 @@ func (x *InlinePolicy) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InlinePolicy.ProtoReflect.Descriptor instead.
 func (*InlinePolicy) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{42}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *InlinePolicy) GetName() string {
@@ -4348,7 +4445,7 @@ type Group struct {
 
 func (x *Group) Reset() {
 	*x = Group{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[43]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4360,7 +4457,7 @@ func (x *Group) String() string {
 func (*Group) ProtoMessage() {}
 
 func (x *Group) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[43]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4373,7 +4470,7 @@ func (x *Group) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Group.ProtoReflect.Descriptor instead.
 func (*Group) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{43}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *Group) GetAccount() uint64 {
@@ -4457,7 +4554,7 @@ type Role struct {
 
 func (x *Role) Reset() {
 	*x = Role{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[44]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4469,7 +4566,7 @@ func (x *Role) String() string {
 func (*Role) ProtoMessage() {}
 
 func (x *Role) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[44]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4482,7 +4579,7 @@ func (x *Role) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Role.ProtoReflect.Descriptor instead.
 func (*Role) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{44}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *Role) GetAccount() uint64 {
@@ -4613,7 +4710,7 @@ type Policy struct {
 
 func (x *Policy) Reset() {
 	*x = Policy{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[45]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4625,7 +4722,7 @@ func (x *Policy) String() string {
 func (*Policy) ProtoMessage() {}
 
 func (x *Policy) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[45]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4638,7 +4735,7 @@ func (x *Policy) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Policy.ProtoReflect.Descriptor instead.
 func (*Policy) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{45}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *Policy) GetAccount() uint64 {
@@ -4739,7 +4836,7 @@ type PolicyVersion struct {
 
 func (x *PolicyVersion) Reset() {
 	*x = PolicyVersion{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[46]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4751,7 +4848,7 @@ func (x *PolicyVersion) String() string {
 func (*PolicyVersion) ProtoMessage() {}
 
 func (x *PolicyVersion) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[46]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4764,7 +4861,7 @@ func (x *PolicyVersion) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PolicyVersion.ProtoReflect.Descriptor instead.
 func (*PolicyVersion) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{46}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *PolicyVersion) GetAccount() uint64 {
@@ -4820,7 +4917,7 @@ type PolicyVersionID struct {
 
 func (x *PolicyVersionID) Reset() {
 	*x = PolicyVersionID{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[47]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4832,7 +4929,7 @@ func (x *PolicyVersionID) String() string {
 func (*PolicyVersionID) ProtoMessage() {}
 
 func (x *PolicyVersionID) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[47]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4845,7 +4942,7 @@ func (x *PolicyVersionID) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PolicyVersionID.ProtoReflect.Descriptor instead.
 func (*PolicyVersionID) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{47}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *PolicyVersionID) GetAccount() uint64 {
@@ -4882,7 +4979,7 @@ type GroupMembers struct {
 
 func (x *GroupMembers) Reset() {
 	*x = GroupMembers{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[48]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4894,7 +4991,7 @@ func (x *GroupMembers) String() string {
 func (*GroupMembers) ProtoMessage() {}
 
 func (x *GroupMembers) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[48]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4907,7 +5004,7 @@ func (x *GroupMembers) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GroupMembers.ProtoReflect.Descriptor instead.
 func (*GroupMembers) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{48}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *GroupMembers) GetAccount() uint64 {
@@ -4952,7 +5049,7 @@ type PolicyUses struct {
 
 func (x *PolicyUses) Reset() {
 	*x = PolicyUses{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[49]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4964,7 +5061,7 @@ func (x *PolicyUses) String() string {
 func (*PolicyUses) ProtoMessage() {}
 
 func (x *PolicyUses) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[49]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4977,7 +5074,7 @@ func (x *PolicyUses) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PolicyUses.ProtoReflect.Descriptor instead.
 func (*PolicyUses) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{49}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *PolicyUses) GetAccount() uint64 {
@@ -5028,7 +5125,7 @@ type OidcProvider struct {
 
 func (x *OidcProvider) Reset() {
 	*x = OidcProvider{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[50]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5040,7 +5137,7 @@ func (x *OidcProvider) String() string {
 func (*OidcProvider) ProtoMessage() {}
 
 func (x *OidcProvider) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[50]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5053,7 +5150,7 @@ func (x *OidcProvider) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OidcProvider.ProtoReflect.Descriptor instead.
 func (*OidcProvider) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{50}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{51}
 }
 
 func (x *OidcProvider) GetAccount() uint64 {
@@ -5130,7 +5227,7 @@ type EntityID struct {
 
 func (x *EntityID) Reset() {
 	*x = EntityID{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[51]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5142,7 +5239,7 @@ func (x *EntityID) String() string {
 func (*EntityID) ProtoMessage() {}
 
 func (x *EntityID) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[51]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5155,7 +5252,7 @@ func (x *EntityID) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EntityID.ProtoReflect.Descriptor instead.
 func (*EntityID) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{51}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{52}
 }
 
 func (x *EntityID) GetAccount() uint64 {
@@ -5185,7 +5282,7 @@ type DeleteKey struct {
 
 func (x *DeleteKey) Reset() {
 	*x = DeleteKey{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[52]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5197,7 +5294,7 @@ func (x *DeleteKey) String() string {
 func (*DeleteKey) ProtoMessage() {}
 
 func (x *DeleteKey) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[52]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5210,7 +5307,7 @@ func (x *DeleteKey) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteKey.ProtoReflect.Descriptor instead.
 func (*DeleteKey) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{52}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{53}
 }
 
 func (x *DeleteKey) GetKey() []byte {
@@ -5249,7 +5346,7 @@ type Tombstone struct {
 
 func (x *Tombstone) Reset() {
 	*x = Tombstone{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[53]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5261,7 +5358,7 @@ func (x *Tombstone) String() string {
 func (*Tombstone) ProtoMessage() {}
 
 func (x *Tombstone) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[53]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5274,7 +5371,7 @@ func (x *Tombstone) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Tombstone.ProtoReflect.Descriptor instead.
 func (*Tombstone) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{53}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{54}
 }
 
 func (x *Tombstone) GetKey() []byte {
@@ -5326,7 +5423,7 @@ type KeyAliases struct {
 
 func (x *KeyAliases) Reset() {
 	*x = KeyAliases{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[54]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[55]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5338,7 +5435,7 @@ func (x *KeyAliases) String() string {
 func (*KeyAliases) ProtoMessage() {}
 
 func (x *KeyAliases) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[54]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[55]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5351,7 +5448,7 @@ func (x *KeyAliases) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KeyAliases.ProtoReflect.Descriptor instead.
 func (*KeyAliases) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{54}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{55}
 }
 
 func (x *KeyAliases) GetKey() []byte {
@@ -5435,7 +5532,7 @@ type SnapshotItem struct {
 
 func (x *SnapshotItem) Reset() {
 	*x = SnapshotItem{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[55]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[56]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5447,7 +5544,7 @@ func (x *SnapshotItem) String() string {
 func (*SnapshotItem) ProtoMessage() {}
 
 func (x *SnapshotItem) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[55]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[56]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5460,7 +5557,7 @@ func (x *SnapshotItem) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SnapshotItem.ProtoReflect.Descriptor instead.
 func (*SnapshotItem) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{55}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{56}
 }
 
 func (x *SnapshotItem) GetItem() isSnapshotItem_Item {
@@ -5968,7 +6065,7 @@ type SnapshotHeader struct {
 
 func (x *SnapshotHeader) Reset() {
 	*x = SnapshotHeader{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[56]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[57]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5980,7 +6077,7 @@ func (x *SnapshotHeader) String() string {
 func (*SnapshotHeader) ProtoMessage() {}
 
 func (x *SnapshotHeader) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[56]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[57]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5993,7 +6090,7 @@ func (x *SnapshotHeader) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SnapshotHeader.ProtoReflect.Descriptor instead.
 func (*SnapshotHeader) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{56}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{57}
 }
 
 func (x *SnapshotHeader) GetSchema() uint32 {
@@ -6097,7 +6194,7 @@ type StateChecks struct {
 
 func (x *StateChecks) Reset() {
 	*x = StateChecks{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[57]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[58]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6109,7 +6206,7 @@ func (x *StateChecks) String() string {
 func (*StateChecks) ProtoMessage() {}
 
 func (x *StateChecks) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[57]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[58]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6122,7 +6219,7 @@ func (x *StateChecks) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StateChecks.ProtoReflect.Descriptor instead.
 func (*StateChecks) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{57}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{58}
 }
 
 func (x *StateChecks) GetChecks() []*StateCheck {
@@ -6145,7 +6242,7 @@ type Observation struct {
 
 func (x *Observation) Reset() {
 	*x = Observation{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[58]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[59]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6157,7 +6254,7 @@ func (x *Observation) String() string {
 func (*Observation) ProtoMessage() {}
 
 func (x *Observation) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[58]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[59]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6170,7 +6267,7 @@ func (x *Observation) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Observation.ProtoReflect.Descriptor instead.
 func (*Observation) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{58}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{59}
 }
 
 func (x *Observation) GetHeard() int64 {
@@ -6200,7 +6297,7 @@ type Attestation struct {
 
 func (x *Attestation) Reset() {
 	*x = Attestation{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[59]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[60]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6212,7 +6309,7 @@ func (x *Attestation) String() string {
 func (*Attestation) ProtoMessage() {}
 
 func (x *Attestation) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[59]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[60]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6225,7 +6322,7 @@ func (x *Attestation) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Attestation.ProtoReflect.Descriptor instead.
 func (*Attestation) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{59}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{60}
 }
 
 func (x *Attestation) GetGeneration() uint32 {
@@ -6252,7 +6349,7 @@ type SnapshotEnd struct {
 
 func (x *SnapshotEnd) Reset() {
 	*x = SnapshotEnd{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[60]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[61]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6264,7 +6361,7 @@ func (x *SnapshotEnd) String() string {
 func (*SnapshotEnd) ProtoMessage() {}
 
 func (x *SnapshotEnd) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[60]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[61]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6277,7 +6374,7 @@ func (x *SnapshotEnd) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SnapshotEnd.ProtoReflect.Descriptor instead.
 func (*SnapshotEnd) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{60}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{61}
 }
 
 func (x *SnapshotEnd) GetItems() uint64 {
@@ -6301,7 +6398,7 @@ type Session struct {
 
 func (x *Session) Reset() {
 	*x = Session{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[61]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[62]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6313,7 +6410,7 @@ func (x *Session) String() string {
 func (*Session) ProtoMessage() {}
 
 func (x *Session) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[61]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[62]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6326,7 +6423,7 @@ func (x *Session) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Session.ProtoReflect.Descriptor instead.
 func (*Session) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{61}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{62}
 }
 
 func (x *Session) GetNode() string {
@@ -6375,7 +6472,7 @@ type AppliedBatch struct {
 
 func (x *AppliedBatch) Reset() {
 	*x = AppliedBatch{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[62]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[63]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6387,7 +6484,7 @@ func (x *AppliedBatch) String() string {
 func (*AppliedBatch) ProtoMessage() {}
 
 func (x *AppliedBatch) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[62]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[63]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6400,7 +6497,7 @@ func (x *AppliedBatch) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AppliedBatch.ProtoReflect.Descriptor instead.
 func (*AppliedBatch) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{62}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{63}
 }
 
 func (x *AppliedBatch) GetSeq() uint64 {
@@ -6579,7 +6676,7 @@ const file_fsm_fsmpb_fsm_proto_rawDesc = "" +
 	"\x14delete_oidc_provider\x18\x1b \x01(\v2\x19.conclave.fsm.v1.EntityIDH\x00R\x12deleteOidcProvider\x12>\n" +
 	"\vraise_level\x18\x1c \x01(\v2\x1b.conclave.fsm.v1.RaiseLevelH\x00R\n" +
 	"raiseLevelB\b\n" +
-	"\x06change\"\xb1\x04\n" +
+	"\x06change\"\xe5\x04\n" +
 	"\aCluster\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\fR\x02id\x12\x18\n" +
 	"\aaccount\x18\x02 \x01(\tR\aaccount\x12\x16\n" +
@@ -6598,7 +6695,17 @@ const file_fsm_fsmpb_fsm_proto_rawDesc = "" +
 	"\fmore_regions\x18\r \x03(\tR\vmoreRegions\x12;\n" +
 	"\vorigin_keys\x18\x10 \x03(\v2\x1a.conclave.fsm.v1.OriginKeyR\n" +
 	"originKeys\x12\x18\n" +
-	"\aversion\x18\x0f \x01(\x04R\aversion\"\x87\x01\n" +
+	"\aversion\x18\x0f \x01(\x04R\aversion\x122\n" +
+	"\alineage\x18\x11 \x01(\v2\x18.conclave.fsm.v1.LineageR\alineage\"\xa1\x01\n" +
+	"\aLineage\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\fR\x02id\x12\x16\n" +
+	"\x06backup\x18\x02 \x01(\fR\x06backup\x12\x14\n" +
+	"\x05index\x18\x03 \x01(\x04R\x05index\x12\x1d\n" +
+	"\n" +
+	"audit_size\x18\x04 \x01(\x04R\tauditSize\x12\x1d\n" +
+	"\n" +
+	"audit_root\x18\x05 \x01(\fR\tauditRoot\x12\x1a\n" +
+	"\brestored\x18\x06 \x01(\x03R\brestored\"\x87\x01\n" +
 	"\tOriginKey\x12\x1e\n" +
 	"\n" +
 	"generation\x18\x01 \x01(\rR\n" +
@@ -7066,7 +7173,7 @@ func file_fsm_fsmpb_fsm_proto_rawDescGZIP() []byte {
 }
 
 var file_fsm_fsmpb_fsm_proto_enumTypes = make([]protoimpl.EnumInfo, 4)
-var file_fsm_fsmpb_fsm_proto_msgTypes = make([]protoimpl.MessageInfo, 63)
+var file_fsm_fsmpb_fsm_proto_msgTypes = make([]protoimpl.MessageInfo, 64)
 var file_fsm_fsmpb_fsm_proto_goTypes = []any{
 	(Kind)(0),                             // 0: conclave.fsm.v1.Kind
 	(KeyState)(0),                         // 1: conclave.fsm.v1.KeyState
@@ -7087,56 +7194,57 @@ var file_fsm_fsmpb_fsm_proto_goTypes = []any{
 	(*Read)(nil),                          // 16: conclave.fsm.v1.Read
 	(*Change)(nil),                        // 17: conclave.fsm.v1.Change
 	(*Cluster)(nil),                       // 18: conclave.fsm.v1.Cluster
-	(*OriginKey)(nil),                     // 19: conclave.fsm.v1.OriginKey
-	(*ShareSet)(nil),                      // 20: conclave.fsm.v1.ShareSet
-	(*WrappedKEK)(nil),                    // 21: conclave.fsm.v1.WrappedKEK
-	(*Key)(nil),                           // 22: conclave.fsm.v1.Key
-	(*Rotation)(nil),                      // 23: conclave.fsm.v1.Rotation
-	(*UsedToken)(nil),                     // 24: conclave.fsm.v1.UsedToken
-	(*Material)(nil),                      // 25: conclave.fsm.v1.Material
-	(*Grant)(nil),                         // 26: conclave.fsm.v1.Grant
-	(*GrantContext)(nil),                  // 27: conclave.fsm.v1.GrantContext
-	(*GrantID)(nil),                       // 28: conclave.fsm.v1.GrantID
-	(*KeyGrants)(nil),                     // 29: conclave.fsm.v1.KeyGrants
-	(*KeyStore)(nil),                      // 30: conclave.fsm.v1.KeyStore
-	(*KeyStoreID)(nil),                    // 31: conclave.fsm.v1.KeyStoreID
-	(*KeyStores)(nil),                     // 32: conclave.fsm.v1.KeyStores
-	(*StoreKeys)(nil),                     // 33: conclave.fsm.v1.StoreKeys
-	(*KeyUse)(nil),                        // 34: conclave.fsm.v1.KeyUse
-	(*CredentialUse)(nil),                 // 35: conclave.fsm.v1.CredentialUse
-	(*KeyPolicy)(nil),                     // 36: conclave.fsm.v1.KeyPolicy
-	(*Binding)(nil),                       // 37: conclave.fsm.v1.Binding
-	(*KeyTags)(nil),                       // 38: conclave.fsm.v1.KeyTags
-	(*Tag)(nil),                           // 39: conclave.fsm.v1.Tag
-	(*Alias)(nil),                         // 40: conclave.fsm.v1.Alias
-	(*AliasName)(nil),                     // 41: conclave.fsm.v1.AliasName
-	(*Credential)(nil),                    // 42: conclave.fsm.v1.Credential
-	(*CredentialID)(nil),                  // 43: conclave.fsm.v1.CredentialID
-	(*Account)(nil),                       // 44: conclave.fsm.v1.Account
-	(*User)(nil),                          // 45: conclave.fsm.v1.User
-	(*InlinePolicy)(nil),                  // 46: conclave.fsm.v1.InlinePolicy
-	(*Group)(nil),                         // 47: conclave.fsm.v1.Group
-	(*Role)(nil),                          // 48: conclave.fsm.v1.Role
-	(*Policy)(nil),                        // 49: conclave.fsm.v1.Policy
-	(*PolicyVersion)(nil),                 // 50: conclave.fsm.v1.PolicyVersion
-	(*PolicyVersionID)(nil),               // 51: conclave.fsm.v1.PolicyVersionID
-	(*GroupMembers)(nil),                  // 52: conclave.fsm.v1.GroupMembers
-	(*PolicyUses)(nil),                    // 53: conclave.fsm.v1.PolicyUses
-	(*OidcProvider)(nil),                  // 54: conclave.fsm.v1.OidcProvider
-	(*EntityID)(nil),                      // 55: conclave.fsm.v1.EntityID
-	(*DeleteKey)(nil),                     // 56: conclave.fsm.v1.DeleteKey
-	(*Tombstone)(nil),                     // 57: conclave.fsm.v1.Tombstone
-	(*KeyAliases)(nil),                    // 58: conclave.fsm.v1.KeyAliases
-	(*SnapshotItem)(nil),                  // 59: conclave.fsm.v1.SnapshotItem
-	(*SnapshotHeader)(nil),                // 60: conclave.fsm.v1.SnapshotHeader
-	(*StateChecks)(nil),                   // 61: conclave.fsm.v1.StateChecks
-	(*Observation)(nil),                   // 62: conclave.fsm.v1.Observation
-	(*Attestation)(nil),                   // 63: conclave.fsm.v1.Attestation
-	(*SnapshotEnd)(nil),                   // 64: conclave.fsm.v1.SnapshotEnd
-	(*Session)(nil),                       // 65: conclave.fsm.v1.Session
-	(*AppliedBatch)(nil),                  // 66: conclave.fsm.v1.AppliedBatch
-	(*descriptorpb.FieldOptions)(nil),     // 67: google.protobuf.FieldOptions
-	(*descriptorpb.EnumValueOptions)(nil), // 68: google.protobuf.EnumValueOptions
+	(*Lineage)(nil),                       // 19: conclave.fsm.v1.Lineage
+	(*OriginKey)(nil),                     // 20: conclave.fsm.v1.OriginKey
+	(*ShareSet)(nil),                      // 21: conclave.fsm.v1.ShareSet
+	(*WrappedKEK)(nil),                    // 22: conclave.fsm.v1.WrappedKEK
+	(*Key)(nil),                           // 23: conclave.fsm.v1.Key
+	(*Rotation)(nil),                      // 24: conclave.fsm.v1.Rotation
+	(*UsedToken)(nil),                     // 25: conclave.fsm.v1.UsedToken
+	(*Material)(nil),                      // 26: conclave.fsm.v1.Material
+	(*Grant)(nil),                         // 27: conclave.fsm.v1.Grant
+	(*GrantContext)(nil),                  // 28: conclave.fsm.v1.GrantContext
+	(*GrantID)(nil),                       // 29: conclave.fsm.v1.GrantID
+	(*KeyGrants)(nil),                     // 30: conclave.fsm.v1.KeyGrants
+	(*KeyStore)(nil),                      // 31: conclave.fsm.v1.KeyStore
+	(*KeyStoreID)(nil),                    // 32: conclave.fsm.v1.KeyStoreID
+	(*KeyStores)(nil),                     // 33: conclave.fsm.v1.KeyStores
+	(*StoreKeys)(nil),                     // 34: conclave.fsm.v1.StoreKeys
+	(*KeyUse)(nil),                        // 35: conclave.fsm.v1.KeyUse
+	(*CredentialUse)(nil),                 // 36: conclave.fsm.v1.CredentialUse
+	(*KeyPolicy)(nil),                     // 37: conclave.fsm.v1.KeyPolicy
+	(*Binding)(nil),                       // 38: conclave.fsm.v1.Binding
+	(*KeyTags)(nil),                       // 39: conclave.fsm.v1.KeyTags
+	(*Tag)(nil),                           // 40: conclave.fsm.v1.Tag
+	(*Alias)(nil),                         // 41: conclave.fsm.v1.Alias
+	(*AliasName)(nil),                     // 42: conclave.fsm.v1.AliasName
+	(*Credential)(nil),                    // 43: conclave.fsm.v1.Credential
+	(*CredentialID)(nil),                  // 44: conclave.fsm.v1.CredentialID
+	(*Account)(nil),                       // 45: conclave.fsm.v1.Account
+	(*User)(nil),                          // 46: conclave.fsm.v1.User
+	(*InlinePolicy)(nil),                  // 47: conclave.fsm.v1.InlinePolicy
+	(*Group)(nil),                         // 48: conclave.fsm.v1.Group
+	(*Role)(nil),                          // 49: conclave.fsm.v1.Role
+	(*Policy)(nil),                        // 50: conclave.fsm.v1.Policy
+	(*PolicyVersion)(nil),                 // 51: conclave.fsm.v1.PolicyVersion
+	(*PolicyVersionID)(nil),               // 52: conclave.fsm.v1.PolicyVersionID
+	(*GroupMembers)(nil),                  // 53: conclave.fsm.v1.GroupMembers
+	(*PolicyUses)(nil),                    // 54: conclave.fsm.v1.PolicyUses
+	(*OidcProvider)(nil),                  // 55: conclave.fsm.v1.OidcProvider
+	(*EntityID)(nil),                      // 56: conclave.fsm.v1.EntityID
+	(*DeleteKey)(nil),                     // 57: conclave.fsm.v1.DeleteKey
+	(*Tombstone)(nil),                     // 58: conclave.fsm.v1.Tombstone
+	(*KeyAliases)(nil),                    // 59: conclave.fsm.v1.KeyAliases
+	(*SnapshotItem)(nil),                  // 60: conclave.fsm.v1.SnapshotItem
+	(*SnapshotHeader)(nil),                // 61: conclave.fsm.v1.SnapshotHeader
+	(*StateChecks)(nil),                   // 62: conclave.fsm.v1.StateChecks
+	(*Observation)(nil),                   // 63: conclave.fsm.v1.Observation
+	(*Attestation)(nil),                   // 64: conclave.fsm.v1.Attestation
+	(*SnapshotEnd)(nil),                   // 65: conclave.fsm.v1.SnapshotEnd
+	(*Session)(nil),                       // 66: conclave.fsm.v1.Session
+	(*AppliedBatch)(nil),                  // 67: conclave.fsm.v1.AppliedBatch
+	(*descriptorpb.FieldOptions)(nil),     // 68: google.protobuf.FieldOptions
+	(*descriptorpb.EnumValueOptions)(nil), // 69: google.protobuf.EnumValueOptions
 }
 var file_fsm_fsmpb_fsm_proto_depIdxs = []int32{
 	6,  // 0: conclave.fsm.v1.Entry.clock:type_name -> conclave.fsm.v1.Clock
@@ -7152,95 +7260,96 @@ var file_fsm_fsmpb_fsm_proto_depIdxs = []int32{
 	15, // 10: conclave.fsm.v1.Record.uses:type_name -> conclave.fsm.v1.Use
 	0,  // 11: conclave.fsm.v1.Read.kind:type_name -> conclave.fsm.v1.Kind
 	18, // 12: conclave.fsm.v1.Change.put_cluster:type_name -> conclave.fsm.v1.Cluster
-	22, // 13: conclave.fsm.v1.Change.put_key:type_name -> conclave.fsm.v1.Key
-	36, // 14: conclave.fsm.v1.Change.put_key_policy:type_name -> conclave.fsm.v1.KeyPolicy
-	38, // 15: conclave.fsm.v1.Change.put_key_tags:type_name -> conclave.fsm.v1.KeyTags
-	40, // 16: conclave.fsm.v1.Change.put_alias:type_name -> conclave.fsm.v1.Alias
-	41, // 17: conclave.fsm.v1.Change.delete_alias:type_name -> conclave.fsm.v1.AliasName
-	42, // 18: conclave.fsm.v1.Change.put_credential:type_name -> conclave.fsm.v1.Credential
-	56, // 19: conclave.fsm.v1.Change.delete_key:type_name -> conclave.fsm.v1.DeleteKey
+	23, // 13: conclave.fsm.v1.Change.put_key:type_name -> conclave.fsm.v1.Key
+	37, // 14: conclave.fsm.v1.Change.put_key_policy:type_name -> conclave.fsm.v1.KeyPolicy
+	39, // 15: conclave.fsm.v1.Change.put_key_tags:type_name -> conclave.fsm.v1.KeyTags
+	41, // 16: conclave.fsm.v1.Change.put_alias:type_name -> conclave.fsm.v1.Alias
+	42, // 17: conclave.fsm.v1.Change.delete_alias:type_name -> conclave.fsm.v1.AliasName
+	43, // 18: conclave.fsm.v1.Change.put_credential:type_name -> conclave.fsm.v1.Credential
+	57, // 19: conclave.fsm.v1.Change.delete_key:type_name -> conclave.fsm.v1.DeleteKey
 	9,  // 20: conclave.fsm.v1.Change.confirm_time:type_name -> conclave.fsm.v1.ConfirmTime
-	26, // 21: conclave.fsm.v1.Change.put_grant:type_name -> conclave.fsm.v1.Grant
-	28, // 22: conclave.fsm.v1.Change.delete_grant:type_name -> conclave.fsm.v1.GrantID
-	30, // 23: conclave.fsm.v1.Change.put_key_store:type_name -> conclave.fsm.v1.KeyStore
-	31, // 24: conclave.fsm.v1.Change.delete_key_store:type_name -> conclave.fsm.v1.KeyStoreID
-	43, // 25: conclave.fsm.v1.Change.delete_credential:type_name -> conclave.fsm.v1.CredentialID
-	44, // 26: conclave.fsm.v1.Change.put_account:type_name -> conclave.fsm.v1.Account
-	45, // 27: conclave.fsm.v1.Change.put_user:type_name -> conclave.fsm.v1.User
-	55, // 28: conclave.fsm.v1.Change.delete_user:type_name -> conclave.fsm.v1.EntityID
-	47, // 29: conclave.fsm.v1.Change.put_group:type_name -> conclave.fsm.v1.Group
-	55, // 30: conclave.fsm.v1.Change.delete_group:type_name -> conclave.fsm.v1.EntityID
-	48, // 31: conclave.fsm.v1.Change.put_role:type_name -> conclave.fsm.v1.Role
-	55, // 32: conclave.fsm.v1.Change.delete_role:type_name -> conclave.fsm.v1.EntityID
-	49, // 33: conclave.fsm.v1.Change.put_policy:type_name -> conclave.fsm.v1.Policy
-	55, // 34: conclave.fsm.v1.Change.delete_policy:type_name -> conclave.fsm.v1.EntityID
-	50, // 35: conclave.fsm.v1.Change.put_policy_version:type_name -> conclave.fsm.v1.PolicyVersion
-	51, // 36: conclave.fsm.v1.Change.delete_policy_version:type_name -> conclave.fsm.v1.PolicyVersionID
-	54, // 37: conclave.fsm.v1.Change.put_oidc_provider:type_name -> conclave.fsm.v1.OidcProvider
-	55, // 38: conclave.fsm.v1.Change.delete_oidc_provider:type_name -> conclave.fsm.v1.EntityID
+	27, // 21: conclave.fsm.v1.Change.put_grant:type_name -> conclave.fsm.v1.Grant
+	29, // 22: conclave.fsm.v1.Change.delete_grant:type_name -> conclave.fsm.v1.GrantID
+	31, // 23: conclave.fsm.v1.Change.put_key_store:type_name -> conclave.fsm.v1.KeyStore
+	32, // 24: conclave.fsm.v1.Change.delete_key_store:type_name -> conclave.fsm.v1.KeyStoreID
+	44, // 25: conclave.fsm.v1.Change.delete_credential:type_name -> conclave.fsm.v1.CredentialID
+	45, // 26: conclave.fsm.v1.Change.put_account:type_name -> conclave.fsm.v1.Account
+	46, // 27: conclave.fsm.v1.Change.put_user:type_name -> conclave.fsm.v1.User
+	56, // 28: conclave.fsm.v1.Change.delete_user:type_name -> conclave.fsm.v1.EntityID
+	48, // 29: conclave.fsm.v1.Change.put_group:type_name -> conclave.fsm.v1.Group
+	56, // 30: conclave.fsm.v1.Change.delete_group:type_name -> conclave.fsm.v1.EntityID
+	49, // 31: conclave.fsm.v1.Change.put_role:type_name -> conclave.fsm.v1.Role
+	56, // 32: conclave.fsm.v1.Change.delete_role:type_name -> conclave.fsm.v1.EntityID
+	50, // 33: conclave.fsm.v1.Change.put_policy:type_name -> conclave.fsm.v1.Policy
+	56, // 34: conclave.fsm.v1.Change.delete_policy:type_name -> conclave.fsm.v1.EntityID
+	51, // 35: conclave.fsm.v1.Change.put_policy_version:type_name -> conclave.fsm.v1.PolicyVersion
+	52, // 36: conclave.fsm.v1.Change.delete_policy_version:type_name -> conclave.fsm.v1.PolicyVersionID
+	55, // 37: conclave.fsm.v1.Change.put_oidc_provider:type_name -> conclave.fsm.v1.OidcProvider
+	56, // 38: conclave.fsm.v1.Change.delete_oidc_provider:type_name -> conclave.fsm.v1.EntityID
 	10, // 39: conclave.fsm.v1.Change.raise_level:type_name -> conclave.fsm.v1.RaiseLevel
-	20, // 40: conclave.fsm.v1.Cluster.shares:type_name -> conclave.fsm.v1.ShareSet
-	21, // 41: conclave.fsm.v1.Cluster.keyring:type_name -> conclave.fsm.v1.WrappedKEK
-	19, // 42: conclave.fsm.v1.Cluster.origin_keys:type_name -> conclave.fsm.v1.OriginKey
-	1,  // 43: conclave.fsm.v1.Key.state:type_name -> conclave.fsm.v1.KeyState
-	25, // 44: conclave.fsm.v1.Key.materials:type_name -> conclave.fsm.v1.Material
-	23, // 45: conclave.fsm.v1.Key.rotation:type_name -> conclave.fsm.v1.Rotation
-	24, // 46: conclave.fsm.v1.Key.used_tokens:type_name -> conclave.fsm.v1.UsedToken
-	27, // 47: conclave.fsm.v1.Grant.context_equals:type_name -> conclave.fsm.v1.GrantContext
-	27, // 48: conclave.fsm.v1.Grant.context_subset:type_name -> conclave.fsm.v1.GrantContext
-	39, // 49: conclave.fsm.v1.GrantContext.pairs:type_name -> conclave.fsm.v1.Tag
-	2,  // 50: conclave.fsm.v1.KeyStore.state:type_name -> conclave.fsm.v1.ConnectionState
-	37, // 51: conclave.fsm.v1.KeyPolicy.bindings:type_name -> conclave.fsm.v1.Binding
-	39, // 52: conclave.fsm.v1.KeyTags.tags:type_name -> conclave.fsm.v1.Tag
-	3,  // 53: conclave.fsm.v1.Credential.kind:type_name -> conclave.fsm.v1.CredentialKind
-	46, // 54: conclave.fsm.v1.User.inline:type_name -> conclave.fsm.v1.InlinePolicy
-	39, // 55: conclave.fsm.v1.User.tags:type_name -> conclave.fsm.v1.Tag
-	46, // 56: conclave.fsm.v1.Group.inline:type_name -> conclave.fsm.v1.InlinePolicy
-	46, // 57: conclave.fsm.v1.Role.inline:type_name -> conclave.fsm.v1.InlinePolicy
-	39, // 58: conclave.fsm.v1.Role.tags:type_name -> conclave.fsm.v1.Tag
-	37, // 59: conclave.fsm.v1.Role.trust_bindings:type_name -> conclave.fsm.v1.Binding
-	39, // 60: conclave.fsm.v1.Policy.tags:type_name -> conclave.fsm.v1.Tag
-	39, // 61: conclave.fsm.v1.OidcProvider.tags:type_name -> conclave.fsm.v1.Tag
-	60, // 62: conclave.fsm.v1.SnapshotItem.header:type_name -> conclave.fsm.v1.SnapshotHeader
-	18, // 63: conclave.fsm.v1.SnapshotItem.cluster:type_name -> conclave.fsm.v1.Cluster
-	22, // 64: conclave.fsm.v1.SnapshotItem.key:type_name -> conclave.fsm.v1.Key
-	36, // 65: conclave.fsm.v1.SnapshotItem.key_policy:type_name -> conclave.fsm.v1.KeyPolicy
-	38, // 66: conclave.fsm.v1.SnapshotItem.key_tags:type_name -> conclave.fsm.v1.KeyTags
-	40, // 67: conclave.fsm.v1.SnapshotItem.alias:type_name -> conclave.fsm.v1.Alias
-	58, // 68: conclave.fsm.v1.SnapshotItem.key_aliases:type_name -> conclave.fsm.v1.KeyAliases
-	42, // 69: conclave.fsm.v1.SnapshotItem.credential:type_name -> conclave.fsm.v1.Credential
-	57, // 70: conclave.fsm.v1.SnapshotItem.tombstone:type_name -> conclave.fsm.v1.Tombstone
-	11, // 71: conclave.fsm.v1.SnapshotItem.node:type_name -> conclave.fsm.v1.RegisterNode
-	65, // 72: conclave.fsm.v1.SnapshotItem.session:type_name -> conclave.fsm.v1.Session
-	64, // 73: conclave.fsm.v1.SnapshotItem.end:type_name -> conclave.fsm.v1.SnapshotEnd
-	26, // 74: conclave.fsm.v1.SnapshotItem.grant:type_name -> conclave.fsm.v1.Grant
-	29, // 75: conclave.fsm.v1.SnapshotItem.key_grants:type_name -> conclave.fsm.v1.KeyGrants
-	30, // 76: conclave.fsm.v1.SnapshotItem.key_store:type_name -> conclave.fsm.v1.KeyStore
-	32, // 77: conclave.fsm.v1.SnapshotItem.key_stores:type_name -> conclave.fsm.v1.KeyStores
-	33, // 78: conclave.fsm.v1.SnapshotItem.store_keys:type_name -> conclave.fsm.v1.StoreKeys
-	34, // 79: conclave.fsm.v1.SnapshotItem.key_use:type_name -> conclave.fsm.v1.KeyUse
-	63, // 80: conclave.fsm.v1.SnapshotItem.attestation:type_name -> conclave.fsm.v1.Attestation
-	61, // 81: conclave.fsm.v1.SnapshotItem.state_checks:type_name -> conclave.fsm.v1.StateChecks
-	62, // 82: conclave.fsm.v1.SnapshotItem.observation:type_name -> conclave.fsm.v1.Observation
-	44, // 83: conclave.fsm.v1.SnapshotItem.account:type_name -> conclave.fsm.v1.Account
-	45, // 84: conclave.fsm.v1.SnapshotItem.user:type_name -> conclave.fsm.v1.User
-	47, // 85: conclave.fsm.v1.SnapshotItem.group:type_name -> conclave.fsm.v1.Group
-	48, // 86: conclave.fsm.v1.SnapshotItem.role:type_name -> conclave.fsm.v1.Role
-	49, // 87: conclave.fsm.v1.SnapshotItem.policy:type_name -> conclave.fsm.v1.Policy
-	50, // 88: conclave.fsm.v1.SnapshotItem.policy_version:type_name -> conclave.fsm.v1.PolicyVersion
-	52, // 89: conclave.fsm.v1.SnapshotItem.group_members:type_name -> conclave.fsm.v1.GroupMembers
-	53, // 90: conclave.fsm.v1.SnapshotItem.policy_uses:type_name -> conclave.fsm.v1.PolicyUses
-	54, // 91: conclave.fsm.v1.SnapshotItem.oidc_provider:type_name -> conclave.fsm.v1.OidcProvider
-	35, // 92: conclave.fsm.v1.SnapshotItem.credential_use:type_name -> conclave.fsm.v1.CredentialUse
-	8,  // 93: conclave.fsm.v1.StateChecks.checks:type_name -> conclave.fsm.v1.StateCheck
-	66, // 94: conclave.fsm.v1.Session.batches:type_name -> conclave.fsm.v1.AppliedBatch
-	67, // 95: conclave.fsm.v1.since:extendee -> google.protobuf.FieldOptions
-	68, // 96: conclave.fsm.v1.value_since:extendee -> google.protobuf.EnumValueOptions
-	97, // [97:97] is the sub-list for method output_type
-	97, // [97:97] is the sub-list for method input_type
-	97, // [97:97] is the sub-list for extension type_name
-	95, // [95:97] is the sub-list for extension extendee
-	0,  // [0:95] is the sub-list for field type_name
+	21, // 40: conclave.fsm.v1.Cluster.shares:type_name -> conclave.fsm.v1.ShareSet
+	22, // 41: conclave.fsm.v1.Cluster.keyring:type_name -> conclave.fsm.v1.WrappedKEK
+	20, // 42: conclave.fsm.v1.Cluster.origin_keys:type_name -> conclave.fsm.v1.OriginKey
+	19, // 43: conclave.fsm.v1.Cluster.lineage:type_name -> conclave.fsm.v1.Lineage
+	1,  // 44: conclave.fsm.v1.Key.state:type_name -> conclave.fsm.v1.KeyState
+	26, // 45: conclave.fsm.v1.Key.materials:type_name -> conclave.fsm.v1.Material
+	24, // 46: conclave.fsm.v1.Key.rotation:type_name -> conclave.fsm.v1.Rotation
+	25, // 47: conclave.fsm.v1.Key.used_tokens:type_name -> conclave.fsm.v1.UsedToken
+	28, // 48: conclave.fsm.v1.Grant.context_equals:type_name -> conclave.fsm.v1.GrantContext
+	28, // 49: conclave.fsm.v1.Grant.context_subset:type_name -> conclave.fsm.v1.GrantContext
+	40, // 50: conclave.fsm.v1.GrantContext.pairs:type_name -> conclave.fsm.v1.Tag
+	2,  // 51: conclave.fsm.v1.KeyStore.state:type_name -> conclave.fsm.v1.ConnectionState
+	38, // 52: conclave.fsm.v1.KeyPolicy.bindings:type_name -> conclave.fsm.v1.Binding
+	40, // 53: conclave.fsm.v1.KeyTags.tags:type_name -> conclave.fsm.v1.Tag
+	3,  // 54: conclave.fsm.v1.Credential.kind:type_name -> conclave.fsm.v1.CredentialKind
+	47, // 55: conclave.fsm.v1.User.inline:type_name -> conclave.fsm.v1.InlinePolicy
+	40, // 56: conclave.fsm.v1.User.tags:type_name -> conclave.fsm.v1.Tag
+	47, // 57: conclave.fsm.v1.Group.inline:type_name -> conclave.fsm.v1.InlinePolicy
+	47, // 58: conclave.fsm.v1.Role.inline:type_name -> conclave.fsm.v1.InlinePolicy
+	40, // 59: conclave.fsm.v1.Role.tags:type_name -> conclave.fsm.v1.Tag
+	38, // 60: conclave.fsm.v1.Role.trust_bindings:type_name -> conclave.fsm.v1.Binding
+	40, // 61: conclave.fsm.v1.Policy.tags:type_name -> conclave.fsm.v1.Tag
+	40, // 62: conclave.fsm.v1.OidcProvider.tags:type_name -> conclave.fsm.v1.Tag
+	61, // 63: conclave.fsm.v1.SnapshotItem.header:type_name -> conclave.fsm.v1.SnapshotHeader
+	18, // 64: conclave.fsm.v1.SnapshotItem.cluster:type_name -> conclave.fsm.v1.Cluster
+	23, // 65: conclave.fsm.v1.SnapshotItem.key:type_name -> conclave.fsm.v1.Key
+	37, // 66: conclave.fsm.v1.SnapshotItem.key_policy:type_name -> conclave.fsm.v1.KeyPolicy
+	39, // 67: conclave.fsm.v1.SnapshotItem.key_tags:type_name -> conclave.fsm.v1.KeyTags
+	41, // 68: conclave.fsm.v1.SnapshotItem.alias:type_name -> conclave.fsm.v1.Alias
+	59, // 69: conclave.fsm.v1.SnapshotItem.key_aliases:type_name -> conclave.fsm.v1.KeyAliases
+	43, // 70: conclave.fsm.v1.SnapshotItem.credential:type_name -> conclave.fsm.v1.Credential
+	58, // 71: conclave.fsm.v1.SnapshotItem.tombstone:type_name -> conclave.fsm.v1.Tombstone
+	11, // 72: conclave.fsm.v1.SnapshotItem.node:type_name -> conclave.fsm.v1.RegisterNode
+	66, // 73: conclave.fsm.v1.SnapshotItem.session:type_name -> conclave.fsm.v1.Session
+	65, // 74: conclave.fsm.v1.SnapshotItem.end:type_name -> conclave.fsm.v1.SnapshotEnd
+	27, // 75: conclave.fsm.v1.SnapshotItem.grant:type_name -> conclave.fsm.v1.Grant
+	30, // 76: conclave.fsm.v1.SnapshotItem.key_grants:type_name -> conclave.fsm.v1.KeyGrants
+	31, // 77: conclave.fsm.v1.SnapshotItem.key_store:type_name -> conclave.fsm.v1.KeyStore
+	33, // 78: conclave.fsm.v1.SnapshotItem.key_stores:type_name -> conclave.fsm.v1.KeyStores
+	34, // 79: conclave.fsm.v1.SnapshotItem.store_keys:type_name -> conclave.fsm.v1.StoreKeys
+	35, // 80: conclave.fsm.v1.SnapshotItem.key_use:type_name -> conclave.fsm.v1.KeyUse
+	64, // 81: conclave.fsm.v1.SnapshotItem.attestation:type_name -> conclave.fsm.v1.Attestation
+	62, // 82: conclave.fsm.v1.SnapshotItem.state_checks:type_name -> conclave.fsm.v1.StateChecks
+	63, // 83: conclave.fsm.v1.SnapshotItem.observation:type_name -> conclave.fsm.v1.Observation
+	45, // 84: conclave.fsm.v1.SnapshotItem.account:type_name -> conclave.fsm.v1.Account
+	46, // 85: conclave.fsm.v1.SnapshotItem.user:type_name -> conclave.fsm.v1.User
+	48, // 86: conclave.fsm.v1.SnapshotItem.group:type_name -> conclave.fsm.v1.Group
+	49, // 87: conclave.fsm.v1.SnapshotItem.role:type_name -> conclave.fsm.v1.Role
+	50, // 88: conclave.fsm.v1.SnapshotItem.policy:type_name -> conclave.fsm.v1.Policy
+	51, // 89: conclave.fsm.v1.SnapshotItem.policy_version:type_name -> conclave.fsm.v1.PolicyVersion
+	53, // 90: conclave.fsm.v1.SnapshotItem.group_members:type_name -> conclave.fsm.v1.GroupMembers
+	54, // 91: conclave.fsm.v1.SnapshotItem.policy_uses:type_name -> conclave.fsm.v1.PolicyUses
+	55, // 92: conclave.fsm.v1.SnapshotItem.oidc_provider:type_name -> conclave.fsm.v1.OidcProvider
+	36, // 93: conclave.fsm.v1.SnapshotItem.credential_use:type_name -> conclave.fsm.v1.CredentialUse
+	8,  // 94: conclave.fsm.v1.StateChecks.checks:type_name -> conclave.fsm.v1.StateCheck
+	67, // 95: conclave.fsm.v1.Session.batches:type_name -> conclave.fsm.v1.AppliedBatch
+	68, // 96: conclave.fsm.v1.since:extendee -> google.protobuf.FieldOptions
+	69, // 97: conclave.fsm.v1.value_since:extendee -> google.protobuf.EnumValueOptions
+	98, // [98:98] is the sub-list for method output_type
+	98, // [98:98] is the sub-list for method input_type
+	98, // [98:98] is the sub-list for extension type_name
+	96, // [96:98] is the sub-list for extension extendee
+	0,  // [0:96] is the sub-list for field type_name
 }
 
 func init() { file_fsm_fsmpb_fsm_proto_init() }
@@ -7282,7 +7391,7 @@ func file_fsm_fsmpb_fsm_proto_init() {
 		(*Change_DeleteOidcProvider)(nil),
 		(*Change_RaiseLevel)(nil),
 	}
-	file_fsm_fsmpb_fsm_proto_msgTypes[55].OneofWrappers = []any{
+	file_fsm_fsmpb_fsm_proto_msgTypes[56].OneofWrappers = []any{
 		(*SnapshotItem_Header)(nil),
 		(*SnapshotItem_Cluster)(nil),
 		(*SnapshotItem_Key)(nil),
@@ -7321,7 +7430,7 @@ func file_fsm_fsmpb_fsm_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_fsm_fsmpb_fsm_proto_rawDesc), len(file_fsm_fsmpb_fsm_proto_rawDesc)),
 			NumEnums:      4,
-			NumMessages:   63,
+			NumMessages:   64,
 			NumExtensions: 2,
 			NumServices:   0,
 		},

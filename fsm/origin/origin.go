@@ -41,6 +41,9 @@ func Message(c *fsmpb.Cluster, domain string, digest [32]byte) []byte {
 	m = append(m, 0)
 	m = append(m, c.GetId()...)
 	m = binary.BigEndian.AppendUint32(m, wire.Group) // so that old signatures stay valid once there are several groups
+	// After a restore the cluster has the same keys as before. With the id of the lineage,
+	// what was signed in one of the two histories is not valid in the other.
+	m = append(m, c.GetLineage().GetId()...)
 	return append(m, digest[:]...)
 }
 

@@ -200,6 +200,14 @@ func operatorCalls(conn *grpc.ClientConn) map[string]func(context.Context) error
 			_, err := cl.FinalizeUpgrade(ctx, &kmspb.FinalizeUpgradeRequest{})
 			return err
 		},
+		"SaveSnapshot": func(ctx context.Context) error {
+			ss, err := op.SaveSnapshot(ctx, &kmspb.SaveSnapshotRequest{})
+			if err != nil {
+				return err
+			}
+			_, err = ss.Recv()
+			return err
+		},
 		"Members": func(ctx context.Context) error { _, err := cl.Members(ctx, &kmspb.MembersRequest{}); return err },
 	}
 }

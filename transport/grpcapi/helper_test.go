@@ -10,6 +10,8 @@ import (
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"errors"
+	"fmt"
+	"io"
 	"log/slog"
 	"math/big"
 	"net"
@@ -196,6 +198,13 @@ func (f *fakeCeremony) SubmitBreakGlassShare(_ context.Context, op ceremony.Oper
 
 func (f *fakeCeremony) CancelBreakGlass(_ context.Context, op ceremony.Operator, nonce []byte) error {
 	return f.note(op, "cancel")
+}
+
+func (f *fakeCeremony) SaveSnapshot(_ context.Context, op ceremony.Operator, withAudit bool, to io.Writer) (*kmspb.SavedSnapshot, error) {
+	if _, err := io.WriteString(to, "backup"); err != nil {
+		return nil, err
+	}
+	return &kmspb.SavedSnapshot{Id: fmt.Sprint(op.Name, " ", withAudit)}, nil
 }
 
 func (f *fakeCeremony) Members(context.Context) ([]*kmspb.Member, error) {

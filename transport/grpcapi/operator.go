@@ -2,7 +2,11 @@ package grpcapi
 
 import (
 	"context"
+	"crypto/sha256"
+	"hash"
+	"io"
 
+	"google.golang.org/grpc"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"github.com/conclavekms/conclave/keyengine/ceremony"
@@ -36,6 +40,8 @@ type Ceremony interface {
 	Members(ctx context.Context) ([]*kmspb.Member, error)
 	UpgradeStatus(ctx context.Context) (*kmspb.UpgradeStatusResponse, error)
 	FinalizeUpgrade(ctx context.Context, op ceremony.Operator) (*kmspb.FinalizeUpgradeResponse, error)
+	// SaveSnapshot writes a backup. Size and hash of the result are left to the caller.
+	SaveSnapshot(ctx context.Context, op ceremony.Operator, withAudit bool, to io.Writer) (*kmspb.SavedSnapshot, error)
 }
 
 // Detail returns an error in the form of a NodeStatus; nil for nil. It reveals
@@ -188,6 +194,50 @@ func (o *operatorService) InstallCRL(ctx context.Context, in *kmspb.InstallCRLRe
 	}
 	return &kmspb.InstallCRLResponse{Node: o.server.cfg.Ceremony.InstallCRL(ctx, op, in.GetCrl())}, nil
 }
+
+// SaveSnapshot sends a backup. It lasts as long as the caller takes, like a reading of the
+// audit log, with which it shares the number of places.
+func (o *operatorService) SaveSnapshot(in *kmspb.SaveSnapshotRequest, ss grpc.ServerStreamingServer[kmspb.SaveSnapshotResponse]) error {
+	ctx := ss.Context()
+	op, err := o.server.operator(ctx)
+	if err != nil {
+		return err
+	}
+	if err := callOf(ctx).Stay(&o.server.gates.audits); err != nil {
+		return err
+	}
+	to := &snapshotSender{to: ss, sum: sha256.New()}
+	saved, err := o.server.cfg.Ceremony.SaveSnapshot(ctx, op, !in.GetWithoutAudit(), to)
+	if err != nil {
+		return err
+	}
+	saved.Size, saved.Sha256 = to.size, to.sum.Sum(nil)
+	return ss.Send(&kmspb.SaveSnapshotResponse{Saved: saved})
+}
+
+// snapshotSender sends what is written to it.
+type snapshotSender struct {
+	to   grpc.ServerStreamingServer[kmspb.SaveSnapshotResponse]
+	sum  hash.Hash
+	size uint64
+}
+
+// Write implements io.Writer.
+func (s *snapshotSender) Write(b []byte) (int, error) {
+	_, _ = s.sum.Write(b)
+	for n := 0; n < len(b); {
+		part := b[n:min(n+snapshotMessage, len(b))]
+		if err := s.to.Send(&kmspb.SaveSnapshotResponse{Data: part}); err != nil {
+			return n, err
+		}
+		n += len(part)
+		s.size += uint64(len(part))
+	}
+	return len(b), nil
+}
+
+// snapshotMessage bounds the bytes of a backup in one message.
+const snapshotMessage = 128 << 10
 
 type clusterService struct {
 	kmspb.UnimplementedClusterServer

@@ -2263,6 +2263,190 @@ func (*CancelBreakGlassResponse) Descriptor() ([]byte, []int) {
 	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{34}
 }
 
+type SaveSnapshotRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Leave the audit log out, which is most of a large backup.
+	WithoutAudit  bool `protobuf:"varint,1,opt,name=without_audit,json=withoutAudit,proto3" json:"without_audit,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SaveSnapshotRequest) Reset() {
+	*x = SaveSnapshotRequest{}
+	mi := &file_transport_kmspb_operator_proto_msgTypes[35]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SaveSnapshotRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SaveSnapshotRequest) ProtoMessage() {}
+
+func (x *SaveSnapshotRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_transport_kmspb_operator_proto_msgTypes[35]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SaveSnapshotRequest.ProtoReflect.Descriptor instead.
+func (*SaveSnapshotRequest) Descriptor() ([]byte, []int) {
+	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{35}
+}
+
+func (x *SaveSnapshotRequest) GetWithoutAudit() bool {
+	if x != nil {
+		return x.WithoutAudit
+	}
+	return false
+}
+
+type SaveSnapshotResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The next bytes of the file.
+	Data []byte `protobuf:"bytes,1,opt,name=data,proto3" json:"data,omitempty"`
+	// Present in the last message, after all bytes. A backup without it is not complete.
+	Saved         *SavedSnapshot `protobuf:"bytes,2,opt,name=saved,proto3" json:"saved,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SaveSnapshotResponse) Reset() {
+	*x = SaveSnapshotResponse{}
+	mi := &file_transport_kmspb_operator_proto_msgTypes[36]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SaveSnapshotResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SaveSnapshotResponse) ProtoMessage() {}
+
+func (x *SaveSnapshotResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_transport_kmspb_operator_proto_msgTypes[36]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SaveSnapshotResponse.ProtoReflect.Descriptor instead.
+func (*SaveSnapshotResponse) Descriptor() ([]byte, []int) {
+	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{36}
+}
+
+func (x *SaveSnapshotResponse) GetData() []byte {
+	if x != nil {
+		return x.Data
+	}
+	return nil
+}
+
+func (x *SaveSnapshotResponse) GetSaved() *SavedSnapshot {
+	if x != nil {
+		return x.Saved
+	}
+	return nil
+}
+
+type SavedSnapshot struct {
+	state       protoimpl.MessageState `protogen:"open.v1"`
+	Id          string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	Index       uint64                 `protobuf:"varint,2,opt,name=index,proto3" json:"index,omitempty"`
+	ClusterTime *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=cluster_time,json=clusterTime,proto3" json:"cluster_time,omitempty"`
+	AuditSize   uint64                 `protobuf:"varint,4,opt,name=audit_size,json=auditSize,proto3" json:"audit_size,omitempty"`
+	// Size and SHA-256 of the file.
+	Size          uint64 `protobuf:"varint,5,opt,name=size,proto3" json:"size,omitempty"`
+	Sha256        []byte `protobuf:"bytes,6,opt,name=sha256,proto3" json:"sha256,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SavedSnapshot) Reset() {
+	*x = SavedSnapshot{}
+	mi := &file_transport_kmspb_operator_proto_msgTypes[37]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SavedSnapshot) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SavedSnapshot) ProtoMessage() {}
+
+func (x *SavedSnapshot) ProtoReflect() protoreflect.Message {
+	mi := &file_transport_kmspb_operator_proto_msgTypes[37]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SavedSnapshot.ProtoReflect.Descriptor instead.
+func (*SavedSnapshot) Descriptor() ([]byte, []int) {
+	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{37}
+}
+
+func (x *SavedSnapshot) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *SavedSnapshot) GetIndex() uint64 {
+	if x != nil {
+		return x.Index
+	}
+	return 0
+}
+
+func (x *SavedSnapshot) GetClusterTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.ClusterTime
+	}
+	return nil
+}
+
+func (x *SavedSnapshot) GetAuditSize() uint64 {
+	if x != nil {
+		return x.AuditSize
+	}
+	return 0
+}
+
+func (x *SavedSnapshot) GetSize() uint64 {
+	if x != nil {
+		return x.Size
+	}
+	return 0
+}
+
+func (x *SavedSnapshot) GetSha256() []byte {
+	if x != nil {
+		return x.Sha256
+	}
+	return nil
+}
+
 type CreateSessionRequest struct {
 	state       protoimpl.MessageState `protogen:"open.v1"`
 	AccessKeyId string                 `protobuf:"bytes,1,opt,name=access_key_id,json=accessKeyId,proto3" json:"access_key_id,omitempty"`
@@ -2280,7 +2464,7 @@ type CreateSessionRequest struct {
 
 func (x *CreateSessionRequest) Reset() {
 	*x = CreateSessionRequest{}
-	mi := &file_transport_kmspb_operator_proto_msgTypes[35]
+	mi := &file_transport_kmspb_operator_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2292,7 +2476,7 @@ func (x *CreateSessionRequest) String() string {
 func (*CreateSessionRequest) ProtoMessage() {}
 
 func (x *CreateSessionRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_transport_kmspb_operator_proto_msgTypes[35]
+	mi := &file_transport_kmspb_operator_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2305,7 +2489,7 @@ func (x *CreateSessionRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateSessionRequest.ProtoReflect.Descriptor instead.
 func (*CreateSessionRequest) Descriptor() ([]byte, []int) {
-	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{35}
+	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *CreateSessionRequest) GetAccessKeyId() string {
@@ -2347,7 +2531,7 @@ type CreateSessionResponse struct {
 
 func (x *CreateSessionResponse) Reset() {
 	*x = CreateSessionResponse{}
-	mi := &file_transport_kmspb_operator_proto_msgTypes[36]
+	mi := &file_transport_kmspb_operator_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2359,7 +2543,7 @@ func (x *CreateSessionResponse) String() string {
 func (*CreateSessionResponse) ProtoMessage() {}
 
 func (x *CreateSessionResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_transport_kmspb_operator_proto_msgTypes[36]
+	mi := &file_transport_kmspb_operator_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2372,7 +2556,7 @@ func (x *CreateSessionResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateSessionResponse.ProtoReflect.Descriptor instead.
 func (*CreateSessionResponse) Descriptor() ([]byte, []int) {
-	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{36}
+	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *CreateSessionResponse) GetToken() string {
@@ -2401,7 +2585,7 @@ type ReadAuditRequest struct {
 
 func (x *ReadAuditRequest) Reset() {
 	*x = ReadAuditRequest{}
-	mi := &file_transport_kmspb_operator_proto_msgTypes[37]
+	mi := &file_transport_kmspb_operator_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2413,7 +2597,7 @@ func (x *ReadAuditRequest) String() string {
 func (*ReadAuditRequest) ProtoMessage() {}
 
 func (x *ReadAuditRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_transport_kmspb_operator_proto_msgTypes[37]
+	mi := &file_transport_kmspb_operator_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2426,7 +2610,7 @@ func (x *ReadAuditRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReadAuditRequest.ProtoReflect.Descriptor instead.
 func (*ReadAuditRequest) Descriptor() ([]byte, []int) {
-	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{37}
+	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *ReadAuditRequest) GetFrom() uint64 {
@@ -2457,7 +2641,7 @@ type ReadAuditResponse struct {
 
 func (x *ReadAuditResponse) Reset() {
 	*x = ReadAuditResponse{}
-	mi := &file_transport_kmspb_operator_proto_msgTypes[38]
+	mi := &file_transport_kmspb_operator_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2469,7 +2653,7 @@ func (x *ReadAuditResponse) String() string {
 func (*ReadAuditResponse) ProtoMessage() {}
 
 func (x *ReadAuditResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_transport_kmspb_operator_proto_msgTypes[38]
+	mi := &file_transport_kmspb_operator_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2482,7 +2666,7 @@ func (x *ReadAuditResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReadAuditResponse.ProtoReflect.Descriptor instead.
 func (*ReadAuditResponse) Descriptor() ([]byte, []int) {
-	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{38}
+	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *ReadAuditResponse) GetIndex() uint64 {
@@ -2514,7 +2698,7 @@ type UpgradeStatusRequest struct {
 
 func (x *UpgradeStatusRequest) Reset() {
 	*x = UpgradeStatusRequest{}
-	mi := &file_transport_kmspb_operator_proto_msgTypes[39]
+	mi := &file_transport_kmspb_operator_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2526,7 +2710,7 @@ func (x *UpgradeStatusRequest) String() string {
 func (*UpgradeStatusRequest) ProtoMessage() {}
 
 func (x *UpgradeStatusRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_transport_kmspb_operator_proto_msgTypes[39]
+	mi := &file_transport_kmspb_operator_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2539,7 +2723,7 @@ func (x *UpgradeStatusRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpgradeStatusRequest.ProtoReflect.Descriptor instead.
 func (*UpgradeStatusRequest) Descriptor() ([]byte, []int) {
-	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{39}
+	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{42}
 }
 
 type UpgradeStatusResponse struct {
@@ -2556,7 +2740,7 @@ type UpgradeStatusResponse struct {
 
 func (x *UpgradeStatusResponse) Reset() {
 	*x = UpgradeStatusResponse{}
-	mi := &file_transport_kmspb_operator_proto_msgTypes[40]
+	mi := &file_transport_kmspb_operator_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2568,7 +2752,7 @@ func (x *UpgradeStatusResponse) String() string {
 func (*UpgradeStatusResponse) ProtoMessage() {}
 
 func (x *UpgradeStatusResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_transport_kmspb_operator_proto_msgTypes[40]
+	mi := &file_transport_kmspb_operator_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2581,7 +2765,7 @@ func (x *UpgradeStatusResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpgradeStatusResponse.ProtoReflect.Descriptor instead.
 func (*UpgradeStatusResponse) Descriptor() ([]byte, []int) {
-	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{40}
+	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *UpgradeStatusResponse) GetLevel() uint32 {
@@ -2623,7 +2807,7 @@ type MemberRelease struct {
 
 func (x *MemberRelease) Reset() {
 	*x = MemberRelease{}
-	mi := &file_transport_kmspb_operator_proto_msgTypes[41]
+	mi := &file_transport_kmspb_operator_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2635,7 +2819,7 @@ func (x *MemberRelease) String() string {
 func (*MemberRelease) ProtoMessage() {}
 
 func (x *MemberRelease) ProtoReflect() protoreflect.Message {
-	mi := &file_transport_kmspb_operator_proto_msgTypes[41]
+	mi := &file_transport_kmspb_operator_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2648,7 +2832,7 @@ func (x *MemberRelease) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MemberRelease.ProtoReflect.Descriptor instead.
 func (*MemberRelease) Descriptor() ([]byte, []int) {
-	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{41}
+	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *MemberRelease) GetNodeId() string {
@@ -2701,7 +2885,7 @@ type FinalizeUpgradeRequest struct {
 
 func (x *FinalizeUpgradeRequest) Reset() {
 	*x = FinalizeUpgradeRequest{}
-	mi := &file_transport_kmspb_operator_proto_msgTypes[42]
+	mi := &file_transport_kmspb_operator_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2713,7 +2897,7 @@ func (x *FinalizeUpgradeRequest) String() string {
 func (*FinalizeUpgradeRequest) ProtoMessage() {}
 
 func (x *FinalizeUpgradeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_transport_kmspb_operator_proto_msgTypes[42]
+	mi := &file_transport_kmspb_operator_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2726,7 +2910,7 @@ func (x *FinalizeUpgradeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FinalizeUpgradeRequest.ProtoReflect.Descriptor instead.
 func (*FinalizeUpgradeRequest) Descriptor() ([]byte, []int) {
-	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{42}
+	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{45}
 }
 
 type FinalizeUpgradeResponse struct {
@@ -2741,7 +2925,7 @@ type FinalizeUpgradeResponse struct {
 
 func (x *FinalizeUpgradeResponse) Reset() {
 	*x = FinalizeUpgradeResponse{}
-	mi := &file_transport_kmspb_operator_proto_msgTypes[43]
+	mi := &file_transport_kmspb_operator_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2753,7 +2937,7 @@ func (x *FinalizeUpgradeResponse) String() string {
 func (*FinalizeUpgradeResponse) ProtoMessage() {}
 
 func (x *FinalizeUpgradeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_transport_kmspb_operator_proto_msgTypes[43]
+	mi := &file_transport_kmspb_operator_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2766,7 +2950,7 @@ func (x *FinalizeUpgradeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FinalizeUpgradeResponse.ProtoReflect.Descriptor instead.
 func (*FinalizeUpgradeResponse) Descriptor() ([]byte, []int) {
-	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{43}
+	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *FinalizeUpgradeResponse) GetLevel() uint32 {
@@ -2791,7 +2975,7 @@ type MembersRequest struct {
 
 func (x *MembersRequest) Reset() {
 	*x = MembersRequest{}
-	mi := &file_transport_kmspb_operator_proto_msgTypes[44]
+	mi := &file_transport_kmspb_operator_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2803,7 +2987,7 @@ func (x *MembersRequest) String() string {
 func (*MembersRequest) ProtoMessage() {}
 
 func (x *MembersRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_transport_kmspb_operator_proto_msgTypes[44]
+	mi := &file_transport_kmspb_operator_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2816,7 +3000,7 @@ func (x *MembersRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MembersRequest.ProtoReflect.Descriptor instead.
 func (*MembersRequest) Descriptor() ([]byte, []int) {
-	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{44}
+	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{47}
 }
 
 type MembersResponse struct {
@@ -2828,7 +3012,7 @@ type MembersResponse struct {
 
 func (x *MembersResponse) Reset() {
 	*x = MembersResponse{}
-	mi := &file_transport_kmspb_operator_proto_msgTypes[45]
+	mi := &file_transport_kmspb_operator_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2840,7 +3024,7 @@ func (x *MembersResponse) String() string {
 func (*MembersResponse) ProtoMessage() {}
 
 func (x *MembersResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_transport_kmspb_operator_proto_msgTypes[45]
+	mi := &file_transport_kmspb_operator_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2853,7 +3037,7 @@ func (x *MembersResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MembersResponse.ProtoReflect.Descriptor instead.
 func (*MembersResponse) Descriptor() ([]byte, []int) {
-	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{45}
+	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *MembersResponse) GetMembers() []*Member {
@@ -2878,7 +3062,7 @@ type Member struct {
 
 func (x *Member) Reset() {
 	*x = Member{}
-	mi := &file_transport_kmspb_operator_proto_msgTypes[46]
+	mi := &file_transport_kmspb_operator_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2890,7 +3074,7 @@ func (x *Member) String() string {
 func (*Member) ProtoMessage() {}
 
 func (x *Member) ProtoReflect() protoreflect.Message {
-	mi := &file_transport_kmspb_operator_proto_msgTypes[46]
+	mi := &file_transport_kmspb_operator_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2903,7 +3087,7 @@ func (x *Member) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Member.ProtoReflect.Descriptor instead.
 func (*Member) Descriptor() ([]byte, []int) {
-	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{46}
+	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *Member) GetNodeId() string {
@@ -2949,7 +3133,7 @@ type ListCredentialsRequest struct {
 
 func (x *ListCredentialsRequest) Reset() {
 	*x = ListCredentialsRequest{}
-	mi := &file_transport_kmspb_operator_proto_msgTypes[47]
+	mi := &file_transport_kmspb_operator_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2961,7 +3145,7 @@ func (x *ListCredentialsRequest) String() string {
 func (*ListCredentialsRequest) ProtoMessage() {}
 
 func (x *ListCredentialsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_transport_kmspb_operator_proto_msgTypes[47]
+	mi := &file_transport_kmspb_operator_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2974,7 +3158,7 @@ func (x *ListCredentialsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListCredentialsRequest.ProtoReflect.Descriptor instead.
 func (*ListCredentialsRequest) Descriptor() ([]byte, []int) {
-	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{47}
+	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{50}
 }
 
 type ListCredentialsResponse struct {
@@ -2987,7 +3171,7 @@ type ListCredentialsResponse struct {
 
 func (x *ListCredentialsResponse) Reset() {
 	*x = ListCredentialsResponse{}
-	mi := &file_transport_kmspb_operator_proto_msgTypes[48]
+	mi := &file_transport_kmspb_operator_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2999,7 +3183,7 @@ func (x *ListCredentialsResponse) String() string {
 func (*ListCredentialsResponse) ProtoMessage() {}
 
 func (x *ListCredentialsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_transport_kmspb_operator_proto_msgTypes[48]
+	mi := &file_transport_kmspb_operator_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3012,7 +3196,7 @@ func (x *ListCredentialsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListCredentialsResponse.ProtoReflect.Descriptor instead.
 func (*ListCredentialsResponse) Descriptor() ([]byte, []int) {
-	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{48}
+	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{51}
 }
 
 func (x *ListCredentialsResponse) GetCredentials() []*Credential {
@@ -3040,7 +3224,7 @@ type Credential struct {
 
 func (x *Credential) Reset() {
 	*x = Credential{}
-	mi := &file_transport_kmspb_operator_proto_msgTypes[49]
+	mi := &file_transport_kmspb_operator_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3052,7 +3236,7 @@ func (x *Credential) String() string {
 func (*Credential) ProtoMessage() {}
 
 func (x *Credential) ProtoReflect() protoreflect.Message {
-	mi := &file_transport_kmspb_operator_proto_msgTypes[49]
+	mi := &file_transport_kmspb_operator_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3065,7 +3249,7 @@ func (x *Credential) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Credential.ProtoReflect.Descriptor instead.
 func (*Credential) Descriptor() ([]byte, []int) {
-	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{49}
+	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{52}
 }
 
 func (x *Credential) GetId() string {
@@ -3113,7 +3297,7 @@ type CreateAccessKeyRequest struct {
 
 func (x *CreateAccessKeyRequest) Reset() {
 	*x = CreateAccessKeyRequest{}
-	mi := &file_transport_kmspb_operator_proto_msgTypes[50]
+	mi := &file_transport_kmspb_operator_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3125,7 +3309,7 @@ func (x *CreateAccessKeyRequest) String() string {
 func (*CreateAccessKeyRequest) ProtoMessage() {}
 
 func (x *CreateAccessKeyRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_transport_kmspb_operator_proto_msgTypes[50]
+	mi := &file_transport_kmspb_operator_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3138,7 +3322,7 @@ func (x *CreateAccessKeyRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateAccessKeyRequest.ProtoReflect.Descriptor instead.
 func (*CreateAccessKeyRequest) Descriptor() ([]byte, []int) {
-	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{50}
+	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{53}
 }
 
 func (x *CreateAccessKeyRequest) GetAnswerKey() []byte {
@@ -3161,7 +3345,7 @@ type CreateAccessKeyResponse struct {
 
 func (x *CreateAccessKeyResponse) Reset() {
 	*x = CreateAccessKeyResponse{}
-	mi := &file_transport_kmspb_operator_proto_msgTypes[51]
+	mi := &file_transport_kmspb_operator_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3173,7 +3357,7 @@ func (x *CreateAccessKeyResponse) String() string {
 func (*CreateAccessKeyResponse) ProtoMessage() {}
 
 func (x *CreateAccessKeyResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_transport_kmspb_operator_proto_msgTypes[51]
+	mi := &file_transport_kmspb_operator_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3186,7 +3370,7 @@ func (x *CreateAccessKeyResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateAccessKeyResponse.ProtoReflect.Descriptor instead.
 func (*CreateAccessKeyResponse) Descriptor() ([]byte, []int) {
-	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{51}
+	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{54}
 }
 
 func (x *CreateAccessKeyResponse) GetAccessKeyId() string {
@@ -3215,7 +3399,7 @@ type CreateAccountRequest struct {
 
 func (x *CreateAccountRequest) Reset() {
 	*x = CreateAccountRequest{}
-	mi := &file_transport_kmspb_operator_proto_msgTypes[52]
+	mi := &file_transport_kmspb_operator_proto_msgTypes[55]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3227,7 +3411,7 @@ func (x *CreateAccountRequest) String() string {
 func (*CreateAccountRequest) ProtoMessage() {}
 
 func (x *CreateAccountRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_transport_kmspb_operator_proto_msgTypes[52]
+	mi := &file_transport_kmspb_operator_proto_msgTypes[55]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3240,7 +3424,7 @@ func (x *CreateAccountRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateAccountRequest.ProtoReflect.Descriptor instead.
 func (*CreateAccountRequest) Descriptor() ([]byte, []int) {
-	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{52}
+	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{55}
 }
 
 func (x *CreateAccountRequest) GetAccount() string {
@@ -3275,7 +3459,7 @@ type CreateAccountResponse struct {
 
 func (x *CreateAccountResponse) Reset() {
 	*x = CreateAccountResponse{}
-	mi := &file_transport_kmspb_operator_proto_msgTypes[53]
+	mi := &file_transport_kmspb_operator_proto_msgTypes[56]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3287,7 +3471,7 @@ func (x *CreateAccountResponse) String() string {
 func (*CreateAccountResponse) ProtoMessage() {}
 
 func (x *CreateAccountResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_transport_kmspb_operator_proto_msgTypes[53]
+	mi := &file_transport_kmspb_operator_proto_msgTypes[56]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3300,7 +3484,7 @@ func (x *CreateAccountResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateAccountResponse.ProtoReflect.Descriptor instead.
 func (*CreateAccountResponse) Descriptor() ([]byte, []int) {
-	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{53}
+	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{56}
 }
 
 func (x *CreateAccountResponse) GetAccessKeyId() string {
@@ -3325,7 +3509,7 @@ type ListAccountsRequest struct {
 
 func (x *ListAccountsRequest) Reset() {
 	*x = ListAccountsRequest{}
-	mi := &file_transport_kmspb_operator_proto_msgTypes[54]
+	mi := &file_transport_kmspb_operator_proto_msgTypes[57]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3337,7 +3521,7 @@ func (x *ListAccountsRequest) String() string {
 func (*ListAccountsRequest) ProtoMessage() {}
 
 func (x *ListAccountsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_transport_kmspb_operator_proto_msgTypes[54]
+	mi := &file_transport_kmspb_operator_proto_msgTypes[57]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3350,7 +3534,7 @@ func (x *ListAccountsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListAccountsRequest.ProtoReflect.Descriptor instead.
 func (*ListAccountsRequest) Descriptor() ([]byte, []int) {
-	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{54}
+	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{57}
 }
 
 type ListAccountsResponse struct {
@@ -3362,7 +3546,7 @@ type ListAccountsResponse struct {
 
 func (x *ListAccountsResponse) Reset() {
 	*x = ListAccountsResponse{}
-	mi := &file_transport_kmspb_operator_proto_msgTypes[55]
+	mi := &file_transport_kmspb_operator_proto_msgTypes[58]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3374,7 +3558,7 @@ func (x *ListAccountsResponse) String() string {
 func (*ListAccountsResponse) ProtoMessage() {}
 
 func (x *ListAccountsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_transport_kmspb_operator_proto_msgTypes[55]
+	mi := &file_transport_kmspb_operator_proto_msgTypes[58]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3387,7 +3571,7 @@ func (x *ListAccountsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListAccountsResponse.ProtoReflect.Descriptor instead.
 func (*ListAccountsResponse) Descriptor() ([]byte, []int) {
-	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{55}
+	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{58}
 }
 
 func (x *ListAccountsResponse) GetAccounts() []*AccountInfo {
@@ -3409,7 +3593,7 @@ type AccountInfo struct {
 
 func (x *AccountInfo) Reset() {
 	*x = AccountInfo{}
-	mi := &file_transport_kmspb_operator_proto_msgTypes[56]
+	mi := &file_transport_kmspb_operator_proto_msgTypes[59]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3421,7 +3605,7 @@ func (x *AccountInfo) String() string {
 func (*AccountInfo) ProtoMessage() {}
 
 func (x *AccountInfo) ProtoReflect() protoreflect.Message {
-	mi := &file_transport_kmspb_operator_proto_msgTypes[56]
+	mi := &file_transport_kmspb_operator_proto_msgTypes[59]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3434,7 +3618,7 @@ func (x *AccountInfo) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AccountInfo.ProtoReflect.Descriptor instead.
 func (*AccountInfo) Descriptor() ([]byte, []int) {
-	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{56}
+	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{59}
 }
 
 func (x *AccountInfo) GetAccount() string {
@@ -3474,7 +3658,7 @@ type DeleteCredentialRequest struct {
 
 func (x *DeleteCredentialRequest) Reset() {
 	*x = DeleteCredentialRequest{}
-	mi := &file_transport_kmspb_operator_proto_msgTypes[57]
+	mi := &file_transport_kmspb_operator_proto_msgTypes[60]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3486,7 +3670,7 @@ func (x *DeleteCredentialRequest) String() string {
 func (*DeleteCredentialRequest) ProtoMessage() {}
 
 func (x *DeleteCredentialRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_transport_kmspb_operator_proto_msgTypes[57]
+	mi := &file_transport_kmspb_operator_proto_msgTypes[60]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3499,7 +3683,7 @@ func (x *DeleteCredentialRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteCredentialRequest.ProtoReflect.Descriptor instead.
 func (*DeleteCredentialRequest) Descriptor() ([]byte, []int) {
-	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{57}
+	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{60}
 }
 
 func (x *DeleteCredentialRequest) GetId() string {
@@ -3517,7 +3701,7 @@ type DeleteCredentialResponse struct {
 
 func (x *DeleteCredentialResponse) Reset() {
 	*x = DeleteCredentialResponse{}
-	mi := &file_transport_kmspb_operator_proto_msgTypes[58]
+	mi := &file_transport_kmspb_operator_proto_msgTypes[61]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3529,7 +3713,7 @@ func (x *DeleteCredentialResponse) String() string {
 func (*DeleteCredentialResponse) ProtoMessage() {}
 
 func (x *DeleteCredentialResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_transport_kmspb_operator_proto_msgTypes[58]
+	mi := &file_transport_kmspb_operator_proto_msgTypes[61]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3542,7 +3726,7 @@ func (x *DeleteCredentialResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteCredentialResponse.ProtoReflect.Descriptor instead.
 func (*DeleteCredentialResponse) Descriptor() ([]byte, []int) {
-	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{58}
+	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{61}
 }
 
 type RevokeSessionsRequest struct {
@@ -3553,7 +3737,7 @@ type RevokeSessionsRequest struct {
 
 func (x *RevokeSessionsRequest) Reset() {
 	*x = RevokeSessionsRequest{}
-	mi := &file_transport_kmspb_operator_proto_msgTypes[59]
+	mi := &file_transport_kmspb_operator_proto_msgTypes[62]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3565,7 +3749,7 @@ func (x *RevokeSessionsRequest) String() string {
 func (*RevokeSessionsRequest) ProtoMessage() {}
 
 func (x *RevokeSessionsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_transport_kmspb_operator_proto_msgTypes[59]
+	mi := &file_transport_kmspb_operator_proto_msgTypes[62]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3578,7 +3762,7 @@ func (x *RevokeSessionsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RevokeSessionsRequest.ProtoReflect.Descriptor instead.
 func (*RevokeSessionsRequest) Descriptor() ([]byte, []int) {
-	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{59}
+	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{62}
 }
 
 type RevokeSessionsResponse struct {
@@ -3589,7 +3773,7 @@ type RevokeSessionsResponse struct {
 
 func (x *RevokeSessionsResponse) Reset() {
 	*x = RevokeSessionsResponse{}
-	mi := &file_transport_kmspb_operator_proto_msgTypes[60]
+	mi := &file_transport_kmspb_operator_proto_msgTypes[63]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3601,7 +3785,7 @@ func (x *RevokeSessionsResponse) String() string {
 func (*RevokeSessionsResponse) ProtoMessage() {}
 
 func (x *RevokeSessionsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_transport_kmspb_operator_proto_msgTypes[60]
+	mi := &file_transport_kmspb_operator_proto_msgTypes[63]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3614,7 +3798,7 @@ func (x *RevokeSessionsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RevokeSessionsResponse.ProtoReflect.Descriptor instead.
 func (*RevokeSessionsResponse) Descriptor() ([]byte, []int) {
-	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{60}
+	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{63}
 }
 
 var File_transport_kmspb_operator_proto protoreflect.FileDescriptor
@@ -3791,7 +3975,20 @@ const file_transport_kmspb_operator_proto_rawDesc = "" +
 	"\aexpires\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\aexpires\"/\n" +
 	"\x17CancelBreakGlassRequest\x12\x14\n" +
 	"\x05nonce\x18\x01 \x01(\fR\x05nonce\"\x1a\n" +
-	"\x18CancelBreakGlassResponse\"\x8f\x01\n" +
+	"\x18CancelBreakGlassResponse\":\n" +
+	"\x13SaveSnapshotRequest\x12#\n" +
+	"\rwithout_audit\x18\x01 \x01(\bR\fwithoutAudit\"\\\n" +
+	"\x14SaveSnapshotResponse\x12\x12\n" +
+	"\x04data\x18\x01 \x01(\fR\x04data\x120\n" +
+	"\x05saved\x18\x02 \x01(\v2\x1a.conclave.v1.SavedSnapshotR\x05saved\"\xbf\x01\n" +
+	"\rSavedSnapshot\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\x12\x14\n" +
+	"\x05index\x18\x02 \x01(\x04R\x05index\x12=\n" +
+	"\fcluster_time\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\vclusterTime\x12\x1d\n" +
+	"\n" +
+	"audit_size\x18\x04 \x01(\x04R\tauditSize\x12\x12\n" +
+	"\x04size\x18\x05 \x01(\x04R\x04size\x12\x16\n" +
+	"\x06sha256\x18\x06 \x01(\fR\x06sha256\"\x8f\x01\n" +
 	"\x14CreateSessionRequest\x12\"\n" +
 	"\raccess_key_id\x18\x01 \x01(\tR\vaccessKeyId\x12\x12\n" +
 	"\x04time\x18\x02 \x01(\x03R\x04time\x12\x14\n" +
@@ -3872,7 +4069,7 @@ const file_transport_kmspb_operator_proto_rawDesc = "" +
 	"\x02id\x18\x01 \x01(\tR\x02id\"\x1a\n" +
 	"\x18DeleteCredentialResponse\"\x17\n" +
 	"\x15RevokeSessionsRequest\"\x18\n" +
-	"\x16RevokeSessionsResponse2\xdf\a\n" +
+	"\x16RevokeSessionsResponse2\xb6\b\n" +
 	"\bOperator\x12A\n" +
 	"\x06Status\x12\x1a.conclave.v1.StatusRequest\x1a\x1b.conclave.v1.StatusResponse\x12;\n" +
 	"\x04Init\x12\x18.conclave.v1.InitRequest\x1a\x19.conclave.v1.InitResponse\x12J\n" +
@@ -3886,7 +4083,8 @@ const file_transport_kmspb_operator_proto_rawDesc = "" +
 	"\x0fBeginBreakGlass\x12#.conclave.v1.BeginBreakGlassRequest\x1a$.conclave.v1.BeginBreakGlassResponse\x12V\n" +
 	"\rGetBreakGlass\x12!.conclave.v1.GetBreakGlassRequest\x1a\".conclave.v1.GetBreakGlassResponse\x12n\n" +
 	"\x15SubmitBreakGlassShare\x12).conclave.v1.SubmitBreakGlassShareRequest\x1a*.conclave.v1.SubmitBreakGlassShareResponse\x12_\n" +
-	"\x10CancelBreakGlass\x12$.conclave.v1.CancelBreakGlassRequest\x1a%.conclave.v1.CancelBreakGlassResponse2Z\n" +
+	"\x10CancelBreakGlass\x12$.conclave.v1.CancelBreakGlassRequest\x1a%.conclave.v1.CancelBreakGlassResponse\x12U\n" +
+	"\fSaveSnapshot\x12 .conclave.v1.SaveSnapshotRequest\x1a!.conclave.v1.SaveSnapshotResponse0\x012Z\n" +
 	"\aSession\x12O\n" +
 	"\x06Create\x12!.conclave.v1.CreateSessionRequest\x1a\".conclave.v1.CreateSessionResponse2\xf0\x02\n" +
 	"\vCredentials\x12Q\n" +
@@ -3916,7 +4114,7 @@ func file_transport_kmspb_operator_proto_rawDescGZIP() []byte {
 	return file_transport_kmspb_operator_proto_rawDescData
 }
 
-var file_transport_kmspb_operator_proto_msgTypes = make([]protoimpl.MessageInfo, 61)
+var file_transport_kmspb_operator_proto_msgTypes = make([]protoimpl.MessageInfo, 64)
 var file_transport_kmspb_operator_proto_goTypes = []any{
 	(*SealState)(nil),                     // 0: conclave.v1.SealState
 	(*Ceremony)(nil),                      // 1: conclave.v1.Ceremony
@@ -3953,47 +4151,50 @@ var file_transport_kmspb_operator_proto_goTypes = []any{
 	(*BreakGlassKey)(nil),                 // 32: conclave.v1.BreakGlassKey
 	(*CancelBreakGlassRequest)(nil),       // 33: conclave.v1.CancelBreakGlassRequest
 	(*CancelBreakGlassResponse)(nil),      // 34: conclave.v1.CancelBreakGlassResponse
-	(*CreateSessionRequest)(nil),          // 35: conclave.v1.CreateSessionRequest
-	(*CreateSessionResponse)(nil),         // 36: conclave.v1.CreateSessionResponse
-	(*ReadAuditRequest)(nil),              // 37: conclave.v1.ReadAuditRequest
-	(*ReadAuditResponse)(nil),             // 38: conclave.v1.ReadAuditResponse
-	(*UpgradeStatusRequest)(nil),          // 39: conclave.v1.UpgradeStatusRequest
-	(*UpgradeStatusResponse)(nil),         // 40: conclave.v1.UpgradeStatusResponse
-	(*MemberRelease)(nil),                 // 41: conclave.v1.MemberRelease
-	(*FinalizeUpgradeRequest)(nil),        // 42: conclave.v1.FinalizeUpgradeRequest
-	(*FinalizeUpgradeResponse)(nil),       // 43: conclave.v1.FinalizeUpgradeResponse
-	(*MembersRequest)(nil),                // 44: conclave.v1.MembersRequest
-	(*MembersResponse)(nil),               // 45: conclave.v1.MembersResponse
-	(*Member)(nil),                        // 46: conclave.v1.Member
-	(*ListCredentialsRequest)(nil),        // 47: conclave.v1.ListCredentialsRequest
-	(*ListCredentialsResponse)(nil),       // 48: conclave.v1.ListCredentialsResponse
-	(*Credential)(nil),                    // 49: conclave.v1.Credential
-	(*CreateAccessKeyRequest)(nil),        // 50: conclave.v1.CreateAccessKeyRequest
-	(*CreateAccessKeyResponse)(nil),       // 51: conclave.v1.CreateAccessKeyResponse
-	(*CreateAccountRequest)(nil),          // 52: conclave.v1.CreateAccountRequest
-	(*CreateAccountResponse)(nil),         // 53: conclave.v1.CreateAccountResponse
-	(*ListAccountsRequest)(nil),           // 54: conclave.v1.ListAccountsRequest
-	(*ListAccountsResponse)(nil),          // 55: conclave.v1.ListAccountsResponse
-	(*AccountInfo)(nil),                   // 56: conclave.v1.AccountInfo
-	(*DeleteCredentialRequest)(nil),       // 57: conclave.v1.DeleteCredentialRequest
-	(*DeleteCredentialResponse)(nil),      // 58: conclave.v1.DeleteCredentialResponse
-	(*RevokeSessionsRequest)(nil),         // 59: conclave.v1.RevokeSessionsRequest
-	(*RevokeSessionsResponse)(nil),        // 60: conclave.v1.RevokeSessionsResponse
-	(*timestamppb.Timestamp)(nil),         // 61: google.protobuf.Timestamp
-	(*ErrorDetail)(nil),                   // 62: conclave.v1.ErrorDetail
-	(*durationpb.Duration)(nil),           // 63: google.protobuf.Duration
+	(*SaveSnapshotRequest)(nil),           // 35: conclave.v1.SaveSnapshotRequest
+	(*SaveSnapshotResponse)(nil),          // 36: conclave.v1.SaveSnapshotResponse
+	(*SavedSnapshot)(nil),                 // 37: conclave.v1.SavedSnapshot
+	(*CreateSessionRequest)(nil),          // 38: conclave.v1.CreateSessionRequest
+	(*CreateSessionResponse)(nil),         // 39: conclave.v1.CreateSessionResponse
+	(*ReadAuditRequest)(nil),              // 40: conclave.v1.ReadAuditRequest
+	(*ReadAuditResponse)(nil),             // 41: conclave.v1.ReadAuditResponse
+	(*UpgradeStatusRequest)(nil),          // 42: conclave.v1.UpgradeStatusRequest
+	(*UpgradeStatusResponse)(nil),         // 43: conclave.v1.UpgradeStatusResponse
+	(*MemberRelease)(nil),                 // 44: conclave.v1.MemberRelease
+	(*FinalizeUpgradeRequest)(nil),        // 45: conclave.v1.FinalizeUpgradeRequest
+	(*FinalizeUpgradeResponse)(nil),       // 46: conclave.v1.FinalizeUpgradeResponse
+	(*MembersRequest)(nil),                // 47: conclave.v1.MembersRequest
+	(*MembersResponse)(nil),               // 48: conclave.v1.MembersResponse
+	(*Member)(nil),                        // 49: conclave.v1.Member
+	(*ListCredentialsRequest)(nil),        // 50: conclave.v1.ListCredentialsRequest
+	(*ListCredentialsResponse)(nil),       // 51: conclave.v1.ListCredentialsResponse
+	(*Credential)(nil),                    // 52: conclave.v1.Credential
+	(*CreateAccessKeyRequest)(nil),        // 53: conclave.v1.CreateAccessKeyRequest
+	(*CreateAccessKeyResponse)(nil),       // 54: conclave.v1.CreateAccessKeyResponse
+	(*CreateAccountRequest)(nil),          // 55: conclave.v1.CreateAccountRequest
+	(*CreateAccountResponse)(nil),         // 56: conclave.v1.CreateAccountResponse
+	(*ListAccountsRequest)(nil),           // 57: conclave.v1.ListAccountsRequest
+	(*ListAccountsResponse)(nil),          // 58: conclave.v1.ListAccountsResponse
+	(*AccountInfo)(nil),                   // 59: conclave.v1.AccountInfo
+	(*DeleteCredentialRequest)(nil),       // 60: conclave.v1.DeleteCredentialRequest
+	(*DeleteCredentialResponse)(nil),      // 61: conclave.v1.DeleteCredentialResponse
+	(*RevokeSessionsRequest)(nil),         // 62: conclave.v1.RevokeSessionsRequest
+	(*RevokeSessionsResponse)(nil),        // 63: conclave.v1.RevokeSessionsResponse
+	(*timestamppb.Timestamp)(nil),         // 64: google.protobuf.Timestamp
+	(*ErrorDetail)(nil),                   // 65: conclave.v1.ErrorDetail
+	(*durationpb.Duration)(nil),           // 66: google.protobuf.Duration
 }
 var file_transport_kmspb_operator_proto_depIdxs = []int32{
 	1,  // 0: conclave.v1.SealState.ceremony:type_name -> conclave.v1.Ceremony
-	61, // 1: conclave.v1.Ceremony.began:type_name -> google.protobuf.Timestamp
-	61, // 2: conclave.v1.Ceremony.expires:type_name -> google.protobuf.Timestamp
+	64, // 1: conclave.v1.Ceremony.began:type_name -> google.protobuf.Timestamp
+	64, // 2: conclave.v1.Ceremony.expires:type_name -> google.protobuf.Timestamp
 	0,  // 3: conclave.v1.StatusResponse.seal:type_name -> conclave.v1.SealState
 	5,  // 4: conclave.v1.StatusResponse.raft:type_name -> conclave.v1.RaftStatus
-	61, // 5: conclave.v1.StatusResponse.cluster_time:type_name -> google.protobuf.Timestamp
+	64, // 5: conclave.v1.StatusResponse.cluster_time:type_name -> google.protobuf.Timestamp
 	6,  // 6: conclave.v1.StatusResponse.audit:type_name -> conclave.v1.AuditStatus
 	7,  // 7: conclave.v1.StatusResponse.addresses:type_name -> conclave.v1.Addresses
 	4,  // 8: conclave.v1.StatusResponse.crls:type_name -> conclave.v1.CRL
-	62, // 9: conclave.v1.NodeStatus.error:type_name -> conclave.v1.ErrorDetail
+	65, // 9: conclave.v1.NodeStatus.error:type_name -> conclave.v1.ErrorDetail
 	0,  // 10: conclave.v1.NodeStatus.seal:type_name -> conclave.v1.SealState
 	4,  // 11: conclave.v1.NodeStatus.crls:type_name -> conclave.v1.CRL
 	8,  // 12: conclave.v1.SubmitShareResponse.node:type_name -> conclave.v1.NodeStatus
@@ -4001,75 +4202,79 @@ var file_transport_kmspb_operator_proto_depIdxs = []int32{
 	8,  // 14: conclave.v1.SealResponse.node:type_name -> conclave.v1.NodeStatus
 	8,  // 15: conclave.v1.NodeReport.nodes:type_name -> conclave.v1.NodeStatus
 	8,  // 16: conclave.v1.InstallCRLResponse.node:type_name -> conclave.v1.NodeStatus
-	63, // 17: conclave.v1.BreakGlass.duration:type_name -> google.protobuf.Duration
-	61, // 18: conclave.v1.BreakGlass.began:type_name -> google.protobuf.Timestamp
-	61, // 19: conclave.v1.BreakGlass.expires:type_name -> google.protobuf.Timestamp
-	63, // 20: conclave.v1.BeginBreakGlassRequest.duration:type_name -> google.protobuf.Duration
+	66, // 17: conclave.v1.BreakGlass.duration:type_name -> google.protobuf.Duration
+	64, // 18: conclave.v1.BreakGlass.began:type_name -> google.protobuf.Timestamp
+	64, // 19: conclave.v1.BreakGlass.expires:type_name -> google.protobuf.Timestamp
+	66, // 20: conclave.v1.BeginBreakGlassRequest.duration:type_name -> google.protobuf.Duration
 	25, // 21: conclave.v1.BeginBreakGlassResponse.ceremony:type_name -> conclave.v1.BreakGlass
 	25, // 22: conclave.v1.GetBreakGlassResponse.ceremony:type_name -> conclave.v1.BreakGlass
 	25, // 23: conclave.v1.SubmitBreakGlassShareResponse.ceremony:type_name -> conclave.v1.BreakGlass
 	32, // 24: conclave.v1.SubmitBreakGlassShareResponse.key:type_name -> conclave.v1.BreakGlassKey
-	61, // 25: conclave.v1.BreakGlassKey.expires:type_name -> google.protobuf.Timestamp
-	61, // 26: conclave.v1.CreateSessionResponse.expires:type_name -> google.protobuf.Timestamp
-	41, // 27: conclave.v1.UpgradeStatusResponse.members:type_name -> conclave.v1.MemberRelease
-	46, // 28: conclave.v1.MembersResponse.members:type_name -> conclave.v1.Member
-	7,  // 29: conclave.v1.Member.addresses:type_name -> conclave.v1.Addresses
-	49, // 30: conclave.v1.ListCredentialsResponse.credentials:type_name -> conclave.v1.Credential
-	61, // 31: conclave.v1.Credential.created:type_name -> google.protobuf.Timestamp
-	61, // 32: conclave.v1.Credential.expires:type_name -> google.protobuf.Timestamp
-	56, // 33: conclave.v1.ListAccountsResponse.accounts:type_name -> conclave.v1.AccountInfo
-	61, // 34: conclave.v1.AccountInfo.created:type_name -> google.protobuf.Timestamp
-	2,  // 35: conclave.v1.Operator.Status:input_type -> conclave.v1.StatusRequest
-	9,  // 36: conclave.v1.Operator.Init:input_type -> conclave.v1.InitRequest
-	12, // 37: conclave.v1.Operator.Challenge:input_type -> conclave.v1.ChallengeRequest
-	14, // 38: conclave.v1.Operator.SubmitShare:input_type -> conclave.v1.SubmitShareRequest
-	16, // 39: conclave.v1.Operator.ResetShares:input_type -> conclave.v1.ResetSharesRequest
-	18, // 40: conclave.v1.Operator.Seal:input_type -> conclave.v1.SealRequest
-	21, // 41: conclave.v1.Operator.ConfirmTime:input_type -> conclave.v1.ConfirmTimeRequest
-	23, // 42: conclave.v1.Operator.InstallCRL:input_type -> conclave.v1.InstallCRLRequest
-	26, // 43: conclave.v1.Operator.BeginBreakGlass:input_type -> conclave.v1.BeginBreakGlassRequest
-	28, // 44: conclave.v1.Operator.GetBreakGlass:input_type -> conclave.v1.GetBreakGlassRequest
-	30, // 45: conclave.v1.Operator.SubmitBreakGlassShare:input_type -> conclave.v1.SubmitBreakGlassShareRequest
-	33, // 46: conclave.v1.Operator.CancelBreakGlass:input_type -> conclave.v1.CancelBreakGlassRequest
-	35, // 47: conclave.v1.Session.Create:input_type -> conclave.v1.CreateSessionRequest
-	47, // 48: conclave.v1.Credentials.List:input_type -> conclave.v1.ListCredentialsRequest
-	50, // 49: conclave.v1.Credentials.CreateAccessKey:input_type -> conclave.v1.CreateAccessKeyRequest
-	57, // 50: conclave.v1.Credentials.Delete:input_type -> conclave.v1.DeleteCredentialRequest
-	59, // 51: conclave.v1.Credentials.RevokeSessions:input_type -> conclave.v1.RevokeSessionsRequest
-	52, // 52: conclave.v1.Accounts.Create:input_type -> conclave.v1.CreateAccountRequest
-	54, // 53: conclave.v1.Accounts.List:input_type -> conclave.v1.ListAccountsRequest
-	37, // 54: conclave.v1.Audit.Read:input_type -> conclave.v1.ReadAuditRequest
-	44, // 55: conclave.v1.Cluster.Members:input_type -> conclave.v1.MembersRequest
-	39, // 56: conclave.v1.Cluster.UpgradeStatus:input_type -> conclave.v1.UpgradeStatusRequest
-	42, // 57: conclave.v1.Cluster.FinalizeUpgrade:input_type -> conclave.v1.FinalizeUpgradeRequest
-	3,  // 58: conclave.v1.Operator.Status:output_type -> conclave.v1.StatusResponse
-	10, // 59: conclave.v1.Operator.Init:output_type -> conclave.v1.InitResponse
-	13, // 60: conclave.v1.Operator.Challenge:output_type -> conclave.v1.ChallengeResponse
-	15, // 61: conclave.v1.Operator.SubmitShare:output_type -> conclave.v1.SubmitShareResponse
-	17, // 62: conclave.v1.Operator.ResetShares:output_type -> conclave.v1.ResetSharesResponse
-	19, // 63: conclave.v1.Operator.Seal:output_type -> conclave.v1.SealResponse
-	22, // 64: conclave.v1.Operator.ConfirmTime:output_type -> conclave.v1.ConfirmTimeResponse
-	24, // 65: conclave.v1.Operator.InstallCRL:output_type -> conclave.v1.InstallCRLResponse
-	27, // 66: conclave.v1.Operator.BeginBreakGlass:output_type -> conclave.v1.BeginBreakGlassResponse
-	29, // 67: conclave.v1.Operator.GetBreakGlass:output_type -> conclave.v1.GetBreakGlassResponse
-	31, // 68: conclave.v1.Operator.SubmitBreakGlassShare:output_type -> conclave.v1.SubmitBreakGlassShareResponse
-	34, // 69: conclave.v1.Operator.CancelBreakGlass:output_type -> conclave.v1.CancelBreakGlassResponse
-	36, // 70: conclave.v1.Session.Create:output_type -> conclave.v1.CreateSessionResponse
-	48, // 71: conclave.v1.Credentials.List:output_type -> conclave.v1.ListCredentialsResponse
-	51, // 72: conclave.v1.Credentials.CreateAccessKey:output_type -> conclave.v1.CreateAccessKeyResponse
-	58, // 73: conclave.v1.Credentials.Delete:output_type -> conclave.v1.DeleteCredentialResponse
-	60, // 74: conclave.v1.Credentials.RevokeSessions:output_type -> conclave.v1.RevokeSessionsResponse
-	53, // 75: conclave.v1.Accounts.Create:output_type -> conclave.v1.CreateAccountResponse
-	55, // 76: conclave.v1.Accounts.List:output_type -> conclave.v1.ListAccountsResponse
-	38, // 77: conclave.v1.Audit.Read:output_type -> conclave.v1.ReadAuditResponse
-	45, // 78: conclave.v1.Cluster.Members:output_type -> conclave.v1.MembersResponse
-	40, // 79: conclave.v1.Cluster.UpgradeStatus:output_type -> conclave.v1.UpgradeStatusResponse
-	43, // 80: conclave.v1.Cluster.FinalizeUpgrade:output_type -> conclave.v1.FinalizeUpgradeResponse
-	58, // [58:81] is the sub-list for method output_type
-	35, // [35:58] is the sub-list for method input_type
-	35, // [35:35] is the sub-list for extension type_name
-	35, // [35:35] is the sub-list for extension extendee
-	0,  // [0:35] is the sub-list for field type_name
+	64, // 25: conclave.v1.BreakGlassKey.expires:type_name -> google.protobuf.Timestamp
+	37, // 26: conclave.v1.SaveSnapshotResponse.saved:type_name -> conclave.v1.SavedSnapshot
+	64, // 27: conclave.v1.SavedSnapshot.cluster_time:type_name -> google.protobuf.Timestamp
+	64, // 28: conclave.v1.CreateSessionResponse.expires:type_name -> google.protobuf.Timestamp
+	44, // 29: conclave.v1.UpgradeStatusResponse.members:type_name -> conclave.v1.MemberRelease
+	49, // 30: conclave.v1.MembersResponse.members:type_name -> conclave.v1.Member
+	7,  // 31: conclave.v1.Member.addresses:type_name -> conclave.v1.Addresses
+	52, // 32: conclave.v1.ListCredentialsResponse.credentials:type_name -> conclave.v1.Credential
+	64, // 33: conclave.v1.Credential.created:type_name -> google.protobuf.Timestamp
+	64, // 34: conclave.v1.Credential.expires:type_name -> google.protobuf.Timestamp
+	59, // 35: conclave.v1.ListAccountsResponse.accounts:type_name -> conclave.v1.AccountInfo
+	64, // 36: conclave.v1.AccountInfo.created:type_name -> google.protobuf.Timestamp
+	2,  // 37: conclave.v1.Operator.Status:input_type -> conclave.v1.StatusRequest
+	9,  // 38: conclave.v1.Operator.Init:input_type -> conclave.v1.InitRequest
+	12, // 39: conclave.v1.Operator.Challenge:input_type -> conclave.v1.ChallengeRequest
+	14, // 40: conclave.v1.Operator.SubmitShare:input_type -> conclave.v1.SubmitShareRequest
+	16, // 41: conclave.v1.Operator.ResetShares:input_type -> conclave.v1.ResetSharesRequest
+	18, // 42: conclave.v1.Operator.Seal:input_type -> conclave.v1.SealRequest
+	21, // 43: conclave.v1.Operator.ConfirmTime:input_type -> conclave.v1.ConfirmTimeRequest
+	23, // 44: conclave.v1.Operator.InstallCRL:input_type -> conclave.v1.InstallCRLRequest
+	26, // 45: conclave.v1.Operator.BeginBreakGlass:input_type -> conclave.v1.BeginBreakGlassRequest
+	28, // 46: conclave.v1.Operator.GetBreakGlass:input_type -> conclave.v1.GetBreakGlassRequest
+	30, // 47: conclave.v1.Operator.SubmitBreakGlassShare:input_type -> conclave.v1.SubmitBreakGlassShareRequest
+	33, // 48: conclave.v1.Operator.CancelBreakGlass:input_type -> conclave.v1.CancelBreakGlassRequest
+	35, // 49: conclave.v1.Operator.SaveSnapshot:input_type -> conclave.v1.SaveSnapshotRequest
+	38, // 50: conclave.v1.Session.Create:input_type -> conclave.v1.CreateSessionRequest
+	50, // 51: conclave.v1.Credentials.List:input_type -> conclave.v1.ListCredentialsRequest
+	53, // 52: conclave.v1.Credentials.CreateAccessKey:input_type -> conclave.v1.CreateAccessKeyRequest
+	60, // 53: conclave.v1.Credentials.Delete:input_type -> conclave.v1.DeleteCredentialRequest
+	62, // 54: conclave.v1.Credentials.RevokeSessions:input_type -> conclave.v1.RevokeSessionsRequest
+	55, // 55: conclave.v1.Accounts.Create:input_type -> conclave.v1.CreateAccountRequest
+	57, // 56: conclave.v1.Accounts.List:input_type -> conclave.v1.ListAccountsRequest
+	40, // 57: conclave.v1.Audit.Read:input_type -> conclave.v1.ReadAuditRequest
+	47, // 58: conclave.v1.Cluster.Members:input_type -> conclave.v1.MembersRequest
+	42, // 59: conclave.v1.Cluster.UpgradeStatus:input_type -> conclave.v1.UpgradeStatusRequest
+	45, // 60: conclave.v1.Cluster.FinalizeUpgrade:input_type -> conclave.v1.FinalizeUpgradeRequest
+	3,  // 61: conclave.v1.Operator.Status:output_type -> conclave.v1.StatusResponse
+	10, // 62: conclave.v1.Operator.Init:output_type -> conclave.v1.InitResponse
+	13, // 63: conclave.v1.Operator.Challenge:output_type -> conclave.v1.ChallengeResponse
+	15, // 64: conclave.v1.Operator.SubmitShare:output_type -> conclave.v1.SubmitShareResponse
+	17, // 65: conclave.v1.Operator.ResetShares:output_type -> conclave.v1.ResetSharesResponse
+	19, // 66: conclave.v1.Operator.Seal:output_type -> conclave.v1.SealResponse
+	22, // 67: conclave.v1.Operator.ConfirmTime:output_type -> conclave.v1.ConfirmTimeResponse
+	24, // 68: conclave.v1.Operator.InstallCRL:output_type -> conclave.v1.InstallCRLResponse
+	27, // 69: conclave.v1.Operator.BeginBreakGlass:output_type -> conclave.v1.BeginBreakGlassResponse
+	29, // 70: conclave.v1.Operator.GetBreakGlass:output_type -> conclave.v1.GetBreakGlassResponse
+	31, // 71: conclave.v1.Operator.SubmitBreakGlassShare:output_type -> conclave.v1.SubmitBreakGlassShareResponse
+	34, // 72: conclave.v1.Operator.CancelBreakGlass:output_type -> conclave.v1.CancelBreakGlassResponse
+	36, // 73: conclave.v1.Operator.SaveSnapshot:output_type -> conclave.v1.SaveSnapshotResponse
+	39, // 74: conclave.v1.Session.Create:output_type -> conclave.v1.CreateSessionResponse
+	51, // 75: conclave.v1.Credentials.List:output_type -> conclave.v1.ListCredentialsResponse
+	54, // 76: conclave.v1.Credentials.CreateAccessKey:output_type -> conclave.v1.CreateAccessKeyResponse
+	61, // 77: conclave.v1.Credentials.Delete:output_type -> conclave.v1.DeleteCredentialResponse
+	63, // 78: conclave.v1.Credentials.RevokeSessions:output_type -> conclave.v1.RevokeSessionsResponse
+	56, // 79: conclave.v1.Accounts.Create:output_type -> conclave.v1.CreateAccountResponse
+	58, // 80: conclave.v1.Accounts.List:output_type -> conclave.v1.ListAccountsResponse
+	41, // 81: conclave.v1.Audit.Read:output_type -> conclave.v1.ReadAuditResponse
+	48, // 82: conclave.v1.Cluster.Members:output_type -> conclave.v1.MembersResponse
+	43, // 83: conclave.v1.Cluster.UpgradeStatus:output_type -> conclave.v1.UpgradeStatusResponse
+	46, // 84: conclave.v1.Cluster.FinalizeUpgrade:output_type -> conclave.v1.FinalizeUpgradeResponse
+	61, // [61:85] is the sub-list for method output_type
+	37, // [37:61] is the sub-list for method input_type
+	37, // [37:37] is the sub-list for extension type_name
+	37, // [37:37] is the sub-list for extension extendee
+	0,  // [0:37] is the sub-list for field type_name
 }
 
 func init() { file_transport_kmspb_operator_proto_init() }
@@ -4084,7 +4289,7 @@ func file_transport_kmspb_operator_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_transport_kmspb_operator_proto_rawDesc), len(file_transport_kmspb_operator_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   61,
+			NumMessages:   64,
 			NumExtensions: 0,
 			NumServices:   6,
 		},

@@ -31,6 +31,7 @@ const (
 	Operator_GetBreakGlass_FullMethodName         = "/conclave.v1.Operator/GetBreakGlass"
 	Operator_SubmitBreakGlassShare_FullMethodName = "/conclave.v1.Operator/SubmitBreakGlassShare"
 	Operator_CancelBreakGlass_FullMethodName      = "/conclave.v1.Operator/CancelBreakGlass"
+	Operator_SaveSnapshot_FullMethodName          = "/conclave.v1.Operator/SaveSnapshot"
 )
 
 // OperatorClient is the client API for Operator service.
@@ -72,6 +73,10 @@ type OperatorClient interface {
 	SubmitBreakGlassShare(ctx context.Context, in *SubmitBreakGlassShareRequest, opts ...grpc.CallOption) (*SubmitBreakGlassShareResponse, error)
 	// CancelBreakGlass ends the ceremony and wipes its shares.
 	CancelBreakGlass(ctx context.Context, in *CancelBreakGlassRequest, opts ...grpc.CallOption) (*CancelBreakGlassResponse, error)
+	// SaveSnapshot sends a backup of the cluster, encrypted; see package backup. This
+	// node must be unsealed. The backup has everything that was committed before the
+	// call, which is in the audit log before the first byte is sent.
+	SaveSnapshot(ctx context.Context, in *SaveSnapshotRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[SaveSnapshotResponse], error)
 }
 
 type operatorClient struct {
@@ -202,6 +207,25 @@ func (c *operatorClient) CancelBreakGlass(ctx context.Context, in *CancelBreakGl
 	return out, nil
 }
 
+func (c *operatorClient) SaveSnapshot(ctx context.Context, in *SaveSnapshotRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[SaveSnapshotResponse], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &Operator_ServiceDesc.Streams[0], Operator_SaveSnapshot_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[SaveSnapshotRequest, SaveSnapshotResponse]{ClientStream: stream}
+	if err := x.ClientStream.SendMsg(in); err != nil {
+		return nil, err
+	}
+	if err := x.ClientStream.CloseSend(); err != nil {
+		return nil, err
+	}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Operator_SaveSnapshotClient = grpc.ServerStreamingClient[SaveSnapshotResponse]
+
 // OperatorServer is the server API for Operator service.
 // All implementations must embed UnimplementedOperatorServer
 // for forward compatibility.
@@ -241,6 +265,10 @@ type OperatorServer interface {
 	SubmitBreakGlassShare(context.Context, *SubmitBreakGlassShareRequest) (*SubmitBreakGlassShareResponse, error)
 	// CancelBreakGlass ends the ceremony and wipes its shares.
 	CancelBreakGlass(context.Context, *CancelBreakGlassRequest) (*CancelBreakGlassResponse, error)
+	// SaveSnapshot sends a backup of the cluster, encrypted; see package backup. This
+	// node must be unsealed. The backup has everything that was committed before the
+	// call, which is in the audit log before the first byte is sent.
+	SaveSnapshot(*SaveSnapshotRequest, grpc.ServerStreamingServer[SaveSnapshotResponse]) error
 	mustEmbedUnimplementedOperatorServer()
 }
 
@@ -286,6 +314,9 @@ func (UnimplementedOperatorServer) SubmitBreakGlassShare(context.Context, *Submi
 }
 func (UnimplementedOperatorServer) CancelBreakGlass(context.Context, *CancelBreakGlassRequest) (*CancelBreakGlassResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method CancelBreakGlass not implemented")
+}
+func (UnimplementedOperatorServer) SaveSnapshot(*SaveSnapshotRequest, grpc.ServerStreamingServer[SaveSnapshotResponse]) error {
+	return status.Error(codes.Unimplemented, "method SaveSnapshot not implemented")
 }
 func (UnimplementedOperatorServer) mustEmbedUnimplementedOperatorServer() {}
 func (UnimplementedOperatorServer) testEmbeddedByValue()                  {}
@@ -524,6 +555,17 @@ func _Operator_CancelBreakGlass_Handler(srv interface{}, ctx context.Context, de
 	return interceptor(ctx, in, info, handler)
 }
 
+func _Operator_SaveSnapshot_Handler(srv interface{}, stream grpc.ServerStream) error {
+	m := new(SaveSnapshotRequest)
+	if err := stream.RecvMsg(m); err != nil {
+		return err
+	}
+	return srv.(OperatorServer).SaveSnapshot(m, &grpc.GenericServerStream[SaveSnapshotRequest, SaveSnapshotResponse]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Operator_SaveSnapshotServer = grpc.ServerStreamingServer[SaveSnapshotResponse]
+
 // Operator_ServiceDesc is the grpc.ServiceDesc for Operator service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -580,7 +622,13 @@ var Operator_ServiceDesc = grpc.ServiceDesc{
 			Handler:    _Operator_CancelBreakGlass_Handler,
 		},
 	},
-	Streams:  []grpc.StreamDesc{},
+	Streams: []grpc.StreamDesc{
+		{
+			StreamName:    "SaveSnapshot",
+			Handler:       _Operator_SaveSnapshot_Handler,
+			ServerStreams: true,
+		},
+	},
 	Metadata: "transport/kmspb/operator.proto",
 }
 

@@ -236,7 +236,7 @@ func (p *Port) handshake(raw net.Conn) {
 		return
 	}
 	sub := p.Peers
-	if cs.NegotiatedProtocol == pki.ALPNRaft {
+	if p.id.Protocol(cs) == pki.ALPNRaft {
 		sub = p.Raft
 	}
 	var once sync.Once

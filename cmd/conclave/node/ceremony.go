@@ -2,13 +2,16 @@ package node
 
 import (
 	"context"
+	"encoding/hex"
 	"fmt"
+	"io"
 	"time"
 
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"github.com/conclavekms/conclave/cluster"
 	"github.com/conclavekms/conclave/cluster/diskspace"
+	"github.com/conclavekms/conclave/keyengine/backup"
 	"github.com/conclavekms/conclave/keyengine/ceremony"
 	"github.com/conclavekms/conclave/transport/grpcapi"
 	"github.com/conclavekms/conclave/transport/kmspb"
@@ -80,6 +83,18 @@ func (c operations) SubmitBreakGlassShare(ctx context.Context, op ceremony.Opera
 // CancelBreakGlass implements grpcapi.Ceremony.
 func (c operations) CancelBreakGlass(ctx context.Context, op ceremony.Operator, nonce []byte) error {
 	return c.n.engine.CancelBreakGlass(ctx, op, nonce)
+}
+
+// SaveSnapshot implements grpcapi.Ceremony.
+func (c operations) SaveSnapshot(ctx context.Context, op ceremony.Operator, withAudit bool, to io.Writer) (*kmspb.SavedSnapshot, error) {
+	of, _ := c.n.cluster.State().Cluster()
+	h, err := c.n.engine.Backups.Save(ctx, c.n.cluster, op.Event(backup.EventName, of), withAudit, to)
+	if err != nil {
+		return nil, err
+	}
+	return &kmspb.SavedSnapshot{
+		Id: hex.EncodeToString(h.Id), Index: h.Index, ClusterTime: timestamppb.New(time.Unix(0, h.Time)), AuditSize: h.AuditSize,
+	}, nil
 }
 
 // Status implements grpcapi.Ceremony.

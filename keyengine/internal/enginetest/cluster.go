@@ -20,6 +20,7 @@ package enginetest
 import (
 	"crypto/sha256"
 	"fmt"
+	"io"
 	"sync"
 	"testing"
 	"time"
@@ -104,6 +105,9 @@ func (c *Cluster) newStateMachine(audit *AuditLog) *fsm.FSM {
 			}
 		},
 		OnFault: func(err error) { c.t.Errorf("the state machine stopped: %v", err) },
+		Attest: func(*fsm.State) func([32]byte) (*fsmpb.Attestation, error) {
+			return func(digest [32]byte) (*fsmpb.Attestation, error) { return origin.Attest(digest, c.sign) }
+		},
 	})
 	var ids []string
 	for _, r := range c.replicas {
@@ -152,6 +156,25 @@ func (c *Cluster) sign(domain string, digest [32]byte) (generation uint32, signa
 
 // State returns the newest state.
 func (c *Cluster) State() *fsm.State { return c.fsm.Current() }
+
+// Snapshot returns the newest state and a function that writes its snapshot, as a cluster's
+// node does. SignEntries must have been called.
+func (c *Cluster) Snapshot() (*fsm.State, func(io.Writer) error, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	s, err := c.fsm.Snapshot()
+	if err != nil {
+		return nil, nil, err
+	}
+	return c.fsm.Current(), func(to io.Writer) error { return s.Persist(sink{to}) }, nil
+}
+
+// sink is the destination of one snapshot.
+type sink struct{ io.Writer }
+
+func (sink) ID() string    { return "" }
+func (sink) Cancel() error { return nil }
+func (sink) Close() error  { return nil }
 
 // Replica returns the replica of a node.
 func (c *Cluster) Replica(id string) *Replica {

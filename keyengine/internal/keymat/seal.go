@@ -53,6 +53,7 @@ const (
 	PurposePage         Purpose = "page"          // MACs of list markers
 	PurposeForward      Purpose = "forward"       // messages between unsealed nodes
 	PurposePeer         Purpose = "peer"          // MACs of messages between unsealed nodes
+	PurposeBackup       Purpose = "backup"        // file keys of backups
 
 	purposeRoot Purpose = "root" // the root key under the unseal key
 	purposeKEK  Purpose = "kek"  // a generation's key under the root key
@@ -62,7 +63,7 @@ const (
 func (p Purpose) known() bool {
 	switch p {
 	case PurposeMaterial, PurposeCredential, PurposeAuditSigning, PurposeSession, PurposeToken, PurposeImport,
-		PurposeGrant, PurposeCA, PurposeCommand, PurposeState, PurposePage, PurposeForward, PurposePeer:
+		PurposeGrant, PurposeCA, PurposeCommand, PurposeState, PurposePage, PurposeForward, PurposePeer, PurposeBackup:
 		return true
 	}
 	return false

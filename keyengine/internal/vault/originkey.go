@@ -93,12 +93,18 @@ func expandOrigin(arena *keymat.Arena, seed *keymat.Secret, public []byte) (key 
 
 // SignOrigin signs a digest with the newest origin key.
 func (o *Opened) SignOrigin(domain string, digest [32]byte) (generation uint32, signature []byte, err error) {
+	return o.SignOriginOf(o.originCluster, domain, digest)
+}
+
+// SignOriginOf signs a digest with the newest origin key for another lineage of the cluster,
+// whose record is c.
+func (o *Opened) SignOriginOf(c *fsmpb.Cluster, domain string, digest [32]byte) (generation uint32, signature []byte, err error) {
 	err = o.origin.With(func(b []byte) error {
 		// The standard library caches values derived from a key by the address of its first
 		// byte, which must be on Go's heap.
 		key := ed25519.PrivateKey(append(make([]byte, 0, len(b)), b...))
 		defer clear(key)
-		signature = ed25519.Sign(key, origin.Message(o.originCluster, domain, digest))
+		signature = ed25519.Sign(key, origin.Message(c, domain, digest))
 		return nil
 	})
 	return o.originGeneration, signature, Gone(err)

@@ -39,7 +39,20 @@ func Write(name string, data []byte) error { return writeMode(name, data, 0o600)
 // WritePublic is Write for a file that everybody may read.
 func WritePublic(name string, data []byte) error { return writeMode(name, data, 0o644) }
 
-func writeMode(name string, data []byte, mode fs.FileMode) (err error) {
+func writeMode(name string, data []byte, mode fs.FileMode) error {
+	return writeFrom(name, mode, func(w io.Writer) error {
+		_, err := w.Write(data)
+		return err
+	})
+}
+
+// WriteFrom is Write for a file that write writes. If write returns an error, there is no
+// file, or still the one that there was.
+func WriteFrom(name string, write func(w io.Writer) error) error {
+	return writeFrom(name, 0o600, write)
+}
+
+func writeFrom(name string, mode fs.FileMode, write func(w io.Writer) error) (err error) {
 	dir := filepath.Dir(name)
 	f, err := os.CreateTemp(dir, "."+filepath.Base(name)+"-*") // mode 0600
 	if err != nil {
@@ -54,7 +67,7 @@ func writeMode(name string, data []byte, mode fs.FileMode) (err error) {
 	if err = f.Chmod(mode); err != nil {
 		return err
 	}
-	if _, err = f.Write(data); err != nil {
+	if err = write(f); err != nil {
 		return err
 	}
 	if err = f.Sync(); err != nil {

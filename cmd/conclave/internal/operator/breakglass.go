@@ -186,7 +186,7 @@ for a shell to read.`,
 				return fmt.Errorf("node %s has no break-glass ceremony with that nonce: it may be over, or on another node", b.GetNodeId())
 			}
 			a.Note("%s lets the root user of account %s in for %v: %s", cli.Printable(b.GetOwner()), b.GetAccount(), b.GetDuration().AsDuration(), cli.Printable(b.GetReason()))
-			share, err := readShare(a, shareFile)
+			share, err := a.ReadShare(shareFile)
 			if err != nil {
 				return err
 			}

@@ -6,12 +6,10 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"os/signal"
 	"path/filepath"
 	"strings"
 
 	"github.com/spf13/cobra"
-	"golang.org/x/term"
 
 	"github.com/conclavekms/conclave/cmd/conclave/internal/cli"
 	"github.com/conclavekms/conclave/cmd/conclave/internal/files"
@@ -209,7 +207,7 @@ share that is submitted to it.`,
 		Example: `  conclave operator unseal --address node-1:7601,node-2:7601,node-3:7601
   conclave operator unseal --share-file share-1.txt`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			share, err := readShare(a, file)
+			share, err := a.ReadShare(file)
 			if err != nil {
 				return err
 			}
@@ -221,57 +219,6 @@ share that is submitted to it.`,
 	}
 	cmd.Flags().StringVar(&file, "share-file", "", "file with the share")
 	return cmd
-}
-
-// maxShare is longer than any share.
-const maxShare = 4096
-
-func readShare(a *cli.App, file string) ([]byte, error) {
-	var raw []byte
-	var err error
-	if in, ok := a.Stdin.(*os.File); file == "" && ok && term.IsTerminal(int(in.Fd())) {
-		raw, err = prompt(a, in, "share (not shown): ")
-	} else {
-		raw, err = a.ReadInput(file, maxShare)
-	}
-	if err != nil {
-		return nil, fmt.Errorf("reading the share: %w", err)
-	}
-	share := []byte(strings.TrimSpace(string(raw)))
-	clear(raw)
-	if len(share) == 0 {
-		return nil, errors.New("reading the share: the input is empty")
-	}
-	return share, nil
-}
-
-// prompt reads a line without showing it, and restores the terminal even if it
-// is interrupted.
-func prompt(a *cli.App, in *os.File, text string) ([]byte, error) {
-	before, err := term.GetState(int(in.Fd()))
-	if err != nil {
-		return nil, err
-	}
-	interrupted := make(chan os.Signal, 1)
-	signal.Notify(interrupted, os.Interrupt)
-	defer signal.Stop(interrupted)
-	type answer struct {
-		line []byte
-		err  error
-	}
-	got := make(chan answer, 1)
-	fmt.Fprint(a.Stderr, text)
-	go func() {
-		line, err := term.ReadPassword(int(in.Fd()))
-		got <- answer{line, err}
-	}()
-	defer fmt.Fprintln(a.Stderr)
-	select {
-	case r := <-got:
-		return r.line, r.err
-	case <-interrupted:
-		return nil, errors.Join(errors.New("interrupted"), term.Restore(int(in.Fd()), before))
-	}
 }
 
 func resetCommand(a *cli.App) *cobra.Command {
