@@ -33,6 +33,13 @@ var elsewhere = map[string]string{
 	"conclave iam user": "TestScripts",
 	"conclave iam role": "TestScripts",
 
+	"conclave recover":          "TestScripts", // a backup belongs to a cluster with shares
+	"conclave snapshot":         "TestScripts",
+	"conclave snapshot save":    "TestScripts",
+	"conclave snapshot inspect": "TestScripts",
+	"conclave snapshot verify":  "TestScripts",
+	"conclave snapshot restore": "TestScripts",
+
 	"conclave sts assume-role-with-token": "the tests of web identities", // there is no issuer
 }
 
