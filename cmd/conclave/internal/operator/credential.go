@@ -169,7 +169,7 @@ way back is "conclave operator break-glass".
 
 A certificate of an operator can still be used as such until it is revoked: see
 "conclave cert revoke".`,
-		Args: cobra.ExactArgs(1),
+		Args:    cobra.ExactArgs(1),
 		Example: `  conclave credential delete $OLD`,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if !last {
