@@ -74,6 +74,12 @@ func putManaged(m *fsmpb.Policy) *fsmpb.Change {
 	return &fsmpb.Change{Change: &fsmpb.Change_PutPolicy{PutPolicy: m}}
 }
 
+func putMapping(pattern string, edits ...func(*fsmpb.CertificateMapping)) *fsmpb.Change {
+	return &fsmpb.Change{Change: &fsmpb.Change_PutCertificateMapping{PutCertificateMapping: with(&fsmpb.CertificateMapping{
+		Account: uint64(account), Pattern: pattern, PrincipalAccount: uint64(account), Principal: uniqueID("AIDA", 1), Created: start,
+	}, edits)}}
+}
+
 func putProvider(m *fsmpb.OidcProvider) *fsmpb.Change {
 	return &fsmpb.Change{Change: &fsmpb.Change_PutOidcProvider{PutOidcProvider: m}}
 }
@@ -183,6 +189,7 @@ func completeIAM() []*fsmpb.Change {
 		putProvider(testProvider(func(p *fsmpb.OidcProvider) {
 			p.ClientIds, p.Thumbprints, p.Tags, p.Jwks = []string{"c"}, []string{"t"}, tags, []byte("{}")
 		})),
+		putMapping("spiffe://test/a"),
 	)
 }
 
@@ -352,6 +359,11 @@ var iamRuleCases = []ruleCase{
 		changing(putProvider(testProvider(func(p *fsmpb.OidcProvider) { p.Jwks = make([]byte, 262000) })))},
 	{"an identity provider is too large", "clients", changing(putProvider(testProvider(func(p *fsmpb.OidcProvider) { p.ClientIds = make([]string, 257) }))),
 		changing(putProvider(testProvider(func(p *fsmpb.OidcProvider) { p.ClientIds = make([]string, 256) })))},
+	{"a certificate mapping has no valid pattern", "node", changing(putMapping("conclave://node/n1")), changing(putMapping("conclave://operator/n1"))},
+	{"a certificate mapping has no valid pattern", "operators", changing(putMapping("conclave://operator/*")), nil},
+	{"a certificate mapping has no principal", "", changing(putMapping("spiffe://test/b", func(m *fsmpb.CertificateMapping) { m.Principal = "" })), changing(putMapping("spiffe://test/b"))},
+	{"a certificate mapping has no creation date", "", changing(putMapping("spiffe://test/b", func(m *fsmpb.CertificateMapping) { m.Created = 0 })), nil},
+	{"it changes a certificate mapping", "", changing(putMapping("spiffe://test/a")), nil},
 	{"it changes the creation date of an identity provider", "", changing(putProvider(testProvider(func(p *fsmpb.OidcProvider) { p.Created++ }))), nil},
 
 	// Managed policies and their versions.

@@ -56,7 +56,8 @@ const (
 	Kind_KIND_OIDC_PROVIDER  Kind = 23 // an OpenID Connect identity provider
 	// The newest use of a key, by the key's id. Its version is the cluster time of that
 	// use; 0 for a key that was never used.
-	Kind_KIND_KEY_USE Kind = 24
+	Kind_KIND_KEY_USE             Kind = 24
+	Kind_KIND_CERTIFICATE_MAPPING Kind = 25 // by the account that administers the cluster, and its pattern
 )
 
 // Enum value maps for Kind.
@@ -87,33 +88,35 @@ var (
 		22: "KIND_POLICY_USES",
 		23: "KIND_OIDC_PROVIDER",
 		24: "KIND_KEY_USE",
+		25: "KIND_CERTIFICATE_MAPPING",
 	}
 	Kind_value = map[string]int32{
-		"KIND_UNSPECIFIED":    0,
-		"KIND_CLUSTER":        1,
-		"KIND_KEY":            2,
-		"KIND_KEY_POLICY":     3,
-		"KIND_KEY_TAGS":       4,
-		"KIND_ALIAS":          5,
-		"KIND_KEY_ALIASES":    6,
-		"KIND_CREDENTIAL":     7,
-		"KIND_TOMBSTONE":      8,
-		"KIND_NODE":           9,
-		"KIND_GRANT":          10,
-		"KIND_KEY_GRANTS":     11,
-		"KIND_KEY_STORE":      12,
-		"KIND_KEY_STORES":     13,
-		"KIND_STORE_KEYS":     14,
-		"KIND_ACCOUNT":        15,
-		"KIND_USER":           16,
-		"KIND_GROUP":          17,
-		"KIND_ROLE":           18,
-		"KIND_POLICY":         19,
-		"KIND_POLICY_VERSION": 20,
-		"KIND_GROUP_MEMBERS":  21,
-		"KIND_POLICY_USES":    22,
-		"KIND_OIDC_PROVIDER":  23,
-		"KIND_KEY_USE":        24,
+		"KIND_UNSPECIFIED":         0,
+		"KIND_CLUSTER":             1,
+		"KIND_KEY":                 2,
+		"KIND_KEY_POLICY":          3,
+		"KIND_KEY_TAGS":            4,
+		"KIND_ALIAS":               5,
+		"KIND_KEY_ALIASES":         6,
+		"KIND_CREDENTIAL":          7,
+		"KIND_TOMBSTONE":           8,
+		"KIND_NODE":                9,
+		"KIND_GRANT":               10,
+		"KIND_KEY_GRANTS":          11,
+		"KIND_KEY_STORE":           12,
+		"KIND_KEY_STORES":          13,
+		"KIND_STORE_KEYS":          14,
+		"KIND_ACCOUNT":             15,
+		"KIND_USER":                16,
+		"KIND_GROUP":               17,
+		"KIND_ROLE":                18,
+		"KIND_POLICY":              19,
+		"KIND_POLICY_VERSION":      20,
+		"KIND_GROUP_MEMBERS":       21,
+		"KIND_POLICY_USES":         22,
+		"KIND_OIDC_PROVIDER":       23,
+		"KIND_KEY_USE":             24,
+		"KIND_CERTIFICATE_MAPPING": 25,
 	}
 )
 
@@ -1244,6 +1247,8 @@ type Change struct {
 	//	*Change_DeletePolicyVersion
 	//	*Change_PutOidcProvider
 	//	*Change_DeleteOidcProvider
+	//	*Change_PutCertificateMapping
+	//	*Change_DeleteCertificateMapping
 	Change        isChange_Change `protobuf_oneof:"change"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1529,6 +1534,24 @@ func (x *Change) GetDeleteOidcProvider() *EntityID {
 	return nil
 }
 
+func (x *Change) GetPutCertificateMapping() *CertificateMapping {
+	if x != nil {
+		if x, ok := x.Change.(*Change_PutCertificateMapping); ok {
+			return x.PutCertificateMapping
+		}
+	}
+	return nil
+}
+
+func (x *Change) GetDeleteCertificateMapping() *CertificateMappingID {
+	if x != nil {
+		if x, ok := x.Change.(*Change_DeleteCertificateMapping); ok {
+			return x.DeleteCertificateMapping
+		}
+	}
+	return nil
+}
+
 type isChange_Change interface {
 	isChange_Change()
 }
@@ -1641,6 +1664,14 @@ type Change_DeleteOidcProvider struct {
 	DeleteOidcProvider *EntityID `protobuf:"bytes,27,opt,name=delete_oidc_provider,json=deleteOidcProvider,proto3,oneof"`
 }
 
+type Change_PutCertificateMapping struct {
+	PutCertificateMapping *CertificateMapping `protobuf:"bytes,28,opt,name=put_certificate_mapping,json=putCertificateMapping,proto3,oneof"`
+}
+
+type Change_DeleteCertificateMapping struct {
+	DeleteCertificateMapping *CertificateMappingID `protobuf:"bytes,29,opt,name=delete_certificate_mapping,json=deleteCertificateMapping,proto3,oneof"`
+}
+
 func (*Change_PutCluster) isChange_Change() {}
 
 func (*Change_PutKey) isChange_Change() {}
@@ -1694,6 +1725,10 @@ func (*Change_DeletePolicyVersion) isChange_Change() {}
 func (*Change_PutOidcProvider) isChange_Change() {}
 
 func (*Change_DeleteOidcProvider) isChange_Change() {}
+
+func (*Change_PutCertificateMapping) isChange_Change() {}
+
+func (*Change_DeleteCertificateMapping) isChange_Change() {}
 
 // Cluster is the cluster's record: its identity, its wrapped keys and its
 // shares.
@@ -5055,6 +5090,143 @@ func (x *OidcProvider) GetVersion() uint64 {
 	return 0
 }
 
+// CertificateMapping says which principal clients are whose certificates have a URI.
+type CertificateMapping struct {
+	state            protoimpl.MessageState `protogen:"open.v1"`
+	Account          uint64                 `protobuf:"varint,1,opt,name=account,proto3" json:"account,omitempty"` // that administers the cluster
+	Pattern          string                 `protobuf:"bytes,2,opt,name=pattern,proto3" json:"pattern,omitempty"`  // a URI, or the beginning of URIs followed by an asterisk
+	PrincipalAccount uint64                 `protobuf:"varint,3,opt,name=principal_account,json=principalAccount,proto3" json:"principal_account,omitempty"`
+	Principal        string                 `protobuf:"bytes,4,opt,name=principal,proto3" json:"principal,omitempty"` // unique id of a user or a role
+	Created          int64                  `protobuf:"varint,5,opt,name=created,proto3" json:"created,omitempty"`
+	Version          uint64                 `protobuf:"varint,15,opt,name=version,proto3" json:"version,omitempty"`
+	unknownFields    protoimpl.UnknownFields
+	sizeCache        protoimpl.SizeCache
+}
+
+func (x *CertificateMapping) Reset() {
+	*x = CertificateMapping{}
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[50]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CertificateMapping) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CertificateMapping) ProtoMessage() {}
+
+func (x *CertificateMapping) ProtoReflect() protoreflect.Message {
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[50]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CertificateMapping.ProtoReflect.Descriptor instead.
+func (*CertificateMapping) Descriptor() ([]byte, []int) {
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{50}
+}
+
+func (x *CertificateMapping) GetAccount() uint64 {
+	if x != nil {
+		return x.Account
+	}
+	return 0
+}
+
+func (x *CertificateMapping) GetPattern() string {
+	if x != nil {
+		return x.Pattern
+	}
+	return ""
+}
+
+func (x *CertificateMapping) GetPrincipalAccount() uint64 {
+	if x != nil {
+		return x.PrincipalAccount
+	}
+	return 0
+}
+
+func (x *CertificateMapping) GetPrincipal() string {
+	if x != nil {
+		return x.Principal
+	}
+	return ""
+}
+
+func (x *CertificateMapping) GetCreated() int64 {
+	if x != nil {
+		return x.Created
+	}
+	return 0
+}
+
+func (x *CertificateMapping) GetVersion() uint64 {
+	if x != nil {
+		return x.Version
+	}
+	return 0
+}
+
+type CertificateMappingID struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Account       uint64                 `protobuf:"varint,1,opt,name=account,proto3" json:"account,omitempty"`
+	Pattern       string                 `protobuf:"bytes,2,opt,name=pattern,proto3" json:"pattern,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CertificateMappingID) Reset() {
+	*x = CertificateMappingID{}
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[51]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CertificateMappingID) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CertificateMappingID) ProtoMessage() {}
+
+func (x *CertificateMappingID) ProtoReflect() protoreflect.Message {
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[51]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CertificateMappingID.ProtoReflect.Descriptor instead.
+func (*CertificateMappingID) Descriptor() ([]byte, []int) {
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{51}
+}
+
+func (x *CertificateMappingID) GetAccount() uint64 {
+	if x != nil {
+		return x.Account
+	}
+	return 0
+}
+
+func (x *CertificateMappingID) GetPattern() string {
+	if x != nil {
+		return x.Pattern
+	}
+	return ""
+}
+
 // EntityID names a user, group, role, policy or identity provider.
 type EntityID struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -5066,7 +5238,7 @@ type EntityID struct {
 
 func (x *EntityID) Reset() {
 	*x = EntityID{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[50]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5078,7 +5250,7 @@ func (x *EntityID) String() string {
 func (*EntityID) ProtoMessage() {}
 
 func (x *EntityID) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[50]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5091,7 +5263,7 @@ func (x *EntityID) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EntityID.ProtoReflect.Descriptor instead.
 func (*EntityID) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{50}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{52}
 }
 
 func (x *EntityID) GetAccount() uint64 {
@@ -5121,7 +5293,7 @@ type DeleteKey struct {
 
 func (x *DeleteKey) Reset() {
 	*x = DeleteKey{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[51]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5133,7 +5305,7 @@ func (x *DeleteKey) String() string {
 func (*DeleteKey) ProtoMessage() {}
 
 func (x *DeleteKey) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[51]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5146,7 +5318,7 @@ func (x *DeleteKey) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteKey.ProtoReflect.Descriptor instead.
 func (*DeleteKey) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{51}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{53}
 }
 
 func (x *DeleteKey) GetKey() []byte {
@@ -5185,7 +5357,7 @@ type Tombstone struct {
 
 func (x *Tombstone) Reset() {
 	*x = Tombstone{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[52]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5197,7 +5369,7 @@ func (x *Tombstone) String() string {
 func (*Tombstone) ProtoMessage() {}
 
 func (x *Tombstone) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[52]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5210,7 +5382,7 @@ func (x *Tombstone) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Tombstone.ProtoReflect.Descriptor instead.
 func (*Tombstone) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{52}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{54}
 }
 
 func (x *Tombstone) GetKey() []byte {
@@ -5262,7 +5434,7 @@ type KeyAliases struct {
 
 func (x *KeyAliases) Reset() {
 	*x = KeyAliases{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[53]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[55]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5274,7 +5446,7 @@ func (x *KeyAliases) String() string {
 func (*KeyAliases) ProtoMessage() {}
 
 func (x *KeyAliases) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[53]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[55]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5287,7 +5459,7 @@ func (x *KeyAliases) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KeyAliases.ProtoReflect.Descriptor instead.
 func (*KeyAliases) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{53}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{55}
 }
 
 func (x *KeyAliases) GetKey() []byte {
@@ -5364,6 +5536,7 @@ type SnapshotItem struct {
 	//	*SnapshotItem_PolicyUses
 	//	*SnapshotItem_OidcProvider
 	//	*SnapshotItem_CredentialUse
+	//	*SnapshotItem_CertificateMapping
 	Item          isSnapshotItem_Item `protobuf_oneof:"item"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -5371,7 +5544,7 @@ type SnapshotItem struct {
 
 func (x *SnapshotItem) Reset() {
 	*x = SnapshotItem{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[54]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[56]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5383,7 +5556,7 @@ func (x *SnapshotItem) String() string {
 func (*SnapshotItem) ProtoMessage() {}
 
 func (x *SnapshotItem) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[54]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[56]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5396,7 +5569,7 @@ func (x *SnapshotItem) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SnapshotItem.ProtoReflect.Descriptor instead.
 func (*SnapshotItem) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{54}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{56}
 }
 
 func (x *SnapshotItem) GetItem() isSnapshotItem_Item {
@@ -5685,6 +5858,15 @@ func (x *SnapshotItem) GetCredentialUse() *CredentialUse {
 	return nil
 }
 
+func (x *SnapshotItem) GetCertificateMapping() *CertificateMapping {
+	if x != nil {
+		if x, ok := x.Item.(*SnapshotItem_CertificateMapping); ok {
+			return x.CertificateMapping
+		}
+	}
+	return nil
+}
+
 type isSnapshotItem_Item interface {
 	isSnapshotItem_Item()
 }
@@ -5813,6 +5995,10 @@ type SnapshotItem_CredentialUse struct {
 	CredentialUse *CredentialUse `protobuf:"bytes,31,opt,name=credential_use,json=credentialUse,proto3,oneof"`
 }
 
+type SnapshotItem_CertificateMapping struct {
+	CertificateMapping *CertificateMapping `protobuf:"bytes,32,opt,name=certificate_mapping,json=certificateMapping,proto3,oneof"`
+}
+
 func (*SnapshotItem_Header) isSnapshotItem_Item() {}
 
 func (*SnapshotItem_Cluster) isSnapshotItem_Item() {}
@@ -5875,6 +6061,8 @@ func (*SnapshotItem_OidcProvider) isSnapshotItem_Item() {}
 
 func (*SnapshotItem_CredentialUse) isSnapshotItem_Item() {}
 
+func (*SnapshotItem_CertificateMapping) isSnapshotItem_Item() {}
+
 type SnapshotHeader struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Schema        uint32                 `protobuf:"varint,1,opt,name=schema,proto3" json:"schema,omitempty"`
@@ -5904,7 +6092,7 @@ type SnapshotHeader struct {
 
 func (x *SnapshotHeader) Reset() {
 	*x = SnapshotHeader{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[55]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[57]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5916,7 +6104,7 @@ func (x *SnapshotHeader) String() string {
 func (*SnapshotHeader) ProtoMessage() {}
 
 func (x *SnapshotHeader) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[55]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[57]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5929,7 +6117,7 @@ func (x *SnapshotHeader) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SnapshotHeader.ProtoReflect.Descriptor instead.
 func (*SnapshotHeader) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{55}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{57}
 }
 
 func (x *SnapshotHeader) GetSchema() uint32 {
@@ -6033,7 +6221,7 @@ type StateChecks struct {
 
 func (x *StateChecks) Reset() {
 	*x = StateChecks{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[56]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[58]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6045,7 +6233,7 @@ func (x *StateChecks) String() string {
 func (*StateChecks) ProtoMessage() {}
 
 func (x *StateChecks) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[56]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[58]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6058,7 +6246,7 @@ func (x *StateChecks) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StateChecks.ProtoReflect.Descriptor instead.
 func (*StateChecks) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{56}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{58}
 }
 
 func (x *StateChecks) GetChecks() []*StateCheck {
@@ -6081,7 +6269,7 @@ type Observation struct {
 
 func (x *Observation) Reset() {
 	*x = Observation{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[57]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[59]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6093,7 +6281,7 @@ func (x *Observation) String() string {
 func (*Observation) ProtoMessage() {}
 
 func (x *Observation) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[57]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[59]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6106,7 +6294,7 @@ func (x *Observation) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Observation.ProtoReflect.Descriptor instead.
 func (*Observation) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{57}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{59}
 }
 
 func (x *Observation) GetHeard() int64 {
@@ -6136,7 +6324,7 @@ type Attestation struct {
 
 func (x *Attestation) Reset() {
 	*x = Attestation{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[58]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[60]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6148,7 +6336,7 @@ func (x *Attestation) String() string {
 func (*Attestation) ProtoMessage() {}
 
 func (x *Attestation) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[58]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[60]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6161,7 +6349,7 @@ func (x *Attestation) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Attestation.ProtoReflect.Descriptor instead.
 func (*Attestation) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{58}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{60}
 }
 
 func (x *Attestation) GetGeneration() uint32 {
@@ -6188,7 +6376,7 @@ type SnapshotEnd struct {
 
 func (x *SnapshotEnd) Reset() {
 	*x = SnapshotEnd{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[59]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[61]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6200,7 +6388,7 @@ func (x *SnapshotEnd) String() string {
 func (*SnapshotEnd) ProtoMessage() {}
 
 func (x *SnapshotEnd) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[59]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[61]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6213,7 +6401,7 @@ func (x *SnapshotEnd) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SnapshotEnd.ProtoReflect.Descriptor instead.
 func (*SnapshotEnd) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{59}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{61}
 }
 
 func (x *SnapshotEnd) GetItems() uint64 {
@@ -6237,7 +6425,7 @@ type Session struct {
 
 func (x *Session) Reset() {
 	*x = Session{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[60]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[62]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6249,7 +6437,7 @@ func (x *Session) String() string {
 func (*Session) ProtoMessage() {}
 
 func (x *Session) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[60]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[62]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6262,7 +6450,7 @@ func (x *Session) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Session.ProtoReflect.Descriptor instead.
 func (*Session) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{60}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{62}
 }
 
 func (x *Session) GetNode() string {
@@ -6311,7 +6499,7 @@ type AppliedBatch struct {
 
 func (x *AppliedBatch) Reset() {
 	*x = AppliedBatch{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[61]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[63]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6323,7 +6511,7 @@ func (x *AppliedBatch) String() string {
 func (*AppliedBatch) ProtoMessage() {}
 
 func (x *AppliedBatch) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[61]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[63]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6336,7 +6524,7 @@ func (x *AppliedBatch) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AppliedBatch.ProtoReflect.Descriptor instead.
 func (*AppliedBatch) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{61}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{63}
 }
 
 func (x *AppliedBatch) GetSeq() uint64 {
@@ -6442,7 +6630,7 @@ const file_fsm_fsmpb_fsm_proto_rawDesc = "" +
 	"\x04Read\x12)\n" +
 	"\x04kind\x18\x01 \x01(\x0e2\x15.conclave.fsm.v1.KindR\x04kind\x12\x0e\n" +
 	"\x02id\x18\x02 \x01(\fR\x02id\x12\x18\n" +
-	"\aversion\x18\x03 \x01(\x04R\aversion\"\xe6\r\n" +
+	"\aversion\x18\x03 \x01(\x04R\aversion\"\xac\x0f\n" +
 	"\x06Change\x12;\n" +
 	"\vput_cluster\x18\x01 \x01(\v2\x18.conclave.fsm.v1.ClusterH\x00R\n" +
 	"putCluster\x12/\n" +
@@ -6478,7 +6666,9 @@ const file_fsm_fsmpb_fsm_proto_rawDesc = "" +
 	"\x12put_policy_version\x18\x18 \x01(\v2\x1e.conclave.fsm.v1.PolicyVersionH\x00R\x10putPolicyVersion\x12V\n" +
 	"\x15delete_policy_version\x18\x19 \x01(\v2 .conclave.fsm.v1.PolicyVersionIDH\x00R\x13deletePolicyVersion\x12K\n" +
 	"\x11put_oidc_provider\x18\x1a \x01(\v2\x1d.conclave.fsm.v1.OidcProviderH\x00R\x0fputOidcProvider\x12M\n" +
-	"\x14delete_oidc_provider\x18\x1b \x01(\v2\x19.conclave.fsm.v1.EntityIDH\x00R\x12deleteOidcProviderB\b\n" +
+	"\x14delete_oidc_provider\x18\x1b \x01(\v2\x19.conclave.fsm.v1.EntityIDH\x00R\x12deleteOidcProvider\x12]\n" +
+	"\x17put_certificate_mapping\x18\x1c \x01(\v2#.conclave.fsm.v1.CertificateMappingH\x00R\x15putCertificateMapping\x12e\n" +
+	"\x1adelete_certificate_mapping\x18\x1d \x01(\v2%.conclave.fsm.v1.CertificateMappingIDH\x00R\x18deleteCertificateMappingB\b\n" +
 	"\x06change\"\xb1\x04\n" +
 	"\aCluster\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\fR\x02id\x12\x18\n" +
@@ -6802,7 +6992,17 @@ const file_fsm_fsmpb_fsm_proto_rawDesc = "" +
 	"\acreated\x18\x06 \x01(\x03R\acreated\x12\x12\n" +
 	"\x04jwks\x18\a \x01(\fR\x04jwks\x12%\n" +
 	"\x0erevoked_before\x18\b \x01(\x03R\rrevokedBefore\x12\x18\n" +
-	"\aversion\x18\x0f \x01(\x04R\aversion\"8\n" +
+	"\aversion\x18\x0f \x01(\x04R\aversion\"\xc7\x01\n" +
+	"\x12CertificateMapping\x12\x18\n" +
+	"\aaccount\x18\x01 \x01(\x04R\aaccount\x12\x18\n" +
+	"\apattern\x18\x02 \x01(\tR\apattern\x12+\n" +
+	"\x11principal_account\x18\x03 \x01(\x04R\x10principalAccount\x12\x1c\n" +
+	"\tprincipal\x18\x04 \x01(\tR\tprincipal\x12\x18\n" +
+	"\acreated\x18\x05 \x01(\x03R\acreated\x12\x18\n" +
+	"\aversion\x18\x0f \x01(\x04R\aversion\"J\n" +
+	"\x14CertificateMappingID\x12\x18\n" +
+	"\aaccount\x18\x01 \x01(\x04R\aaccount\x12\x18\n" +
+	"\apattern\x18\x02 \x01(\tR\apattern\"8\n" +
 	"\bEntityID\x12\x18\n" +
 	"\aaccount\x18\x01 \x01(\x04R\aaccount\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\"O\n" +
@@ -6822,7 +7022,7 @@ const file_fsm_fsmpb_fsm_proto_rawDesc = "" +
 	"\x06region\x18\x02 \x01(\tR\x06region\x12\x14\n" +
 	"\x05count\x18\x03 \x01(\rR\x05count\x12\x18\n" +
 	"\aversion\x18\x0f \x01(\x04R\aversion\x12\x18\n" +
-	"\aaccount\x18\x04 \x01(\x04R\aaccount\"\x9a\x0e\n" +
+	"\aaccount\x18\x04 \x01(\x04R\aaccount\"\xf2\x0e\n" +
 	"\fSnapshotItem\x129\n" +
 	"\x06header\x18\x01 \x01(\v2\x1f.conclave.fsm.v1.SnapshotHeaderH\x00R\x06header\x124\n" +
 	"\acluster\x18\x02 \x01(\v2\x18.conclave.fsm.v1.ClusterH\x00R\acluster\x12(\n" +
@@ -6863,7 +7063,8 @@ const file_fsm_fsmpb_fsm_proto_rawDesc = "" +
 	"\vpolicy_uses\x18\x1d \x01(\v2\x1b.conclave.fsm.v1.PolicyUsesH\x00R\n" +
 	"policyUses\x12D\n" +
 	"\roidc_provider\x18\x1e \x01(\v2\x1d.conclave.fsm.v1.OidcProviderH\x00R\foidcProvider\x12G\n" +
-	"\x0ecredential_use\x18\x1f \x01(\v2\x1e.conclave.fsm.v1.CredentialUseH\x00R\rcredentialUseB\x06\n" +
+	"\x0ecredential_use\x18\x1f \x01(\v2\x1e.conclave.fsm.v1.CredentialUseH\x00R\rcredentialUse\x12V\n" +
+	"\x13certificate_mapping\x18  \x01(\v2#.conclave.fsm.v1.CertificateMappingH\x00R\x12certificateMappingB\x06\n" +
 	"\x04item\"\x80\x03\n" +
 	"\x0eSnapshotHeader\x12\x16\n" +
 	"\x06schema\x18\x01 \x01(\rR\x06schema\x12\x14\n" +
@@ -6902,7 +7103,7 @@ const file_fsm_fsmpb_fsm_proto_rawDesc = "" +
 	"\fAppliedBatch\x12\x10\n" +
 	"\x03seq\x18\x01 \x01(\x04R\x03seq\x12\x14\n" +
 	"\x05index\x18\x02 \x01(\x04R\x05index\x12\x1a\n" +
-	"\bverdicts\x18\x03 \x01(\fR\bverdicts*\xe7\x03\n" +
+	"\bverdicts\x18\x03 \x01(\fR\bverdicts*\x85\x04\n" +
 	"\x04Kind\x12\x14\n" +
 	"\x10KIND_UNSPECIFIED\x10\x00\x12\x10\n" +
 	"\fKIND_CLUSTER\x10\x01\x12\f\n" +
@@ -6932,7 +7133,8 @@ const file_fsm_fsmpb_fsm_proto_rawDesc = "" +
 	"\x12KIND_GROUP_MEMBERS\x10\x15\x12\x14\n" +
 	"\x10KIND_POLICY_USES\x10\x16\x12\x16\n" +
 	"\x12KIND_OIDC_PROVIDER\x10\x17\x12\x10\n" +
-	"\fKIND_KEY_USE\x10\x18*\xba\x01\n" +
+	"\fKIND_KEY_USE\x10\x18\x12\x1c\n" +
+	"\x18KIND_CERTIFICATE_MAPPING\x10\x19*\xba\x01\n" +
 	"\bKeyState\x12\x19\n" +
 	"\x15KEY_STATE_UNSPECIFIED\x10\x00\x12\x15\n" +
 	"\x11KEY_STATE_ENABLED\x10\x01\x12\x16\n" +
@@ -6963,74 +7165,76 @@ func file_fsm_fsmpb_fsm_proto_rawDescGZIP() []byte {
 }
 
 var file_fsm_fsmpb_fsm_proto_enumTypes = make([]protoimpl.EnumInfo, 4)
-var file_fsm_fsmpb_fsm_proto_msgTypes = make([]protoimpl.MessageInfo, 62)
+var file_fsm_fsmpb_fsm_proto_msgTypes = make([]protoimpl.MessageInfo, 64)
 var file_fsm_fsmpb_fsm_proto_goTypes = []any{
-	(Kind)(0),               // 0: conclave.fsm.v1.Kind
-	(KeyState)(0),           // 1: conclave.fsm.v1.KeyState
-	(ConnectionState)(0),    // 2: conclave.fsm.v1.ConnectionState
-	(CredentialKind)(0),     // 3: conclave.fsm.v1.CredentialKind
-	(*Entry)(nil),           // 4: conclave.fsm.v1.Entry
-	(*Origin)(nil),          // 5: conclave.fsm.v1.Origin
-	(*Clock)(nil),           // 6: conclave.fsm.v1.Clock
-	(*ClockReading)(nil),    // 7: conclave.fsm.v1.ClockReading
-	(*StateCheck)(nil),      // 8: conclave.fsm.v1.StateCheck
-	(*ConfirmTime)(nil),     // 9: conclave.fsm.v1.ConfirmTime
-	(*RegisterNode)(nil),    // 10: conclave.fsm.v1.RegisterNode
-	(*Batches)(nil),         // 11: conclave.fsm.v1.Batches
-	(*Batch)(nil),           // 12: conclave.fsm.v1.Batch
-	(*Record)(nil),          // 13: conclave.fsm.v1.Record
-	(*Use)(nil),             // 14: conclave.fsm.v1.Use
-	(*Read)(nil),            // 15: conclave.fsm.v1.Read
-	(*Change)(nil),          // 16: conclave.fsm.v1.Change
-	(*Cluster)(nil),         // 17: conclave.fsm.v1.Cluster
-	(*OriginKey)(nil),       // 18: conclave.fsm.v1.OriginKey
-	(*ShareSet)(nil),        // 19: conclave.fsm.v1.ShareSet
-	(*WrappedKEK)(nil),      // 20: conclave.fsm.v1.WrappedKEK
-	(*Key)(nil),             // 21: conclave.fsm.v1.Key
-	(*Rotation)(nil),        // 22: conclave.fsm.v1.Rotation
-	(*UsedToken)(nil),       // 23: conclave.fsm.v1.UsedToken
-	(*Material)(nil),        // 24: conclave.fsm.v1.Material
-	(*Grant)(nil),           // 25: conclave.fsm.v1.Grant
-	(*GrantContext)(nil),    // 26: conclave.fsm.v1.GrantContext
-	(*GrantID)(nil),         // 27: conclave.fsm.v1.GrantID
-	(*KeyGrants)(nil),       // 28: conclave.fsm.v1.KeyGrants
-	(*KeyStore)(nil),        // 29: conclave.fsm.v1.KeyStore
-	(*KeyStoreID)(nil),      // 30: conclave.fsm.v1.KeyStoreID
-	(*KeyStores)(nil),       // 31: conclave.fsm.v1.KeyStores
-	(*StoreKeys)(nil),       // 32: conclave.fsm.v1.StoreKeys
-	(*KeyUse)(nil),          // 33: conclave.fsm.v1.KeyUse
-	(*CredentialUse)(nil),   // 34: conclave.fsm.v1.CredentialUse
-	(*KeyPolicy)(nil),       // 35: conclave.fsm.v1.KeyPolicy
-	(*Binding)(nil),         // 36: conclave.fsm.v1.Binding
-	(*KeyTags)(nil),         // 37: conclave.fsm.v1.KeyTags
-	(*Tag)(nil),             // 38: conclave.fsm.v1.Tag
-	(*Alias)(nil),           // 39: conclave.fsm.v1.Alias
-	(*AliasName)(nil),       // 40: conclave.fsm.v1.AliasName
-	(*Credential)(nil),      // 41: conclave.fsm.v1.Credential
-	(*CredentialID)(nil),    // 42: conclave.fsm.v1.CredentialID
-	(*Account)(nil),         // 43: conclave.fsm.v1.Account
-	(*User)(nil),            // 44: conclave.fsm.v1.User
-	(*InlinePolicy)(nil),    // 45: conclave.fsm.v1.InlinePolicy
-	(*Group)(nil),           // 46: conclave.fsm.v1.Group
-	(*Role)(nil),            // 47: conclave.fsm.v1.Role
-	(*Policy)(nil),          // 48: conclave.fsm.v1.Policy
-	(*PolicyVersion)(nil),   // 49: conclave.fsm.v1.PolicyVersion
-	(*PolicyVersionID)(nil), // 50: conclave.fsm.v1.PolicyVersionID
-	(*GroupMembers)(nil),    // 51: conclave.fsm.v1.GroupMembers
-	(*PolicyUses)(nil),      // 52: conclave.fsm.v1.PolicyUses
-	(*OidcProvider)(nil),    // 53: conclave.fsm.v1.OidcProvider
-	(*EntityID)(nil),        // 54: conclave.fsm.v1.EntityID
-	(*DeleteKey)(nil),       // 55: conclave.fsm.v1.DeleteKey
-	(*Tombstone)(nil),       // 56: conclave.fsm.v1.Tombstone
-	(*KeyAliases)(nil),      // 57: conclave.fsm.v1.KeyAliases
-	(*SnapshotItem)(nil),    // 58: conclave.fsm.v1.SnapshotItem
-	(*SnapshotHeader)(nil),  // 59: conclave.fsm.v1.SnapshotHeader
-	(*StateChecks)(nil),     // 60: conclave.fsm.v1.StateChecks
-	(*Observation)(nil),     // 61: conclave.fsm.v1.Observation
-	(*Attestation)(nil),     // 62: conclave.fsm.v1.Attestation
-	(*SnapshotEnd)(nil),     // 63: conclave.fsm.v1.SnapshotEnd
-	(*Session)(nil),         // 64: conclave.fsm.v1.Session
-	(*AppliedBatch)(nil),    // 65: conclave.fsm.v1.AppliedBatch
+	(Kind)(0),                    // 0: conclave.fsm.v1.Kind
+	(KeyState)(0),                // 1: conclave.fsm.v1.KeyState
+	(ConnectionState)(0),         // 2: conclave.fsm.v1.ConnectionState
+	(CredentialKind)(0),          // 3: conclave.fsm.v1.CredentialKind
+	(*Entry)(nil),                // 4: conclave.fsm.v1.Entry
+	(*Origin)(nil),               // 5: conclave.fsm.v1.Origin
+	(*Clock)(nil),                // 6: conclave.fsm.v1.Clock
+	(*ClockReading)(nil),         // 7: conclave.fsm.v1.ClockReading
+	(*StateCheck)(nil),           // 8: conclave.fsm.v1.StateCheck
+	(*ConfirmTime)(nil),          // 9: conclave.fsm.v1.ConfirmTime
+	(*RegisterNode)(nil),         // 10: conclave.fsm.v1.RegisterNode
+	(*Batches)(nil),              // 11: conclave.fsm.v1.Batches
+	(*Batch)(nil),                // 12: conclave.fsm.v1.Batch
+	(*Record)(nil),               // 13: conclave.fsm.v1.Record
+	(*Use)(nil),                  // 14: conclave.fsm.v1.Use
+	(*Read)(nil),                 // 15: conclave.fsm.v1.Read
+	(*Change)(nil),               // 16: conclave.fsm.v1.Change
+	(*Cluster)(nil),              // 17: conclave.fsm.v1.Cluster
+	(*OriginKey)(nil),            // 18: conclave.fsm.v1.OriginKey
+	(*ShareSet)(nil),             // 19: conclave.fsm.v1.ShareSet
+	(*WrappedKEK)(nil),           // 20: conclave.fsm.v1.WrappedKEK
+	(*Key)(nil),                  // 21: conclave.fsm.v1.Key
+	(*Rotation)(nil),             // 22: conclave.fsm.v1.Rotation
+	(*UsedToken)(nil),            // 23: conclave.fsm.v1.UsedToken
+	(*Material)(nil),             // 24: conclave.fsm.v1.Material
+	(*Grant)(nil),                // 25: conclave.fsm.v1.Grant
+	(*GrantContext)(nil),         // 26: conclave.fsm.v1.GrantContext
+	(*GrantID)(nil),              // 27: conclave.fsm.v1.GrantID
+	(*KeyGrants)(nil),            // 28: conclave.fsm.v1.KeyGrants
+	(*KeyStore)(nil),             // 29: conclave.fsm.v1.KeyStore
+	(*KeyStoreID)(nil),           // 30: conclave.fsm.v1.KeyStoreID
+	(*KeyStores)(nil),            // 31: conclave.fsm.v1.KeyStores
+	(*StoreKeys)(nil),            // 32: conclave.fsm.v1.StoreKeys
+	(*KeyUse)(nil),               // 33: conclave.fsm.v1.KeyUse
+	(*CredentialUse)(nil),        // 34: conclave.fsm.v1.CredentialUse
+	(*KeyPolicy)(nil),            // 35: conclave.fsm.v1.KeyPolicy
+	(*Binding)(nil),              // 36: conclave.fsm.v1.Binding
+	(*KeyTags)(nil),              // 37: conclave.fsm.v1.KeyTags
+	(*Tag)(nil),                  // 38: conclave.fsm.v1.Tag
+	(*Alias)(nil),                // 39: conclave.fsm.v1.Alias
+	(*AliasName)(nil),            // 40: conclave.fsm.v1.AliasName
+	(*Credential)(nil),           // 41: conclave.fsm.v1.Credential
+	(*CredentialID)(nil),         // 42: conclave.fsm.v1.CredentialID
+	(*Account)(nil),              // 43: conclave.fsm.v1.Account
+	(*User)(nil),                 // 44: conclave.fsm.v1.User
+	(*InlinePolicy)(nil),         // 45: conclave.fsm.v1.InlinePolicy
+	(*Group)(nil),                // 46: conclave.fsm.v1.Group
+	(*Role)(nil),                 // 47: conclave.fsm.v1.Role
+	(*Policy)(nil),               // 48: conclave.fsm.v1.Policy
+	(*PolicyVersion)(nil),        // 49: conclave.fsm.v1.PolicyVersion
+	(*PolicyVersionID)(nil),      // 50: conclave.fsm.v1.PolicyVersionID
+	(*GroupMembers)(nil),         // 51: conclave.fsm.v1.GroupMembers
+	(*PolicyUses)(nil),           // 52: conclave.fsm.v1.PolicyUses
+	(*OidcProvider)(nil),         // 53: conclave.fsm.v1.OidcProvider
+	(*CertificateMapping)(nil),   // 54: conclave.fsm.v1.CertificateMapping
+	(*CertificateMappingID)(nil), // 55: conclave.fsm.v1.CertificateMappingID
+	(*EntityID)(nil),             // 56: conclave.fsm.v1.EntityID
+	(*DeleteKey)(nil),            // 57: conclave.fsm.v1.DeleteKey
+	(*Tombstone)(nil),            // 58: conclave.fsm.v1.Tombstone
+	(*KeyAliases)(nil),           // 59: conclave.fsm.v1.KeyAliases
+	(*SnapshotItem)(nil),         // 60: conclave.fsm.v1.SnapshotItem
+	(*SnapshotHeader)(nil),       // 61: conclave.fsm.v1.SnapshotHeader
+	(*StateChecks)(nil),          // 62: conclave.fsm.v1.StateChecks
+	(*Observation)(nil),          // 63: conclave.fsm.v1.Observation
+	(*Attestation)(nil),          // 64: conclave.fsm.v1.Attestation
+	(*SnapshotEnd)(nil),          // 65: conclave.fsm.v1.SnapshotEnd
+	(*Session)(nil),              // 66: conclave.fsm.v1.Session
+	(*AppliedBatch)(nil),         // 67: conclave.fsm.v1.AppliedBatch
 }
 var file_fsm_fsmpb_fsm_proto_depIdxs = []int32{
 	6,  // 0: conclave.fsm.v1.Entry.clock:type_name -> conclave.fsm.v1.Clock
@@ -7052,7 +7256,7 @@ var file_fsm_fsmpb_fsm_proto_depIdxs = []int32{
 	39, // 16: conclave.fsm.v1.Change.put_alias:type_name -> conclave.fsm.v1.Alias
 	40, // 17: conclave.fsm.v1.Change.delete_alias:type_name -> conclave.fsm.v1.AliasName
 	41, // 18: conclave.fsm.v1.Change.put_credential:type_name -> conclave.fsm.v1.Credential
-	55, // 19: conclave.fsm.v1.Change.delete_key:type_name -> conclave.fsm.v1.DeleteKey
+	57, // 19: conclave.fsm.v1.Change.delete_key:type_name -> conclave.fsm.v1.DeleteKey
 	9,  // 20: conclave.fsm.v1.Change.confirm_time:type_name -> conclave.fsm.v1.ConfirmTime
 	25, // 21: conclave.fsm.v1.Change.put_grant:type_name -> conclave.fsm.v1.Grant
 	27, // 22: conclave.fsm.v1.Change.delete_grant:type_name -> conclave.fsm.v1.GrantID
@@ -7061,77 +7265,80 @@ var file_fsm_fsmpb_fsm_proto_depIdxs = []int32{
 	42, // 25: conclave.fsm.v1.Change.delete_credential:type_name -> conclave.fsm.v1.CredentialID
 	43, // 26: conclave.fsm.v1.Change.put_account:type_name -> conclave.fsm.v1.Account
 	44, // 27: conclave.fsm.v1.Change.put_user:type_name -> conclave.fsm.v1.User
-	54, // 28: conclave.fsm.v1.Change.delete_user:type_name -> conclave.fsm.v1.EntityID
+	56, // 28: conclave.fsm.v1.Change.delete_user:type_name -> conclave.fsm.v1.EntityID
 	46, // 29: conclave.fsm.v1.Change.put_group:type_name -> conclave.fsm.v1.Group
-	54, // 30: conclave.fsm.v1.Change.delete_group:type_name -> conclave.fsm.v1.EntityID
+	56, // 30: conclave.fsm.v1.Change.delete_group:type_name -> conclave.fsm.v1.EntityID
 	47, // 31: conclave.fsm.v1.Change.put_role:type_name -> conclave.fsm.v1.Role
-	54, // 32: conclave.fsm.v1.Change.delete_role:type_name -> conclave.fsm.v1.EntityID
+	56, // 32: conclave.fsm.v1.Change.delete_role:type_name -> conclave.fsm.v1.EntityID
 	48, // 33: conclave.fsm.v1.Change.put_policy:type_name -> conclave.fsm.v1.Policy
-	54, // 34: conclave.fsm.v1.Change.delete_policy:type_name -> conclave.fsm.v1.EntityID
+	56, // 34: conclave.fsm.v1.Change.delete_policy:type_name -> conclave.fsm.v1.EntityID
 	49, // 35: conclave.fsm.v1.Change.put_policy_version:type_name -> conclave.fsm.v1.PolicyVersion
 	50, // 36: conclave.fsm.v1.Change.delete_policy_version:type_name -> conclave.fsm.v1.PolicyVersionID
 	53, // 37: conclave.fsm.v1.Change.put_oidc_provider:type_name -> conclave.fsm.v1.OidcProvider
-	54, // 38: conclave.fsm.v1.Change.delete_oidc_provider:type_name -> conclave.fsm.v1.EntityID
-	19, // 39: conclave.fsm.v1.Cluster.shares:type_name -> conclave.fsm.v1.ShareSet
-	20, // 40: conclave.fsm.v1.Cluster.keyring:type_name -> conclave.fsm.v1.WrappedKEK
-	18, // 41: conclave.fsm.v1.Cluster.origin_keys:type_name -> conclave.fsm.v1.OriginKey
-	1,  // 42: conclave.fsm.v1.Key.state:type_name -> conclave.fsm.v1.KeyState
-	24, // 43: conclave.fsm.v1.Key.materials:type_name -> conclave.fsm.v1.Material
-	22, // 44: conclave.fsm.v1.Key.rotation:type_name -> conclave.fsm.v1.Rotation
-	23, // 45: conclave.fsm.v1.Key.used_tokens:type_name -> conclave.fsm.v1.UsedToken
-	26, // 46: conclave.fsm.v1.Grant.context_equals:type_name -> conclave.fsm.v1.GrantContext
-	26, // 47: conclave.fsm.v1.Grant.context_subset:type_name -> conclave.fsm.v1.GrantContext
-	38, // 48: conclave.fsm.v1.GrantContext.pairs:type_name -> conclave.fsm.v1.Tag
-	2,  // 49: conclave.fsm.v1.KeyStore.state:type_name -> conclave.fsm.v1.ConnectionState
-	36, // 50: conclave.fsm.v1.KeyPolicy.bindings:type_name -> conclave.fsm.v1.Binding
-	38, // 51: conclave.fsm.v1.KeyTags.tags:type_name -> conclave.fsm.v1.Tag
-	3,  // 52: conclave.fsm.v1.Credential.kind:type_name -> conclave.fsm.v1.CredentialKind
-	45, // 53: conclave.fsm.v1.User.inline:type_name -> conclave.fsm.v1.InlinePolicy
-	38, // 54: conclave.fsm.v1.User.tags:type_name -> conclave.fsm.v1.Tag
-	45, // 55: conclave.fsm.v1.Group.inline:type_name -> conclave.fsm.v1.InlinePolicy
-	45, // 56: conclave.fsm.v1.Role.inline:type_name -> conclave.fsm.v1.InlinePolicy
-	38, // 57: conclave.fsm.v1.Role.tags:type_name -> conclave.fsm.v1.Tag
-	36, // 58: conclave.fsm.v1.Role.trust_bindings:type_name -> conclave.fsm.v1.Binding
-	38, // 59: conclave.fsm.v1.Policy.tags:type_name -> conclave.fsm.v1.Tag
-	38, // 60: conclave.fsm.v1.OidcProvider.tags:type_name -> conclave.fsm.v1.Tag
-	59, // 61: conclave.fsm.v1.SnapshotItem.header:type_name -> conclave.fsm.v1.SnapshotHeader
-	17, // 62: conclave.fsm.v1.SnapshotItem.cluster:type_name -> conclave.fsm.v1.Cluster
-	21, // 63: conclave.fsm.v1.SnapshotItem.key:type_name -> conclave.fsm.v1.Key
-	35, // 64: conclave.fsm.v1.SnapshotItem.key_policy:type_name -> conclave.fsm.v1.KeyPolicy
-	37, // 65: conclave.fsm.v1.SnapshotItem.key_tags:type_name -> conclave.fsm.v1.KeyTags
-	39, // 66: conclave.fsm.v1.SnapshotItem.alias:type_name -> conclave.fsm.v1.Alias
-	57, // 67: conclave.fsm.v1.SnapshotItem.key_aliases:type_name -> conclave.fsm.v1.KeyAliases
-	41, // 68: conclave.fsm.v1.SnapshotItem.credential:type_name -> conclave.fsm.v1.Credential
-	56, // 69: conclave.fsm.v1.SnapshotItem.tombstone:type_name -> conclave.fsm.v1.Tombstone
-	10, // 70: conclave.fsm.v1.SnapshotItem.node:type_name -> conclave.fsm.v1.RegisterNode
-	64, // 71: conclave.fsm.v1.SnapshotItem.session:type_name -> conclave.fsm.v1.Session
-	63, // 72: conclave.fsm.v1.SnapshotItem.end:type_name -> conclave.fsm.v1.SnapshotEnd
-	25, // 73: conclave.fsm.v1.SnapshotItem.grant:type_name -> conclave.fsm.v1.Grant
-	28, // 74: conclave.fsm.v1.SnapshotItem.key_grants:type_name -> conclave.fsm.v1.KeyGrants
-	29, // 75: conclave.fsm.v1.SnapshotItem.key_store:type_name -> conclave.fsm.v1.KeyStore
-	31, // 76: conclave.fsm.v1.SnapshotItem.key_stores:type_name -> conclave.fsm.v1.KeyStores
-	32, // 77: conclave.fsm.v1.SnapshotItem.store_keys:type_name -> conclave.fsm.v1.StoreKeys
-	33, // 78: conclave.fsm.v1.SnapshotItem.key_use:type_name -> conclave.fsm.v1.KeyUse
-	62, // 79: conclave.fsm.v1.SnapshotItem.attestation:type_name -> conclave.fsm.v1.Attestation
-	60, // 80: conclave.fsm.v1.SnapshotItem.state_checks:type_name -> conclave.fsm.v1.StateChecks
-	61, // 81: conclave.fsm.v1.SnapshotItem.observation:type_name -> conclave.fsm.v1.Observation
-	43, // 82: conclave.fsm.v1.SnapshotItem.account:type_name -> conclave.fsm.v1.Account
-	44, // 83: conclave.fsm.v1.SnapshotItem.user:type_name -> conclave.fsm.v1.User
-	46, // 84: conclave.fsm.v1.SnapshotItem.group:type_name -> conclave.fsm.v1.Group
-	47, // 85: conclave.fsm.v1.SnapshotItem.role:type_name -> conclave.fsm.v1.Role
-	48, // 86: conclave.fsm.v1.SnapshotItem.policy:type_name -> conclave.fsm.v1.Policy
-	49, // 87: conclave.fsm.v1.SnapshotItem.policy_version:type_name -> conclave.fsm.v1.PolicyVersion
-	51, // 88: conclave.fsm.v1.SnapshotItem.group_members:type_name -> conclave.fsm.v1.GroupMembers
-	52, // 89: conclave.fsm.v1.SnapshotItem.policy_uses:type_name -> conclave.fsm.v1.PolicyUses
-	53, // 90: conclave.fsm.v1.SnapshotItem.oidc_provider:type_name -> conclave.fsm.v1.OidcProvider
-	34, // 91: conclave.fsm.v1.SnapshotItem.credential_use:type_name -> conclave.fsm.v1.CredentialUse
-	8,  // 92: conclave.fsm.v1.StateChecks.checks:type_name -> conclave.fsm.v1.StateCheck
-	65, // 93: conclave.fsm.v1.Session.batches:type_name -> conclave.fsm.v1.AppliedBatch
-	94, // [94:94] is the sub-list for method output_type
-	94, // [94:94] is the sub-list for method input_type
-	94, // [94:94] is the sub-list for extension type_name
-	94, // [94:94] is the sub-list for extension extendee
-	0,  // [0:94] is the sub-list for field type_name
+	56, // 38: conclave.fsm.v1.Change.delete_oidc_provider:type_name -> conclave.fsm.v1.EntityID
+	54, // 39: conclave.fsm.v1.Change.put_certificate_mapping:type_name -> conclave.fsm.v1.CertificateMapping
+	55, // 40: conclave.fsm.v1.Change.delete_certificate_mapping:type_name -> conclave.fsm.v1.CertificateMappingID
+	19, // 41: conclave.fsm.v1.Cluster.shares:type_name -> conclave.fsm.v1.ShareSet
+	20, // 42: conclave.fsm.v1.Cluster.keyring:type_name -> conclave.fsm.v1.WrappedKEK
+	18, // 43: conclave.fsm.v1.Cluster.origin_keys:type_name -> conclave.fsm.v1.OriginKey
+	1,  // 44: conclave.fsm.v1.Key.state:type_name -> conclave.fsm.v1.KeyState
+	24, // 45: conclave.fsm.v1.Key.materials:type_name -> conclave.fsm.v1.Material
+	22, // 46: conclave.fsm.v1.Key.rotation:type_name -> conclave.fsm.v1.Rotation
+	23, // 47: conclave.fsm.v1.Key.used_tokens:type_name -> conclave.fsm.v1.UsedToken
+	26, // 48: conclave.fsm.v1.Grant.context_equals:type_name -> conclave.fsm.v1.GrantContext
+	26, // 49: conclave.fsm.v1.Grant.context_subset:type_name -> conclave.fsm.v1.GrantContext
+	38, // 50: conclave.fsm.v1.GrantContext.pairs:type_name -> conclave.fsm.v1.Tag
+	2,  // 51: conclave.fsm.v1.KeyStore.state:type_name -> conclave.fsm.v1.ConnectionState
+	36, // 52: conclave.fsm.v1.KeyPolicy.bindings:type_name -> conclave.fsm.v1.Binding
+	38, // 53: conclave.fsm.v1.KeyTags.tags:type_name -> conclave.fsm.v1.Tag
+	3,  // 54: conclave.fsm.v1.Credential.kind:type_name -> conclave.fsm.v1.CredentialKind
+	45, // 55: conclave.fsm.v1.User.inline:type_name -> conclave.fsm.v1.InlinePolicy
+	38, // 56: conclave.fsm.v1.User.tags:type_name -> conclave.fsm.v1.Tag
+	45, // 57: conclave.fsm.v1.Group.inline:type_name -> conclave.fsm.v1.InlinePolicy
+	45, // 58: conclave.fsm.v1.Role.inline:type_name -> conclave.fsm.v1.InlinePolicy
+	38, // 59: conclave.fsm.v1.Role.tags:type_name -> conclave.fsm.v1.Tag
+	36, // 60: conclave.fsm.v1.Role.trust_bindings:type_name -> conclave.fsm.v1.Binding
+	38, // 61: conclave.fsm.v1.Policy.tags:type_name -> conclave.fsm.v1.Tag
+	38, // 62: conclave.fsm.v1.OidcProvider.tags:type_name -> conclave.fsm.v1.Tag
+	61, // 63: conclave.fsm.v1.SnapshotItem.header:type_name -> conclave.fsm.v1.SnapshotHeader
+	17, // 64: conclave.fsm.v1.SnapshotItem.cluster:type_name -> conclave.fsm.v1.Cluster
+	21, // 65: conclave.fsm.v1.SnapshotItem.key:type_name -> conclave.fsm.v1.Key
+	35, // 66: conclave.fsm.v1.SnapshotItem.key_policy:type_name -> conclave.fsm.v1.KeyPolicy
+	37, // 67: conclave.fsm.v1.SnapshotItem.key_tags:type_name -> conclave.fsm.v1.KeyTags
+	39, // 68: conclave.fsm.v1.SnapshotItem.alias:type_name -> conclave.fsm.v1.Alias
+	59, // 69: conclave.fsm.v1.SnapshotItem.key_aliases:type_name -> conclave.fsm.v1.KeyAliases
+	41, // 70: conclave.fsm.v1.SnapshotItem.credential:type_name -> conclave.fsm.v1.Credential
+	58, // 71: conclave.fsm.v1.SnapshotItem.tombstone:type_name -> conclave.fsm.v1.Tombstone
+	10, // 72: conclave.fsm.v1.SnapshotItem.node:type_name -> conclave.fsm.v1.RegisterNode
+	66, // 73: conclave.fsm.v1.SnapshotItem.session:type_name -> conclave.fsm.v1.Session
+	65, // 74: conclave.fsm.v1.SnapshotItem.end:type_name -> conclave.fsm.v1.SnapshotEnd
+	25, // 75: conclave.fsm.v1.SnapshotItem.grant:type_name -> conclave.fsm.v1.Grant
+	28, // 76: conclave.fsm.v1.SnapshotItem.key_grants:type_name -> conclave.fsm.v1.KeyGrants
+	29, // 77: conclave.fsm.v1.SnapshotItem.key_store:type_name -> conclave.fsm.v1.KeyStore
+	31, // 78: conclave.fsm.v1.SnapshotItem.key_stores:type_name -> conclave.fsm.v1.KeyStores
+	32, // 79: conclave.fsm.v1.SnapshotItem.store_keys:type_name -> conclave.fsm.v1.StoreKeys
+	33, // 80: conclave.fsm.v1.SnapshotItem.key_use:type_name -> conclave.fsm.v1.KeyUse
+	64, // 81: conclave.fsm.v1.SnapshotItem.attestation:type_name -> conclave.fsm.v1.Attestation
+	62, // 82: conclave.fsm.v1.SnapshotItem.state_checks:type_name -> conclave.fsm.v1.StateChecks
+	63, // 83: conclave.fsm.v1.SnapshotItem.observation:type_name -> conclave.fsm.v1.Observation
+	43, // 84: conclave.fsm.v1.SnapshotItem.account:type_name -> conclave.fsm.v1.Account
+	44, // 85: conclave.fsm.v1.SnapshotItem.user:type_name -> conclave.fsm.v1.User
+	46, // 86: conclave.fsm.v1.SnapshotItem.group:type_name -> conclave.fsm.v1.Group
+	47, // 87: conclave.fsm.v1.SnapshotItem.role:type_name -> conclave.fsm.v1.Role
+	48, // 88: conclave.fsm.v1.SnapshotItem.policy:type_name -> conclave.fsm.v1.Policy
+	49, // 89: conclave.fsm.v1.SnapshotItem.policy_version:type_name -> conclave.fsm.v1.PolicyVersion
+	51, // 90: conclave.fsm.v1.SnapshotItem.group_members:type_name -> conclave.fsm.v1.GroupMembers
+	52, // 91: conclave.fsm.v1.SnapshotItem.policy_uses:type_name -> conclave.fsm.v1.PolicyUses
+	53, // 92: conclave.fsm.v1.SnapshotItem.oidc_provider:type_name -> conclave.fsm.v1.OidcProvider
+	34, // 93: conclave.fsm.v1.SnapshotItem.credential_use:type_name -> conclave.fsm.v1.CredentialUse
+	54, // 94: conclave.fsm.v1.SnapshotItem.certificate_mapping:type_name -> conclave.fsm.v1.CertificateMapping
+	8,  // 95: conclave.fsm.v1.StateChecks.checks:type_name -> conclave.fsm.v1.StateCheck
+	67, // 96: conclave.fsm.v1.Session.batches:type_name -> conclave.fsm.v1.AppliedBatch
+	97, // [97:97] is the sub-list for method output_type
+	97, // [97:97] is the sub-list for method input_type
+	97, // [97:97] is the sub-list for extension type_name
+	97, // [97:97] is the sub-list for extension extendee
+	0,  // [0:97] is the sub-list for field type_name
 }
 
 func init() { file_fsm_fsmpb_fsm_proto_init() }
@@ -7171,8 +7378,10 @@ func file_fsm_fsmpb_fsm_proto_init() {
 		(*Change_DeletePolicyVersion)(nil),
 		(*Change_PutOidcProvider)(nil),
 		(*Change_DeleteOidcProvider)(nil),
+		(*Change_PutCertificateMapping)(nil),
+		(*Change_DeleteCertificateMapping)(nil),
 	}
-	file_fsm_fsmpb_fsm_proto_msgTypes[54].OneofWrappers = []any{
+	file_fsm_fsmpb_fsm_proto_msgTypes[56].OneofWrappers = []any{
 		(*SnapshotItem_Header)(nil),
 		(*SnapshotItem_Cluster)(nil),
 		(*SnapshotItem_Key)(nil),
@@ -7204,6 +7413,7 @@ func file_fsm_fsmpb_fsm_proto_init() {
 		(*SnapshotItem_PolicyUses)(nil),
 		(*SnapshotItem_OidcProvider)(nil),
 		(*SnapshotItem_CredentialUse)(nil),
+		(*SnapshotItem_CertificateMapping)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
@@ -7211,7 +7421,7 @@ func file_fsm_fsmpb_fsm_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_fsm_fsmpb_fsm_proto_rawDesc), len(file_fsm_fsmpb_fsm_proto_rawDesc)),
 			NumEnums:      4,
-			NumMessages:   62,
+			NumMessages:   64,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

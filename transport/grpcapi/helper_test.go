@@ -76,7 +76,8 @@ func (f *fakeEngine) AuthenticateSession(_ context.Context, token string) (iam.I
 
 func (f *fakeEngine) KnowsToken(token string) bool { return token == "good" }
 
-func (f *fakeEngine) AuthenticateCertificate(_ context.Context, uri string) (iam.Identity, error) {
+func (f *fakeEngine) AuthenticateCertificate(_ context.Context, cert iam.Certificate) (iam.Identity, error) {
+	uri := cert.URI
 	if uri == "conclave://operator/alice" {
 		return iam.Identity{}, nil
 	}

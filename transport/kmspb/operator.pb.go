@@ -3188,6 +3188,333 @@ func (x *AccountInfo) GetCreated() *timestamppb.Timestamp {
 	return nil
 }
 
+type CreateCertificateMappingRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// A URI, or the beginning of URIs followed by "/*".
+	Pattern string `protobuf:"bytes,1,opt,name=pattern,proto3" json:"pattern,omitempty"`
+	// The ARN of a user of the account, or of a role of any account.
+	Principal     string `protobuf:"bytes,2,opt,name=principal,proto3" json:"principal,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CreateCertificateMappingRequest) Reset() {
+	*x = CreateCertificateMappingRequest{}
+	mi := &file_transport_kmspb_operator_proto_msgTypes[52]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CreateCertificateMappingRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CreateCertificateMappingRequest) ProtoMessage() {}
+
+func (x *CreateCertificateMappingRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_transport_kmspb_operator_proto_msgTypes[52]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CreateCertificateMappingRequest.ProtoReflect.Descriptor instead.
+func (*CreateCertificateMappingRequest) Descriptor() ([]byte, []int) {
+	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{52}
+}
+
+func (x *CreateCertificateMappingRequest) GetPattern() string {
+	if x != nil {
+		return x.Pattern
+	}
+	return ""
+}
+
+func (x *CreateCertificateMappingRequest) GetPrincipal() string {
+	if x != nil {
+		return x.Principal
+	}
+	return ""
+}
+
+type CreateCertificateMappingResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The ARN that a role's trust policy names as a federated principal.
+	Arn           string `protobuf:"bytes,1,opt,name=arn,proto3" json:"arn,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CreateCertificateMappingResponse) Reset() {
+	*x = CreateCertificateMappingResponse{}
+	mi := &file_transport_kmspb_operator_proto_msgTypes[53]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CreateCertificateMappingResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CreateCertificateMappingResponse) ProtoMessage() {}
+
+func (x *CreateCertificateMappingResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_transport_kmspb_operator_proto_msgTypes[53]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CreateCertificateMappingResponse.ProtoReflect.Descriptor instead.
+func (*CreateCertificateMappingResponse) Descriptor() ([]byte, []int) {
+	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{53}
+}
+
+func (x *CreateCertificateMappingResponse) GetArn() string {
+	if x != nil {
+		return x.Arn
+	}
+	return ""
+}
+
+type ListCertificateMappingsRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListCertificateMappingsRequest) Reset() {
+	*x = ListCertificateMappingsRequest{}
+	mi := &file_transport_kmspb_operator_proto_msgTypes[54]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListCertificateMappingsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListCertificateMappingsRequest) ProtoMessage() {}
+
+func (x *ListCertificateMappingsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_transport_kmspb_operator_proto_msgTypes[54]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListCertificateMappingsRequest.ProtoReflect.Descriptor instead.
+func (*ListCertificateMappingsRequest) Descriptor() ([]byte, []int) {
+	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{54}
+}
+
+type ListCertificateMappingsResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Mappings      []*CertificateMapping  `protobuf:"bytes,1,rep,name=mappings,proto3" json:"mappings,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListCertificateMappingsResponse) Reset() {
+	*x = ListCertificateMappingsResponse{}
+	mi := &file_transport_kmspb_operator_proto_msgTypes[55]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListCertificateMappingsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListCertificateMappingsResponse) ProtoMessage() {}
+
+func (x *ListCertificateMappingsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_transport_kmspb_operator_proto_msgTypes[55]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListCertificateMappingsResponse.ProtoReflect.Descriptor instead.
+func (*ListCertificateMappingsResponse) Descriptor() ([]byte, []int) {
+	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{55}
+}
+
+func (x *ListCertificateMappingsResponse) GetMappings() []*CertificateMapping {
+	if x != nil {
+		return x.Mappings
+	}
+	return nil
+}
+
+type CertificateMapping struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Pattern       string                 `protobuf:"bytes,1,opt,name=pattern,proto3" json:"pattern,omitempty"`
+	Arn           string                 `protobuf:"bytes,2,opt,name=arn,proto3" json:"arn,omitempty"`
+	Principal     string                 `protobuf:"bytes,3,opt,name=principal,proto3" json:"principal,omitempty"` // the unique id if there is no such user or role any more
+	Created       *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=created,proto3" json:"created,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CertificateMapping) Reset() {
+	*x = CertificateMapping{}
+	mi := &file_transport_kmspb_operator_proto_msgTypes[56]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CertificateMapping) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CertificateMapping) ProtoMessage() {}
+
+func (x *CertificateMapping) ProtoReflect() protoreflect.Message {
+	mi := &file_transport_kmspb_operator_proto_msgTypes[56]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CertificateMapping.ProtoReflect.Descriptor instead.
+func (*CertificateMapping) Descriptor() ([]byte, []int) {
+	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{56}
+}
+
+func (x *CertificateMapping) GetPattern() string {
+	if x != nil {
+		return x.Pattern
+	}
+	return ""
+}
+
+func (x *CertificateMapping) GetArn() string {
+	if x != nil {
+		return x.Arn
+	}
+	return ""
+}
+
+func (x *CertificateMapping) GetPrincipal() string {
+	if x != nil {
+		return x.Principal
+	}
+	return ""
+}
+
+func (x *CertificateMapping) GetCreated() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Created
+	}
+	return nil
+}
+
+type DeleteCertificateMappingRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Pattern       string                 `protobuf:"bytes,1,opt,name=pattern,proto3" json:"pattern,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DeleteCertificateMappingRequest) Reset() {
+	*x = DeleteCertificateMappingRequest{}
+	mi := &file_transport_kmspb_operator_proto_msgTypes[57]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DeleteCertificateMappingRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DeleteCertificateMappingRequest) ProtoMessage() {}
+
+func (x *DeleteCertificateMappingRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_transport_kmspb_operator_proto_msgTypes[57]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DeleteCertificateMappingRequest.ProtoReflect.Descriptor instead.
+func (*DeleteCertificateMappingRequest) Descriptor() ([]byte, []int) {
+	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{57}
+}
+
+func (x *DeleteCertificateMappingRequest) GetPattern() string {
+	if x != nil {
+		return x.Pattern
+	}
+	return ""
+}
+
+type DeleteCertificateMappingResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DeleteCertificateMappingResponse) Reset() {
+	*x = DeleteCertificateMappingResponse{}
+	mi := &file_transport_kmspb_operator_proto_msgTypes[58]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DeleteCertificateMappingResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DeleteCertificateMappingResponse) ProtoMessage() {}
+
+func (x *DeleteCertificateMappingResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_transport_kmspb_operator_proto_msgTypes[58]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DeleteCertificateMappingResponse.ProtoReflect.Descriptor instead.
+func (*DeleteCertificateMappingResponse) Descriptor() ([]byte, []int) {
+	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{58}
+}
+
 type DeleteCredentialRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
@@ -3197,7 +3524,7 @@ type DeleteCredentialRequest struct {
 
 func (x *DeleteCredentialRequest) Reset() {
 	*x = DeleteCredentialRequest{}
-	mi := &file_transport_kmspb_operator_proto_msgTypes[52]
+	mi := &file_transport_kmspb_operator_proto_msgTypes[59]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3209,7 +3536,7 @@ func (x *DeleteCredentialRequest) String() string {
 func (*DeleteCredentialRequest) ProtoMessage() {}
 
 func (x *DeleteCredentialRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_transport_kmspb_operator_proto_msgTypes[52]
+	mi := &file_transport_kmspb_operator_proto_msgTypes[59]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3222,7 +3549,7 @@ func (x *DeleteCredentialRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteCredentialRequest.ProtoReflect.Descriptor instead.
 func (*DeleteCredentialRequest) Descriptor() ([]byte, []int) {
-	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{52}
+	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{59}
 }
 
 func (x *DeleteCredentialRequest) GetId() string {
@@ -3240,7 +3567,7 @@ type DeleteCredentialResponse struct {
 
 func (x *DeleteCredentialResponse) Reset() {
 	*x = DeleteCredentialResponse{}
-	mi := &file_transport_kmspb_operator_proto_msgTypes[53]
+	mi := &file_transport_kmspb_operator_proto_msgTypes[60]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3252,7 +3579,7 @@ func (x *DeleteCredentialResponse) String() string {
 func (*DeleteCredentialResponse) ProtoMessage() {}
 
 func (x *DeleteCredentialResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_transport_kmspb_operator_proto_msgTypes[53]
+	mi := &file_transport_kmspb_operator_proto_msgTypes[60]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3265,7 +3592,7 @@ func (x *DeleteCredentialResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteCredentialResponse.ProtoReflect.Descriptor instead.
 func (*DeleteCredentialResponse) Descriptor() ([]byte, []int) {
-	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{53}
+	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{60}
 }
 
 type RevokeSessionsRequest struct {
@@ -3276,7 +3603,7 @@ type RevokeSessionsRequest struct {
 
 func (x *RevokeSessionsRequest) Reset() {
 	*x = RevokeSessionsRequest{}
-	mi := &file_transport_kmspb_operator_proto_msgTypes[54]
+	mi := &file_transport_kmspb_operator_proto_msgTypes[61]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3288,7 +3615,7 @@ func (x *RevokeSessionsRequest) String() string {
 func (*RevokeSessionsRequest) ProtoMessage() {}
 
 func (x *RevokeSessionsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_transport_kmspb_operator_proto_msgTypes[54]
+	mi := &file_transport_kmspb_operator_proto_msgTypes[61]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3301,7 +3628,7 @@ func (x *RevokeSessionsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RevokeSessionsRequest.ProtoReflect.Descriptor instead.
 func (*RevokeSessionsRequest) Descriptor() ([]byte, []int) {
-	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{54}
+	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{61}
 }
 
 type RevokeSessionsResponse struct {
@@ -3312,7 +3639,7 @@ type RevokeSessionsResponse struct {
 
 func (x *RevokeSessionsResponse) Reset() {
 	*x = RevokeSessionsResponse{}
-	mi := &file_transport_kmspb_operator_proto_msgTypes[55]
+	mi := &file_transport_kmspb_operator_proto_msgTypes[62]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3324,7 +3651,7 @@ func (x *RevokeSessionsResponse) String() string {
 func (*RevokeSessionsResponse) ProtoMessage() {}
 
 func (x *RevokeSessionsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_transport_kmspb_operator_proto_msgTypes[55]
+	mi := &file_transport_kmspb_operator_proto_msgTypes[62]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3337,7 +3664,7 @@ func (x *RevokeSessionsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RevokeSessionsResponse.ProtoReflect.Descriptor instead.
 func (*RevokeSessionsResponse) Descriptor() ([]byte, []int) {
-	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{55}
+	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{62}
 }
 
 var File_transport_kmspb_operator_proto protoreflect.FileDescriptor
@@ -3572,7 +3899,23 @@ const file_transport_kmspb_operator_proto_rawDesc = "" +
 	"\aaccount\x18\x01 \x01(\tR\aaccount\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x14\n" +
 	"\x05alias\x18\x03 \x01(\tR\x05alias\x124\n" +
-	"\acreated\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\acreated\")\n" +
+	"\acreated\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\acreated\"Y\n" +
+	"\x1fCreateCertificateMappingRequest\x12\x18\n" +
+	"\apattern\x18\x01 \x01(\tR\apattern\x12\x1c\n" +
+	"\tprincipal\x18\x02 \x01(\tR\tprincipal\"4\n" +
+	" CreateCertificateMappingResponse\x12\x10\n" +
+	"\x03arn\x18\x01 \x01(\tR\x03arn\" \n" +
+	"\x1eListCertificateMappingsRequest\"^\n" +
+	"\x1fListCertificateMappingsResponse\x12;\n" +
+	"\bmappings\x18\x01 \x03(\v2\x1f.conclave.v1.CertificateMappingR\bmappings\"\x94\x01\n" +
+	"\x12CertificateMapping\x12\x18\n" +
+	"\apattern\x18\x01 \x01(\tR\apattern\x12\x10\n" +
+	"\x03arn\x18\x02 \x01(\tR\x03arn\x12\x1c\n" +
+	"\tprincipal\x18\x03 \x01(\tR\tprincipal\x124\n" +
+	"\acreated\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\acreated\";\n" +
+	"\x1fDeleteCertificateMappingRequest\x12\x18\n" +
+	"\apattern\x18\x01 \x01(\tR\apattern\"\"\n" +
+	" DeleteCertificateMappingResponse\")\n" +
 	"\x17DeleteCredentialRequest\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\"\x1a\n" +
 	"\x18DeleteCredentialResponse\"\x17\n" +
@@ -3601,7 +3944,11 @@ const file_transport_kmspb_operator_proto_rawDesc = "" +
 	"\x0eRevokeSessions\x12\".conclave.v1.RevokeSessionsRequest\x1a#.conclave.v1.RevokeSessionsResponse2\xa8\x01\n" +
 	"\bAccounts\x12O\n" +
 	"\x06Create\x12!.conclave.v1.CreateAccountRequest\x1a\".conclave.v1.CreateAccountResponse\x12K\n" +
-	"\x04List\x12 .conclave.v1.ListAccountsRequest\x1a!.conclave.v1.ListAccountsResponse2P\n" +
+	"\x04List\x12 .conclave.v1.ListAccountsRequest\x1a!.conclave.v1.ListAccountsResponse2\xc6\x02\n" +
+	"\x13CertificateMappings\x12e\n" +
+	"\x06Create\x12,.conclave.v1.CreateCertificateMappingRequest\x1a-.conclave.v1.CreateCertificateMappingResponse\x12a\n" +
+	"\x04List\x12+.conclave.v1.ListCertificateMappingsRequest\x1a,.conclave.v1.ListCertificateMappingsResponse\x12e\n" +
+	"\x06Delete\x12,.conclave.v1.DeleteCertificateMappingRequest\x1a-.conclave.v1.DeleteCertificateMappingResponse2P\n" +
 	"\x05Audit\x12G\n" +
 	"\x04Read\x12\x1d.conclave.v1.ReadAuditRequest\x1a\x1e.conclave.v1.ReadAuditResponse0\x012O\n" +
 	"\aCluster\x12D\n" +
@@ -3619,79 +3966,86 @@ func file_transport_kmspb_operator_proto_rawDescGZIP() []byte {
 	return file_transport_kmspb_operator_proto_rawDescData
 }
 
-var file_transport_kmspb_operator_proto_msgTypes = make([]protoimpl.MessageInfo, 56)
+var file_transport_kmspb_operator_proto_msgTypes = make([]protoimpl.MessageInfo, 63)
 var file_transport_kmspb_operator_proto_goTypes = []any{
-	(*SealState)(nil),                     // 0: conclave.v1.SealState
-	(*Ceremony)(nil),                      // 1: conclave.v1.Ceremony
-	(*StatusRequest)(nil),                 // 2: conclave.v1.StatusRequest
-	(*StatusResponse)(nil),                // 3: conclave.v1.StatusResponse
-	(*CRL)(nil),                           // 4: conclave.v1.CRL
-	(*RaftStatus)(nil),                    // 5: conclave.v1.RaftStatus
-	(*AuditStatus)(nil),                   // 6: conclave.v1.AuditStatus
-	(*Addresses)(nil),                     // 7: conclave.v1.Addresses
-	(*NodeStatus)(nil),                    // 8: conclave.v1.NodeStatus
-	(*InitRequest)(nil),                   // 9: conclave.v1.InitRequest
-	(*InitResponse)(nil),                  // 10: conclave.v1.InitResponse
-	(*InitSecrets)(nil),                   // 11: conclave.v1.InitSecrets
-	(*ChallengeRequest)(nil),              // 12: conclave.v1.ChallengeRequest
-	(*ChallengeResponse)(nil),             // 13: conclave.v1.ChallengeResponse
-	(*SubmitShareRequest)(nil),            // 14: conclave.v1.SubmitShareRequest
-	(*SubmitShareResponse)(nil),           // 15: conclave.v1.SubmitShareResponse
-	(*ResetSharesRequest)(nil),            // 16: conclave.v1.ResetSharesRequest
-	(*ResetSharesResponse)(nil),           // 17: conclave.v1.ResetSharesResponse
-	(*SealRequest)(nil),                   // 18: conclave.v1.SealRequest
-	(*SealResponse)(nil),                  // 19: conclave.v1.SealResponse
-	(*NodeReport)(nil),                    // 20: conclave.v1.NodeReport
-	(*ConfirmTimeRequest)(nil),            // 21: conclave.v1.ConfirmTimeRequest
-	(*ConfirmTimeResponse)(nil),           // 22: conclave.v1.ConfirmTimeResponse
-	(*InstallCRLRequest)(nil),             // 23: conclave.v1.InstallCRLRequest
-	(*InstallCRLResponse)(nil),            // 24: conclave.v1.InstallCRLResponse
-	(*BreakGlass)(nil),                    // 25: conclave.v1.BreakGlass
-	(*BeginBreakGlassRequest)(nil),        // 26: conclave.v1.BeginBreakGlassRequest
-	(*BeginBreakGlassResponse)(nil),       // 27: conclave.v1.BeginBreakGlassResponse
-	(*GetBreakGlassRequest)(nil),          // 28: conclave.v1.GetBreakGlassRequest
-	(*GetBreakGlassResponse)(nil),         // 29: conclave.v1.GetBreakGlassResponse
-	(*SubmitBreakGlassShareRequest)(nil),  // 30: conclave.v1.SubmitBreakGlassShareRequest
-	(*SubmitBreakGlassShareResponse)(nil), // 31: conclave.v1.SubmitBreakGlassShareResponse
-	(*BreakGlassKey)(nil),                 // 32: conclave.v1.BreakGlassKey
-	(*CancelBreakGlassRequest)(nil),       // 33: conclave.v1.CancelBreakGlassRequest
-	(*CancelBreakGlassResponse)(nil),      // 34: conclave.v1.CancelBreakGlassResponse
-	(*CreateSessionRequest)(nil),          // 35: conclave.v1.CreateSessionRequest
-	(*CreateSessionResponse)(nil),         // 36: conclave.v1.CreateSessionResponse
-	(*ReadAuditRequest)(nil),              // 37: conclave.v1.ReadAuditRequest
-	(*ReadAuditResponse)(nil),             // 38: conclave.v1.ReadAuditResponse
-	(*MembersRequest)(nil),                // 39: conclave.v1.MembersRequest
-	(*MembersResponse)(nil),               // 40: conclave.v1.MembersResponse
-	(*Member)(nil),                        // 41: conclave.v1.Member
-	(*ListCredentialsRequest)(nil),        // 42: conclave.v1.ListCredentialsRequest
-	(*ListCredentialsResponse)(nil),       // 43: conclave.v1.ListCredentialsResponse
-	(*Credential)(nil),                    // 44: conclave.v1.Credential
-	(*CreateAccessKeyRequest)(nil),        // 45: conclave.v1.CreateAccessKeyRequest
-	(*CreateAccessKeyResponse)(nil),       // 46: conclave.v1.CreateAccessKeyResponse
-	(*CreateAccountRequest)(nil),          // 47: conclave.v1.CreateAccountRequest
-	(*CreateAccountResponse)(nil),         // 48: conclave.v1.CreateAccountResponse
-	(*ListAccountsRequest)(nil),           // 49: conclave.v1.ListAccountsRequest
-	(*ListAccountsResponse)(nil),          // 50: conclave.v1.ListAccountsResponse
-	(*AccountInfo)(nil),                   // 51: conclave.v1.AccountInfo
-	(*DeleteCredentialRequest)(nil),       // 52: conclave.v1.DeleteCredentialRequest
-	(*DeleteCredentialResponse)(nil),      // 53: conclave.v1.DeleteCredentialResponse
-	(*RevokeSessionsRequest)(nil),         // 54: conclave.v1.RevokeSessionsRequest
-	(*RevokeSessionsResponse)(nil),        // 55: conclave.v1.RevokeSessionsResponse
-	(*timestamppb.Timestamp)(nil),         // 56: google.protobuf.Timestamp
-	(*ErrorDetail)(nil),                   // 57: conclave.v1.ErrorDetail
-	(*durationpb.Duration)(nil),           // 58: google.protobuf.Duration
+	(*SealState)(nil),                        // 0: conclave.v1.SealState
+	(*Ceremony)(nil),                         // 1: conclave.v1.Ceremony
+	(*StatusRequest)(nil),                    // 2: conclave.v1.StatusRequest
+	(*StatusResponse)(nil),                   // 3: conclave.v1.StatusResponse
+	(*CRL)(nil),                              // 4: conclave.v1.CRL
+	(*RaftStatus)(nil),                       // 5: conclave.v1.RaftStatus
+	(*AuditStatus)(nil),                      // 6: conclave.v1.AuditStatus
+	(*Addresses)(nil),                        // 7: conclave.v1.Addresses
+	(*NodeStatus)(nil),                       // 8: conclave.v1.NodeStatus
+	(*InitRequest)(nil),                      // 9: conclave.v1.InitRequest
+	(*InitResponse)(nil),                     // 10: conclave.v1.InitResponse
+	(*InitSecrets)(nil),                      // 11: conclave.v1.InitSecrets
+	(*ChallengeRequest)(nil),                 // 12: conclave.v1.ChallengeRequest
+	(*ChallengeResponse)(nil),                // 13: conclave.v1.ChallengeResponse
+	(*SubmitShareRequest)(nil),               // 14: conclave.v1.SubmitShareRequest
+	(*SubmitShareResponse)(nil),              // 15: conclave.v1.SubmitShareResponse
+	(*ResetSharesRequest)(nil),               // 16: conclave.v1.ResetSharesRequest
+	(*ResetSharesResponse)(nil),              // 17: conclave.v1.ResetSharesResponse
+	(*SealRequest)(nil),                      // 18: conclave.v1.SealRequest
+	(*SealResponse)(nil),                     // 19: conclave.v1.SealResponse
+	(*NodeReport)(nil),                       // 20: conclave.v1.NodeReport
+	(*ConfirmTimeRequest)(nil),               // 21: conclave.v1.ConfirmTimeRequest
+	(*ConfirmTimeResponse)(nil),              // 22: conclave.v1.ConfirmTimeResponse
+	(*InstallCRLRequest)(nil),                // 23: conclave.v1.InstallCRLRequest
+	(*InstallCRLResponse)(nil),               // 24: conclave.v1.InstallCRLResponse
+	(*BreakGlass)(nil),                       // 25: conclave.v1.BreakGlass
+	(*BeginBreakGlassRequest)(nil),           // 26: conclave.v1.BeginBreakGlassRequest
+	(*BeginBreakGlassResponse)(nil),          // 27: conclave.v1.BeginBreakGlassResponse
+	(*GetBreakGlassRequest)(nil),             // 28: conclave.v1.GetBreakGlassRequest
+	(*GetBreakGlassResponse)(nil),            // 29: conclave.v1.GetBreakGlassResponse
+	(*SubmitBreakGlassShareRequest)(nil),     // 30: conclave.v1.SubmitBreakGlassShareRequest
+	(*SubmitBreakGlassShareResponse)(nil),    // 31: conclave.v1.SubmitBreakGlassShareResponse
+	(*BreakGlassKey)(nil),                    // 32: conclave.v1.BreakGlassKey
+	(*CancelBreakGlassRequest)(nil),          // 33: conclave.v1.CancelBreakGlassRequest
+	(*CancelBreakGlassResponse)(nil),         // 34: conclave.v1.CancelBreakGlassResponse
+	(*CreateSessionRequest)(nil),             // 35: conclave.v1.CreateSessionRequest
+	(*CreateSessionResponse)(nil),            // 36: conclave.v1.CreateSessionResponse
+	(*ReadAuditRequest)(nil),                 // 37: conclave.v1.ReadAuditRequest
+	(*ReadAuditResponse)(nil),                // 38: conclave.v1.ReadAuditResponse
+	(*MembersRequest)(nil),                   // 39: conclave.v1.MembersRequest
+	(*MembersResponse)(nil),                  // 40: conclave.v1.MembersResponse
+	(*Member)(nil),                           // 41: conclave.v1.Member
+	(*ListCredentialsRequest)(nil),           // 42: conclave.v1.ListCredentialsRequest
+	(*ListCredentialsResponse)(nil),          // 43: conclave.v1.ListCredentialsResponse
+	(*Credential)(nil),                       // 44: conclave.v1.Credential
+	(*CreateAccessKeyRequest)(nil),           // 45: conclave.v1.CreateAccessKeyRequest
+	(*CreateAccessKeyResponse)(nil),          // 46: conclave.v1.CreateAccessKeyResponse
+	(*CreateAccountRequest)(nil),             // 47: conclave.v1.CreateAccountRequest
+	(*CreateAccountResponse)(nil),            // 48: conclave.v1.CreateAccountResponse
+	(*ListAccountsRequest)(nil),              // 49: conclave.v1.ListAccountsRequest
+	(*ListAccountsResponse)(nil),             // 50: conclave.v1.ListAccountsResponse
+	(*AccountInfo)(nil),                      // 51: conclave.v1.AccountInfo
+	(*CreateCertificateMappingRequest)(nil),  // 52: conclave.v1.CreateCertificateMappingRequest
+	(*CreateCertificateMappingResponse)(nil), // 53: conclave.v1.CreateCertificateMappingResponse
+	(*ListCertificateMappingsRequest)(nil),   // 54: conclave.v1.ListCertificateMappingsRequest
+	(*ListCertificateMappingsResponse)(nil),  // 55: conclave.v1.ListCertificateMappingsResponse
+	(*CertificateMapping)(nil),               // 56: conclave.v1.CertificateMapping
+	(*DeleteCertificateMappingRequest)(nil),  // 57: conclave.v1.DeleteCertificateMappingRequest
+	(*DeleteCertificateMappingResponse)(nil), // 58: conclave.v1.DeleteCertificateMappingResponse
+	(*DeleteCredentialRequest)(nil),          // 59: conclave.v1.DeleteCredentialRequest
+	(*DeleteCredentialResponse)(nil),         // 60: conclave.v1.DeleteCredentialResponse
+	(*RevokeSessionsRequest)(nil),            // 61: conclave.v1.RevokeSessionsRequest
+	(*RevokeSessionsResponse)(nil),           // 62: conclave.v1.RevokeSessionsResponse
+	(*timestamppb.Timestamp)(nil),            // 63: google.protobuf.Timestamp
+	(*ErrorDetail)(nil),                      // 64: conclave.v1.ErrorDetail
+	(*durationpb.Duration)(nil),              // 65: google.protobuf.Duration
 }
 var file_transport_kmspb_operator_proto_depIdxs = []int32{
 	1,  // 0: conclave.v1.SealState.ceremony:type_name -> conclave.v1.Ceremony
-	56, // 1: conclave.v1.Ceremony.began:type_name -> google.protobuf.Timestamp
-	56, // 2: conclave.v1.Ceremony.expires:type_name -> google.protobuf.Timestamp
+	63, // 1: conclave.v1.Ceremony.began:type_name -> google.protobuf.Timestamp
+	63, // 2: conclave.v1.Ceremony.expires:type_name -> google.protobuf.Timestamp
 	0,  // 3: conclave.v1.StatusResponse.seal:type_name -> conclave.v1.SealState
 	5,  // 4: conclave.v1.StatusResponse.raft:type_name -> conclave.v1.RaftStatus
-	56, // 5: conclave.v1.StatusResponse.cluster_time:type_name -> google.protobuf.Timestamp
+	63, // 5: conclave.v1.StatusResponse.cluster_time:type_name -> google.protobuf.Timestamp
 	6,  // 6: conclave.v1.StatusResponse.audit:type_name -> conclave.v1.AuditStatus
 	7,  // 7: conclave.v1.StatusResponse.addresses:type_name -> conclave.v1.Addresses
 	4,  // 8: conclave.v1.StatusResponse.crls:type_name -> conclave.v1.CRL
-	57, // 9: conclave.v1.NodeStatus.error:type_name -> conclave.v1.ErrorDetail
+	64, // 9: conclave.v1.NodeStatus.error:type_name -> conclave.v1.ErrorDetail
 	0,  // 10: conclave.v1.NodeStatus.seal:type_name -> conclave.v1.SealState
 	4,  // 11: conclave.v1.NodeStatus.crls:type_name -> conclave.v1.CRL
 	8,  // 12: conclave.v1.SubmitShareResponse.node:type_name -> conclave.v1.NodeStatus
@@ -3699,70 +4053,78 @@ var file_transport_kmspb_operator_proto_depIdxs = []int32{
 	8,  // 14: conclave.v1.SealResponse.node:type_name -> conclave.v1.NodeStatus
 	8,  // 15: conclave.v1.NodeReport.nodes:type_name -> conclave.v1.NodeStatus
 	8,  // 16: conclave.v1.InstallCRLResponse.node:type_name -> conclave.v1.NodeStatus
-	58, // 17: conclave.v1.BreakGlass.duration:type_name -> google.protobuf.Duration
-	56, // 18: conclave.v1.BreakGlass.began:type_name -> google.protobuf.Timestamp
-	56, // 19: conclave.v1.BreakGlass.expires:type_name -> google.protobuf.Timestamp
-	58, // 20: conclave.v1.BeginBreakGlassRequest.duration:type_name -> google.protobuf.Duration
+	65, // 17: conclave.v1.BreakGlass.duration:type_name -> google.protobuf.Duration
+	63, // 18: conclave.v1.BreakGlass.began:type_name -> google.protobuf.Timestamp
+	63, // 19: conclave.v1.BreakGlass.expires:type_name -> google.protobuf.Timestamp
+	65, // 20: conclave.v1.BeginBreakGlassRequest.duration:type_name -> google.protobuf.Duration
 	25, // 21: conclave.v1.BeginBreakGlassResponse.ceremony:type_name -> conclave.v1.BreakGlass
 	25, // 22: conclave.v1.GetBreakGlassResponse.ceremony:type_name -> conclave.v1.BreakGlass
 	25, // 23: conclave.v1.SubmitBreakGlassShareResponse.ceremony:type_name -> conclave.v1.BreakGlass
 	32, // 24: conclave.v1.SubmitBreakGlassShareResponse.key:type_name -> conclave.v1.BreakGlassKey
-	56, // 25: conclave.v1.BreakGlassKey.expires:type_name -> google.protobuf.Timestamp
-	56, // 26: conclave.v1.CreateSessionResponse.expires:type_name -> google.protobuf.Timestamp
+	63, // 25: conclave.v1.BreakGlassKey.expires:type_name -> google.protobuf.Timestamp
+	63, // 26: conclave.v1.CreateSessionResponse.expires:type_name -> google.protobuf.Timestamp
 	41, // 27: conclave.v1.MembersResponse.members:type_name -> conclave.v1.Member
 	7,  // 28: conclave.v1.Member.addresses:type_name -> conclave.v1.Addresses
 	44, // 29: conclave.v1.ListCredentialsResponse.credentials:type_name -> conclave.v1.Credential
-	56, // 30: conclave.v1.Credential.created:type_name -> google.protobuf.Timestamp
-	56, // 31: conclave.v1.Credential.expires:type_name -> google.protobuf.Timestamp
+	63, // 30: conclave.v1.Credential.created:type_name -> google.protobuf.Timestamp
+	63, // 31: conclave.v1.Credential.expires:type_name -> google.protobuf.Timestamp
 	51, // 32: conclave.v1.ListAccountsResponse.accounts:type_name -> conclave.v1.AccountInfo
-	56, // 33: conclave.v1.AccountInfo.created:type_name -> google.protobuf.Timestamp
-	2,  // 34: conclave.v1.Operator.Status:input_type -> conclave.v1.StatusRequest
-	9,  // 35: conclave.v1.Operator.Init:input_type -> conclave.v1.InitRequest
-	12, // 36: conclave.v1.Operator.Challenge:input_type -> conclave.v1.ChallengeRequest
-	14, // 37: conclave.v1.Operator.SubmitShare:input_type -> conclave.v1.SubmitShareRequest
-	16, // 38: conclave.v1.Operator.ResetShares:input_type -> conclave.v1.ResetSharesRequest
-	18, // 39: conclave.v1.Operator.Seal:input_type -> conclave.v1.SealRequest
-	21, // 40: conclave.v1.Operator.ConfirmTime:input_type -> conclave.v1.ConfirmTimeRequest
-	23, // 41: conclave.v1.Operator.InstallCRL:input_type -> conclave.v1.InstallCRLRequest
-	26, // 42: conclave.v1.Operator.BeginBreakGlass:input_type -> conclave.v1.BeginBreakGlassRequest
-	28, // 43: conclave.v1.Operator.GetBreakGlass:input_type -> conclave.v1.GetBreakGlassRequest
-	30, // 44: conclave.v1.Operator.SubmitBreakGlassShare:input_type -> conclave.v1.SubmitBreakGlassShareRequest
-	33, // 45: conclave.v1.Operator.CancelBreakGlass:input_type -> conclave.v1.CancelBreakGlassRequest
-	35, // 46: conclave.v1.Session.Create:input_type -> conclave.v1.CreateSessionRequest
-	42, // 47: conclave.v1.Credentials.List:input_type -> conclave.v1.ListCredentialsRequest
-	45, // 48: conclave.v1.Credentials.CreateAccessKey:input_type -> conclave.v1.CreateAccessKeyRequest
-	52, // 49: conclave.v1.Credentials.Delete:input_type -> conclave.v1.DeleteCredentialRequest
-	54, // 50: conclave.v1.Credentials.RevokeSessions:input_type -> conclave.v1.RevokeSessionsRequest
-	47, // 51: conclave.v1.Accounts.Create:input_type -> conclave.v1.CreateAccountRequest
-	49, // 52: conclave.v1.Accounts.List:input_type -> conclave.v1.ListAccountsRequest
-	37, // 53: conclave.v1.Audit.Read:input_type -> conclave.v1.ReadAuditRequest
-	39, // 54: conclave.v1.Cluster.Members:input_type -> conclave.v1.MembersRequest
-	3,  // 55: conclave.v1.Operator.Status:output_type -> conclave.v1.StatusResponse
-	10, // 56: conclave.v1.Operator.Init:output_type -> conclave.v1.InitResponse
-	13, // 57: conclave.v1.Operator.Challenge:output_type -> conclave.v1.ChallengeResponse
-	15, // 58: conclave.v1.Operator.SubmitShare:output_type -> conclave.v1.SubmitShareResponse
-	17, // 59: conclave.v1.Operator.ResetShares:output_type -> conclave.v1.ResetSharesResponse
-	19, // 60: conclave.v1.Operator.Seal:output_type -> conclave.v1.SealResponse
-	22, // 61: conclave.v1.Operator.ConfirmTime:output_type -> conclave.v1.ConfirmTimeResponse
-	24, // 62: conclave.v1.Operator.InstallCRL:output_type -> conclave.v1.InstallCRLResponse
-	27, // 63: conclave.v1.Operator.BeginBreakGlass:output_type -> conclave.v1.BeginBreakGlassResponse
-	29, // 64: conclave.v1.Operator.GetBreakGlass:output_type -> conclave.v1.GetBreakGlassResponse
-	31, // 65: conclave.v1.Operator.SubmitBreakGlassShare:output_type -> conclave.v1.SubmitBreakGlassShareResponse
-	34, // 66: conclave.v1.Operator.CancelBreakGlass:output_type -> conclave.v1.CancelBreakGlassResponse
-	36, // 67: conclave.v1.Session.Create:output_type -> conclave.v1.CreateSessionResponse
-	43, // 68: conclave.v1.Credentials.List:output_type -> conclave.v1.ListCredentialsResponse
-	46, // 69: conclave.v1.Credentials.CreateAccessKey:output_type -> conclave.v1.CreateAccessKeyResponse
-	53, // 70: conclave.v1.Credentials.Delete:output_type -> conclave.v1.DeleteCredentialResponse
-	55, // 71: conclave.v1.Credentials.RevokeSessions:output_type -> conclave.v1.RevokeSessionsResponse
-	48, // 72: conclave.v1.Accounts.Create:output_type -> conclave.v1.CreateAccountResponse
-	50, // 73: conclave.v1.Accounts.List:output_type -> conclave.v1.ListAccountsResponse
-	38, // 74: conclave.v1.Audit.Read:output_type -> conclave.v1.ReadAuditResponse
-	40, // 75: conclave.v1.Cluster.Members:output_type -> conclave.v1.MembersResponse
-	55, // [55:76] is the sub-list for method output_type
-	34, // [34:55] is the sub-list for method input_type
-	34, // [34:34] is the sub-list for extension type_name
-	34, // [34:34] is the sub-list for extension extendee
-	0,  // [0:34] is the sub-list for field type_name
+	63, // 33: conclave.v1.AccountInfo.created:type_name -> google.protobuf.Timestamp
+	56, // 34: conclave.v1.ListCertificateMappingsResponse.mappings:type_name -> conclave.v1.CertificateMapping
+	63, // 35: conclave.v1.CertificateMapping.created:type_name -> google.protobuf.Timestamp
+	2,  // 36: conclave.v1.Operator.Status:input_type -> conclave.v1.StatusRequest
+	9,  // 37: conclave.v1.Operator.Init:input_type -> conclave.v1.InitRequest
+	12, // 38: conclave.v1.Operator.Challenge:input_type -> conclave.v1.ChallengeRequest
+	14, // 39: conclave.v1.Operator.SubmitShare:input_type -> conclave.v1.SubmitShareRequest
+	16, // 40: conclave.v1.Operator.ResetShares:input_type -> conclave.v1.ResetSharesRequest
+	18, // 41: conclave.v1.Operator.Seal:input_type -> conclave.v1.SealRequest
+	21, // 42: conclave.v1.Operator.ConfirmTime:input_type -> conclave.v1.ConfirmTimeRequest
+	23, // 43: conclave.v1.Operator.InstallCRL:input_type -> conclave.v1.InstallCRLRequest
+	26, // 44: conclave.v1.Operator.BeginBreakGlass:input_type -> conclave.v1.BeginBreakGlassRequest
+	28, // 45: conclave.v1.Operator.GetBreakGlass:input_type -> conclave.v1.GetBreakGlassRequest
+	30, // 46: conclave.v1.Operator.SubmitBreakGlassShare:input_type -> conclave.v1.SubmitBreakGlassShareRequest
+	33, // 47: conclave.v1.Operator.CancelBreakGlass:input_type -> conclave.v1.CancelBreakGlassRequest
+	35, // 48: conclave.v1.Session.Create:input_type -> conclave.v1.CreateSessionRequest
+	42, // 49: conclave.v1.Credentials.List:input_type -> conclave.v1.ListCredentialsRequest
+	45, // 50: conclave.v1.Credentials.CreateAccessKey:input_type -> conclave.v1.CreateAccessKeyRequest
+	59, // 51: conclave.v1.Credentials.Delete:input_type -> conclave.v1.DeleteCredentialRequest
+	61, // 52: conclave.v1.Credentials.RevokeSessions:input_type -> conclave.v1.RevokeSessionsRequest
+	47, // 53: conclave.v1.Accounts.Create:input_type -> conclave.v1.CreateAccountRequest
+	49, // 54: conclave.v1.Accounts.List:input_type -> conclave.v1.ListAccountsRequest
+	52, // 55: conclave.v1.CertificateMappings.Create:input_type -> conclave.v1.CreateCertificateMappingRequest
+	54, // 56: conclave.v1.CertificateMappings.List:input_type -> conclave.v1.ListCertificateMappingsRequest
+	57, // 57: conclave.v1.CertificateMappings.Delete:input_type -> conclave.v1.DeleteCertificateMappingRequest
+	37, // 58: conclave.v1.Audit.Read:input_type -> conclave.v1.ReadAuditRequest
+	39, // 59: conclave.v1.Cluster.Members:input_type -> conclave.v1.MembersRequest
+	3,  // 60: conclave.v1.Operator.Status:output_type -> conclave.v1.StatusResponse
+	10, // 61: conclave.v1.Operator.Init:output_type -> conclave.v1.InitResponse
+	13, // 62: conclave.v1.Operator.Challenge:output_type -> conclave.v1.ChallengeResponse
+	15, // 63: conclave.v1.Operator.SubmitShare:output_type -> conclave.v1.SubmitShareResponse
+	17, // 64: conclave.v1.Operator.ResetShares:output_type -> conclave.v1.ResetSharesResponse
+	19, // 65: conclave.v1.Operator.Seal:output_type -> conclave.v1.SealResponse
+	22, // 66: conclave.v1.Operator.ConfirmTime:output_type -> conclave.v1.ConfirmTimeResponse
+	24, // 67: conclave.v1.Operator.InstallCRL:output_type -> conclave.v1.InstallCRLResponse
+	27, // 68: conclave.v1.Operator.BeginBreakGlass:output_type -> conclave.v1.BeginBreakGlassResponse
+	29, // 69: conclave.v1.Operator.GetBreakGlass:output_type -> conclave.v1.GetBreakGlassResponse
+	31, // 70: conclave.v1.Operator.SubmitBreakGlassShare:output_type -> conclave.v1.SubmitBreakGlassShareResponse
+	34, // 71: conclave.v1.Operator.CancelBreakGlass:output_type -> conclave.v1.CancelBreakGlassResponse
+	36, // 72: conclave.v1.Session.Create:output_type -> conclave.v1.CreateSessionResponse
+	43, // 73: conclave.v1.Credentials.List:output_type -> conclave.v1.ListCredentialsResponse
+	46, // 74: conclave.v1.Credentials.CreateAccessKey:output_type -> conclave.v1.CreateAccessKeyResponse
+	60, // 75: conclave.v1.Credentials.Delete:output_type -> conclave.v1.DeleteCredentialResponse
+	62, // 76: conclave.v1.Credentials.RevokeSessions:output_type -> conclave.v1.RevokeSessionsResponse
+	48, // 77: conclave.v1.Accounts.Create:output_type -> conclave.v1.CreateAccountResponse
+	50, // 78: conclave.v1.Accounts.List:output_type -> conclave.v1.ListAccountsResponse
+	53, // 79: conclave.v1.CertificateMappings.Create:output_type -> conclave.v1.CreateCertificateMappingResponse
+	55, // 80: conclave.v1.CertificateMappings.List:output_type -> conclave.v1.ListCertificateMappingsResponse
+	58, // 81: conclave.v1.CertificateMappings.Delete:output_type -> conclave.v1.DeleteCertificateMappingResponse
+	38, // 82: conclave.v1.Audit.Read:output_type -> conclave.v1.ReadAuditResponse
+	40, // 83: conclave.v1.Cluster.Members:output_type -> conclave.v1.MembersResponse
+	60, // [60:84] is the sub-list for method output_type
+	36, // [36:60] is the sub-list for method input_type
+	36, // [36:36] is the sub-list for extension type_name
+	36, // [36:36] is the sub-list for extension extendee
+	0,  // [0:36] is the sub-list for field type_name
 }
 
 func init() { file_transport_kmspb_operator_proto_init() }
@@ -3777,9 +4139,9 @@ func file_transport_kmspb_operator_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_transport_kmspb_operator_proto_rawDesc), len(file_transport_kmspb_operator_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   56,
+			NumMessages:   63,
 			NumExtensions: 0,
-			NumServices:   6,
+			NumServices:   7,
 		},
 		GoTypes:           file_transport_kmspb_operator_proto_goTypes,
 		DependencyIndexes: file_transport_kmspb_operator_proto_depIdxs,
