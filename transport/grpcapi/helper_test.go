@@ -113,6 +113,18 @@ func (f *fakeEngine) Accounts(context.Context, *iam.Caller) ([]keyengine.Account
 	return []keyengine.AccountInfo{{Number: "111122223333", Name: "first"}}, nil
 }
 
+func (f *fakeEngine) CreateCertificateMapping(_ context.Context, _ *iam.Caller, pattern, principal string) (string, error) {
+	return pattern + " is " + principal, nil
+}
+
+func (f *fakeEngine) CertificateMappings(context.Context, *iam.Caller) ([]keyengine.CertificateMapping, error) {
+	return []keyengine.CertificateMapping{{Pattern: "spiffe://a/b", ARN: "arn", Principal: "ann"}}, nil
+}
+
+func (f *fakeEngine) DeleteCertificateMapping(_ context.Context, c *iam.Caller, pattern string) error {
+	return f.managed(c, "unmap "+pattern)
+}
+
 func (f *fakeEngine) CreateAccessKey(_ context.Context, c *iam.Caller, answerKey []byte) (string, []byte, error) {
 	return "AKIA", append([]byte("for "), answerKey...), f.managed(c, "create")
 }
