@@ -321,7 +321,7 @@ func admissionReadCases() []readCase {
 	}
 	const byMapping = fsmpb.Kind_KIND_CERTIFICATE_MAPPING
 	const prefix, exact = "spiffe://test/ns/shop/*", "spiffe://test/ns/shop/web"
-	const mappedUser, mappedRole = "KEY KEY_POLICY CERTIFICATE_MAPPING CERTIFICATE_MAPPING USER", "KEY KEY_POLICY CERTIFICATE_MAPPING CERTIFICATE_MAPPING ROLE"
+	const mappedUser, mappedRole = "KEY KEY_POLICY USER CERTIFICATE_MAPPING CERTIFICATE_MAPPING", "KEY KEY_POLICY ROLE CERTIFICATE_MAPPING CERTIFICATE_MAPPING"
 	const byUser, byRole = "KEY KEY_POLICY CREDENTIAL USER", "KEY KEY_POLICY ROLE"
 	return []readCase{
 		{"sessions of an identity provider revoked", "Encrypt", ofPod, fsmpb.Kind_KIND_OIDC_PROVIDER, provider, func(f *readFixture) {

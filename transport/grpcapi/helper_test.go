@@ -69,7 +69,7 @@ func (f *fakeEngine) AuthenticateSession(_ context.Context, token string) (iam.I
 	case token == "expired", f.expired:
 		return iam.Identity{}, &kmsapi.Error{Code: kmsapi.ErrExpiredToken.Code, Message: "expired"}
 	case token == "good":
-		return iam.ForwardedIdentity(iam.Identity{}.Principal(), 0, "AKIA", [32]byte{}, "session", nil)
+		return iam.ForwardedIdentity(iam.Identity{}.Principal(), 0, "AKIA", [32]byte{}, "session", nil, nil)
 	}
 	return iam.Identity{}, errBadToken
 }
