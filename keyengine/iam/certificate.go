@@ -57,9 +57,12 @@ func MappedBy(s *fsm.State, cert *Certificate, note func(fsmpb.Kind, []byte, fsm
 	if m == nil {
 		return Entity{}, Entity{}, ErrUnrecognized
 	}
+	// A mapping is no older than whom it names, as with credentials of users: see entityOf.
 	partition, account := partitionOf(s), fsm.Account(m.PrincipalAccount)
-	if u := fsm.UserByID(s, account, m.Principal); u != nil {
+	if u := fsm.UserByID(s, account, m.Principal); u != nil && m.Created >= u.Created {
 		who, err = userEntity(s, u)
+	} else if r := fsm.RoleByID(s, account, m.Principal); r == nil || m.Created < r.Created {
+		return Entity{}, Entity{}, ErrUnrecognized
 	} else {
 		who, err = roleEntity(s, &iampb.Session{
 			Account: m.PrincipalAccount, Role: m.Principal, Name: sessionName(cert), SourceIdentity: cert.URI, Expires: cert.NotAfter.UnixNano(),
