@@ -24,13 +24,16 @@ type CertificateMapping struct {
 	Created   time.Time
 }
 
+// mappings are the operations of an engine on certificate mappings.
+type mappings struct{ engine *Engine }
+
 // CreateCertificateMapping maps certificates to a user of the account that the cluster was
 // initialised with, or to a role of any account, and returns the mapping's ARN. The caller
 // needs conclave:CreateCertificateMapping in that account. Errors: ErrValidation,
 // EntityAlreadyExists, NoSuchEntity, ErrAccessDenied, ErrUnrecognizedClient, ErrUnavailable.
-func (e *Engine) CreateCertificateMapping(ctx context.Context, c *iam.Caller, pattern, principal string) (arn string, err error) {
+func (m mappings) CreateCertificateMapping(ctx context.Context, c *iam.Caller, pattern, principal string) (arn string, err error) {
 	ask := record.Event{Parameters: []*auditpb.Field{auditfield.Text("pattern", cut(pattern)), auditfield.Text("principal", cut(principal))}}
-	err = e.requested(ctx, c, "CreateCertificateMapping", ask, func(ev *request.Evaluation, _ *record.Event) error {
+	err = m.engine.requested(ctx, c, "CreateCertificateMapping", ask, func(ev *request.Evaluation, _ *record.Event) error {
 		if err := mustAdminister(ev, "conclave:CreateCertificateMapping"); err != nil {
 			return err
 		}
@@ -47,9 +50,9 @@ func (e *Engine) CreateCertificateMapping(ctx context.Context, c *iam.Caller, pa
 // DeleteCertificateMapping ends a mapping on all nodes. The caller needs
 // conclave:DeleteCertificateMapping in the account that the cluster was initialised with.
 // Errors: NoSuchEntity, ErrAccessDenied, ErrUnrecognizedClient, ErrUnavailable.
-func (e *Engine) DeleteCertificateMapping(ctx context.Context, c *iam.Caller, pattern string) error {
+func (m mappings) DeleteCertificateMapping(ctx context.Context, c *iam.Caller, pattern string) error {
 	ask := record.Event{Parameters: []*auditpb.Field{auditfield.Text("pattern", cut(pattern))}}
-	return e.requested(ctx, c, "DeleteCertificateMapping", ask, func(ev *request.Evaluation, _ *record.Event) error {
+	return m.engine.requested(ctx, c, "DeleteCertificateMapping", ask, func(ev *request.Evaluation, _ *record.Event) error {
 		if err := mustAdminister(ev, "conclave:DeleteCertificateMapping"); err != nil {
 			return err
 		}
@@ -65,25 +68,25 @@ func cut(s string) string { return s[:min(len(s), maxRecorded)] }
 // CertificateMappings returns the certificate mappings, ordered by their patterns. The caller
 // needs conclave:ListCertificateMappings in the account that the cluster was initialised with.
 // Errors: ErrAccessDenied, ErrUnrecognizedClient, ErrUnavailable.
-func (e *Engine) CertificateMappings(ctx context.Context, c *iam.Caller) (list []CertificateMapping, err error) {
-	err = e.requested(ctx, c, "ListCertificateMappings", record.Event{ReadOnly: true}, func(ev *request.Evaluation, _ *record.Event) error {
+func (m mappings) CertificateMappings(ctx context.Context, c *iam.Caller) (list []CertificateMapping, err error) {
+	err = m.engine.requested(ctx, c, "ListCertificateMappings", record.Event{ReadOnly: true}, func(ev *request.Evaluation, _ *record.Event) error {
 		return mustAdminister(ev, "conclave:ListCertificateMappings")
 	})
 	if err != nil {
 		return nil, err
 	}
 	// As for Accounts, the list is read afterwards.
-	s, err := e.FreshState(ctx)
+	s, err := m.engine.FreshState(ctx)
 	if err != nil {
 		return nil, err
 	}
-	account, partition := fsm.AccountOf(s), e.cluster(s).GetPartition()
-	for m := range fsm.Objects[*fsmpb.CertificateMapping](s, fsm.AccountID(account), "") {
-		info := CertificateMapping{Pattern: m.Pattern, ARN: iam.MappingARN(partition, account, m.Pattern), Principal: m.Principal, Created: time.Unix(0, m.Created)}
-		of := fsm.Account(m.PrincipalAccount)
-		if u := fsm.UserByID(s, of, m.Principal); u != nil {
+	account, partition := fsm.AccountOf(s), m.engine.cluster(s).GetPartition()
+	for o := range fsm.Objects[*fsmpb.CertificateMapping](s, fsm.AccountID(account), "") {
+		info := CertificateMapping{Pattern: o.Pattern, ARN: iam.MappingARN(partition, account, o.Pattern), Principal: o.Principal, Created: time.Unix(0, o.Created)}
+		of := fsm.Account(o.PrincipalAccount)
+		if u := fsm.UserByID(s, of, o.Principal); u != nil {
 			info.Principal = iam.UserARN(partition, u)
-		} else if r := fsm.RoleByID(s, of, m.Principal); r != nil {
+		} else if r := fsm.RoleByID(s, of, o.Principal); r != nil {
 			info.Principal = iam.RoleARN(partition, r)
 		}
 		list = append(list, info)

@@ -84,6 +84,8 @@ type Engine struct {
 	*iam.Authenticator
 	// Ceremonies initialise the cluster and seal and unseal the node.
 	*ceremony.Ceremonies
+	// The mappings say who the clients with certificates are.
+	mappings
 
 	cfg        Config
 	replica    Replica
@@ -106,6 +108,7 @@ func New(cfg Config) (*Engine, error) {
 		cfg.Logger = slog.New(slog.DiscardHandler)
 	}
 	e := &Engine{cfg: cfg, replica: cfg.Replica, clock: cfg.Clock, log: cfg.Logger, refusals: make(map[string]time.Time)}
+	e.mappings = mappings{e}
 	var err error
 	if e.vault, err = vault.New(cfg.Clock.Now, !cfg.AllowUnlockedMemory); err != nil {
 		return nil, err
