@@ -1,6 +1,7 @@
 package keyengine
 
 import (
+	"errors"
 	"strings"
 	"testing"
 	"time"
@@ -17,6 +18,50 @@ import (
 func mappingTrust(effect, uri string, conditions ...string) string {
 	return `{"Version":"2012-10-17","Statement":[{"Effect":"` + effect + `","Principal":{"Federated":"arn:aws:iam::` + testAccountNumber.String() +
 		`:certificate-mapping/` + uri + `"},"Action":["sts:AssumeRole","sts:SetSourceIdentity"]` + strings.Join(conditions, "") + `}]}`
+}
+
+// Each operation on certificate mappings needs its permission in the account that administers
+// the cluster, and leaves a record, whether it is allowed or not.
+func TestCertificateMappingsArePermitted(t *testing.T) {
+	t.Parallel()
+	c := newTestCluster(t)
+	c.allowManyRefusals()
+	c.putAccount(otherAccount)
+	outsider := c.storeUser(otherAccount, "admin", policyDocument(everything))
+	c.putRole("app", func(*fsmpb.Role) {})
+	const pattern, role = "spiffe://test/ns/*", "arn:aws:iam::" + testAccount + ":role/app"
+	for _, tt := range []struct {
+		name string
+		do   func(*iam.Caller) error
+	}{
+		{"CreateCertificateMapping", func(by *iam.Caller) error {
+			_, err := c.engine.CreateCertificateMapping(t.Context(), by, pattern, role)
+			return err
+		}},
+		{"ListCertificateMappings", func(by *iam.Caller) error { _, err := c.engine.CertificateMappings(t.Context(), by); return err }},
+		{"DeleteCertificateMapping", func(by *iam.Caller) error { return c.engine.DeleteCertificateMapping(t.Context(), by, pattern) }},
+	} {
+		action := "conclave:" + tt.name
+		may := c.newPerson("may-"+tt.name, allow(action, "*"))
+		for who, by := range map[string]iam.Identity{
+			"a user with nothing":                 c.newPerson("no-"+tt.name, allow("iam:*", "*")).identity,
+			"a user with all but that":            c.newPerson("other-"+tt.name, everything, statement("Deny", "", action)).identity,
+			"an administrator of another account": outsider,
+		} {
+			if err := tt.do(c.caller(by)); !errors.Is(err, kmsapi.ErrAccessDenied) {
+				t.Errorf("%s by %s: got error %v, want AccessDeniedException", tt.name, who, err)
+			}
+			if r := c.lastRecord(); r.EventName != tt.name || r.ErrorCode != string(kmsapi.ErrAccessDenied.Code) {
+				t.Errorf("%s by %s: the record says %s, %q", tt.name, who, r.EventName, r.ErrorCode)
+			}
+		}
+		if err := tt.do(c.caller(may.identity)); err != nil {
+			t.Errorf("%s: %v", tt.name, err)
+		}
+		if r := c.lastRecord(); r.EventName != tt.name || r.ErrorCode != "" || r.Identity.UserName != may.name {
+			t.Errorf("%s: the record says %s by %s, %q", tt.name, r.EventName, r.Identity.UserName, r.ErrorCode)
+		}
+	}
 }
 
 func (c *testCluster) putMapping(pattern, principal string) {

@@ -80,6 +80,10 @@ func TestRootSessionsMakeNoCredentials(t *testing.T) {
 			_, _, err := c.engine.CreateAccount(ctx, caller(), otherAccount.String(), "other", to.Public())
 			return err
 		},
+		"CreateCertificateMapping": func() error {
+			_, err := c.engine.CreateCertificateMapping(ctx, caller(), "spiffe://test/a", "arn:aws:iam::"+testAccount+":role/app")
+			return err
+		},
 	} {
 		if err := do(); !errors.Is(err, kmsapi.ErrAccessDenied) {
 			t.Errorf("%s: got error %v, want AccessDeniedException", name, err)
