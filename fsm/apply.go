@@ -196,7 +196,7 @@ func (a *applier) batch(b *wire.Batch, signed bool) BatchResult {
 	a.hash.Numbers(b.Incarnation, b.Seq, uint64(len(verdicts)))
 	answer := session.Answer{Index: a.index, Verdicts: verdictBytes(verdicts)}
 	a.hash.Bytes(answer.Verdicts)
-	a.f.sessions.Applied(b, answer, limitsAt(a.state.level).Unsettled)
+	a.f.sessions.Applied(b, answer, level.LimitsAt(a.state.level).Unsettled)
 	return BatchResult{Status: BatchApplied, Index: a.index, Verdicts: verdicts}
 }
 
@@ -223,7 +223,7 @@ func initialises(b *wire.Batch) bool {
 // record decides about a record. If everything that it read still holds, its changes are
 // made and its leaf is added to the audit tree; otherwise nothing happens.
 func (a *applier) record(r *wire.Record) Verdict {
-	if !validRecord(r, limitsAt(a.state.level)) {
+	if !validRecord(r, level.LimitsAt(a.state.level)) {
 		a.broken = "the record is malformed"
 		return Invalid
 	}
@@ -305,7 +305,7 @@ func (a *applier) version(kind fsmpb.Kind, id []byte) Version {
 // maxVersions bounds the cache of versions.
 const maxVersions = 1024
 
-func validRecord(r *wire.Record, most limits) bool {
+func validRecord(r *wire.Record, most *level.Limits) bool {
 	if len(r.RequestID) != 16 || len(r.Salt) != 16 || len(r.Commitment) != auditlog.HashSize ||
 		len(r.Body) == 0 || len(r.Body) > most.Body ||
 		len(r.Reads) > most.Reads || len(r.Changes) > most.Changes || len(r.Uses) > most.Uses {

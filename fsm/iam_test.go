@@ -10,6 +10,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/conclavekms/conclave/fsm/fsmpb"
+	"github.com/conclavekms/conclave/fsm/level"
 )
 
 // otherAccount is an account beside the cluster's own.
@@ -74,6 +75,12 @@ func putManaged(m *fsmpb.Policy) *fsmpb.Change {
 	return &fsmpb.Change{Change: &fsmpb.Change_PutPolicy{PutPolicy: m}}
 }
 
+func putMapping(pattern string, edits ...func(*fsmpb.CertificateMapping)) *fsmpb.Change {
+	return &fsmpb.Change{Change: &fsmpb.Change_PutCertificateMapping{PutCertificateMapping: with(&fsmpb.CertificateMapping{
+		Account: uint64(account), Pattern: pattern, PrincipalAccount: uint64(account), Principal: uniqueID("AIDA", 1), Created: start,
+	}, edits)}}
+}
+
 func putProvider(m *fsmpb.OidcProvider) *fsmpb.Change {
 	return &fsmpb.Change{Change: &fsmpb.Change_PutOidcProvider{PutOidcProvider: m}}
 }
@@ -117,6 +124,10 @@ func deleteProvider(url string) *fsmpb.Change {
 	return &fsmpb.Change{Change: &fsmpb.Change_DeleteOidcProvider{DeleteOidcProvider: entityNamed(url)}}
 }
 
+func deleteMapping(pattern string) *fsmpb.Change {
+	return &fsmpb.Change{Change: &fsmpb.Change_DeleteCertificateMapping{DeleteCertificateMapping: &fsmpb.CertificateMappingID{Account: uint64(account), Pattern: pattern}}}
+}
+
 func deleteVersion(policy string, number uint32) *fsmpb.Change {
 	return &fsmpb.Change{Change: &fsmpb.Change_DeletePolicyVersion{DeletePolicyVersion: &fsmpb.PolicyVersionID{Account: uint64(account), Policy: policy, Number: number}}}
 }
@@ -127,7 +138,8 @@ func deleteCredential(id string) *fsmpb.Change {
 
 // addIAM adds to the world another account, the users Ann, who has everything, and bob, who
 // has nothing, the groups devs, with Ann in it, and empty, the role app, the managed policies
-// Read, with the versions 2 and 3 of three, and spare, and an identity provider.
+// Read, with the versions 2 and 3 of three, and spare, an identity provider and a certificate
+// mapping.
 func (w *world) addIAM(t *testing.T) {
 	t.Helper()
 	wantVerdicts(t, w.propose(
@@ -135,7 +147,7 @@ func (w *world) addIAM(t *testing.T) {
 			managedPolicy(testPolicy("Read", 1, func(p *fsmpb.Policy) { p.Path, p.Newest, p.Versions = "/team/", 3, []uint32{1, 2, 3} })),
 			managedPolicy(testPolicy("spare", 2)))...),
 		record(putGroup(testGroup("devs", 1, func(g *fsmpb.Group) { g.Policies = []string{policyARN("team/Read")} })), putGroup(testGroup("empty", 2)),
-			putUser(ann()), credential(annsKey), putUser(testUser("bob", 2)), putRole(app()), putProvider(testProvider())),
+			putUser(ann()), credential(annsKey), putUser(testUser("bob", 2)), putRole(app()), putProvider(testProvider()), putMapping("spiffe://test/a")),
 		record(deleteVersion("Read", 1), putManaged(readPolicy())),
 		// The same names and unique ids in another account are others'.
 		record(putUser(testUser("Ann", 1, func(u *fsmpb.User) { u.Account = uint64(otherAccount) }))),
@@ -183,6 +195,7 @@ func completeIAM() []*fsmpb.Change {
 		putProvider(testProvider(func(p *fsmpb.OidcProvider) {
 			p.ClientIds, p.Thumbprints, p.Tags, p.Jwks = []string{"c"}, []string{"t"}, tags, []byte("{}")
 		})),
+		putMapping("spiffe://test/a"),
 	)
 }
 
@@ -352,6 +365,11 @@ var iamRuleCases = []ruleCase{
 		changing(putProvider(testProvider(func(p *fsmpb.OidcProvider) { p.Jwks = make([]byte, 262000) })))},
 	{"an identity provider is too large", "clients", changing(putProvider(testProvider(func(p *fsmpb.OidcProvider) { p.ClientIds = make([]string, 257) }))),
 		changing(putProvider(testProvider(func(p *fsmpb.OidcProvider) { p.ClientIds = make([]string, 256) })))},
+	{"a certificate mapping has no valid pattern", "node", changing(putMapping("conclave://node/n1")), changing(putMapping("conclave://operator/n1"))},
+	{"a certificate mapping has no valid pattern", "operators", changing(putMapping("conclave://operator/*")), nil},
+	{"a certificate mapping has no principal", "", changing(putMapping("spiffe://test/b", func(m *fsmpb.CertificateMapping) { m.Principal = "" })), changing(putMapping("spiffe://test/b"))},
+	{"a certificate mapping has no creation date", "", changing(putMapping("spiffe://test/b", func(m *fsmpb.CertificateMapping) { m.Created = 0 })), nil},
+	{"it changes a certificate mapping", "", changing(putMapping("spiffe://test/a")), nil},
 	{"it changes the creation date of an identity provider", "", changing(putProvider(testProvider(func(p *fsmpb.OidcProvider) { p.Created++ }))), nil},
 
 	// Managed policies and their versions.
@@ -614,10 +632,10 @@ func randomIAM(rnd *rand.Rand, s *State) *fsmpb.Record {
 			changes = append(changes, managed()...)
 		case 7:
 			changes = append(changes, []*fsmpb.Change{
-				deleteUser(name("u")), deleteGroup(name("g")), deleteRole(name("r")), deletePolicy(name("p")), deleteProvider("issuer.test/a"),
-			}[rnd.IntN(5)])
+				deleteUser(name("u")), deleteGroup(name("g")), deleteRole(name("r")), deletePolicy(name("p")), deleteProvider("issuer.test/a"), deleteMapping("spiffe://test/a"),
+			}[rnd.IntN(6)])
 		case 8:
-			changes = append(changes, putProvider(testProvider()))
+			changes = append(changes, putProvider(testProvider()), putMapping("spiffe://test/"+name("m")))
 		case 9:
 			changes = append(changes, putAccount(testAccount(otherAccount, func(a *fsmpb.Account) { a.Name = fmt.Sprint(rnd.IntN(9)) })))
 		}
@@ -678,11 +696,11 @@ func TestIAMHashIsFixed(t *testing.T) {
 		record(putUser(testUser("Bob2", 2)), deleteUser("bob")),
 		record(deleteUser("ann"), deleteCredential(annsKey), deleteRole("app")),
 	), Accepted, Accepted, Accepted, Accepted, Accepted, Accepted)
-	const want = "fa1f91e848badcf56fe45ca70cf88b6da22815b4aefa8e5be8f26659079def6a"
+	const want = "c788b6fec94a0e0efdf9057b203caeeac8a78bd1ac37e98c3513fda62c7d4133"
 	if got := fmt.Sprintf("%x", w.fsm.Current().Hash()); got != want {
 		t.Errorf("the state hash is %s, was %s", got, want)
 	}
-	const wantDigest = "667df8db6e7f667d96b1820235fef345d2f20785f4660cd0ed13e5d5b270f013"
+	const wantDigest = "107c2d1c3639bff11efd7a21070dd802ecbb04fecb5587331c8fc8fdb9b30a9d"
 	if got := fmt.Sprintf("%x", w.fsm.Current().Digest()); got != wantDigest {
 		t.Errorf("the digest of the rows is %s, was %s", got, wantDigest)
 	}
@@ -790,7 +808,7 @@ func TestSetsAreTouchedByMoves(t *testing.T) {
 // TestLargestEntityFitsIntoASnapshot: what apply accepts, a snapshot brings back.
 func TestLargestEntityFitsIntoASnapshot(t *testing.T) {
 	w := newWorld(t)
-	wantVerdicts(t, w.propose(userWith(large(limitsAt(1).Entity))(w)), Accepted)
+	wantVerdicts(t, w.propose(userWith(large(level.LimitsAt(1).Entity))(w)), Accepted)
 	other := blank(t)
 	if err := other.restore(w.snapshot()); err != nil {
 		t.Fatal(err)

@@ -7,6 +7,7 @@ import (
 	"github.com/conclavekms/conclave/fsm/form"
 	"github.com/conclavekms/conclave/fsm/fsmpb"
 	"github.com/conclavekms/conclave/fsm/intern"
+	"github.com/conclavekms/conclave/fsm/level"
 )
 
 // The kinds of identity and access management. Who may do what is decided by package
@@ -40,6 +41,9 @@ func PolicyVersionID(a Account, policy string, number uint32) []byte {
 
 // OidcProviderID returns the id of an identity provider, which is named by its URL.
 func OidcProviderID(a Account, url string) []byte { return named(a, url) }
+
+// CertificateMappingID returns the id of a certificate mapping, which is named by its pattern.
+func CertificateMappingID(a Account, pattern string) []byte { return named(a, pattern) }
 
 // GroupMembersID returns the id of the set of a group's users.
 func GroupMembersID(a Account, group string) []byte { return named(a, group) }
@@ -284,7 +288,7 @@ func iamKinds() []*row {
 			malformed: "an identity provider has no valid URL",
 			put:       (*fsmpb.Change).GetPutOidcProvider,
 			rule: func(a *applier, was, n *fsmpb.OidcProvider) string {
-				return form.CheckProvider(was, n, limitsAt(a.state.level).iam())
+				return form.CheckProvider(was, n, level.LimitsAt(a.state.level).Entities())
 			},
 			delete: &deletion[*fsmpb.OidcProvider]{
 				of: byID((*fsmpb.Change).GetDeleteOidcProvider, func(d *fsmpb.EntityID) ([]byte, bool) {
@@ -292,6 +296,27 @@ func iamKinds() []*row {
 					return OidcProviderID(a, d.Name), a.Valid() && form.IsVisible(d.Name)
 				}),
 				malformed: "an identity provider has no valid name",
+			},
+		}),
+		newRow(spec[*fsmpb.CertificateMapping]{
+			kind:    fsmpb.Kind_KIND_CERTIFICATE_MAPPING,
+			item:    (*fsmpb.SnapshotItem).GetCertificateMapping,
+			version: func(m *fsmpb.CertificateMapping) *Version { return &m.Version },
+			id: func(m *fsmpb.CertificateMapping) ([]byte, bool) {
+				a := Account(m.GetAccount())
+				return CertificateMappingID(a, m.GetPattern()), a.Valid() && form.IsVisible(m.GetPattern())
+			},
+			name:      (*fsmpb.CertificateMapping).GetPattern,
+			maxName:   form.MaxPattern,
+			malformed: "a certificate mapping has no valid pattern",
+			put:       (*fsmpb.Change).GetPutCertificateMapping,
+			rule:      func(_ *applier, was, n *fsmpb.CertificateMapping) string { return form.CheckMapping(was, n) },
+			delete: &deletion[*fsmpb.CertificateMapping]{
+				of: byID((*fsmpb.Change).GetDeleteCertificateMapping, func(d *fsmpb.CertificateMappingID) ([]byte, bool) {
+					a := Account(d.Account)
+					return CertificateMappingID(a, d.Pattern), a.Valid() && form.IsVisible(d.Pattern)
+				}),
+				malformed: "a certificate mapping has no valid pattern",
 			},
 		}),
 	}

@@ -9,6 +9,7 @@ import (
 
 	"github.com/conclavekms/conclave/fsm/form"
 	"github.com/conclavekms/conclave/fsm/fsmpb"
+	"github.com/conclavekms/conclave/fsm/level"
 )
 
 // The rules of identity and access management that depend on the state; package form has the
@@ -71,7 +72,7 @@ func (k *entities[M]) stands(a *applier, account uint64, id string) bool {
 // entity that has the unique id of n and is deleted by the record.
 func (k *entities[M]) check(a *applier, was, n M) (renamed M, broken string) {
 	var none M
-	if broken := form.CheckEntity(n, k.prefix, limitsAt(a.state.level).iam()); broken != "" {
+	if broken := form.CheckEntity(n, k.prefix, level.LimitsAt(a.state.level).Entities()); broken != "" {
 		return none, broken
 	}
 	if was == none {
@@ -97,7 +98,7 @@ func deletes(a *applier, m proto.Message) bool {
 
 // checkAttached checks the managed and inline policies and the tags of an entity.
 func checkAttached(a *applier, account uint64, arns []string, boundary string, inline []*fsmpb.InlinePolicy, tags []*fsmpb.Tag) (broken string) {
-	if broken := form.CheckAttached(arns, inline, tags, limitsAt(a.state.level).iam()); broken != "" {
+	if broken := form.CheckAttached(arns, inline, tags, level.LimitsAt(a.state.level).Entities()); broken != "" {
 		return broken
 	}
 	for _, arn := range arns {
@@ -141,7 +142,7 @@ func checkUser(a *applier, was, n *fsmpb.User) (broken string) {
 	if _, broken := users.check(a, was, n); broken != "" {
 		return broken
 	}
-	if broken := form.CheckUser(n, limitsAt(a.state.level).iam()); broken != "" {
+	if broken := form.CheckUser(n, level.LimitsAt(a.state.level).Entities()); broken != "" {
 		return broken
 	}
 	for _, g := range n.Groups {
@@ -195,7 +196,7 @@ func checkRole(a *applier, was, n *fsmpb.Role) (broken string) {
 	if was, broken = roles.check(a, was, n); broken != "" {
 		return broken
 	}
-	if broken := form.CheckRole(was, n, limitsAt(a.state.level).iam()); broken != "" {
+	if broken := form.CheckRole(was, n, level.LimitsAt(a.state.level).Entities()); broken != "" {
 		return broken
 	}
 	return checkAttached(a, n.Account, n.Policies, n.Boundary, n.Inline, n.Tags)
@@ -207,7 +208,7 @@ func checkManagedPolicy(a *applier, was, n *fsmpb.Policy) (broken string) {
 	if _, broken := policies.check(a, was, n); broken != "" {
 		return broken
 	}
-	if broken := form.CheckPolicy(was, n, limitsAt(a.state.level).iam()); broken != "" {
+	if broken := form.CheckPolicy(was, n, level.LimitsAt(a.state.level).Entities()); broken != "" {
 		return broken
 	}
 	for _, v := range slices.Concat(n.Versions, was.GetVersions()) {
@@ -232,7 +233,7 @@ func policyIsUnused(a *applier, was *fsmpb.Policy) Verdict {
 // changes.
 func checkPolicyVersion(a *applier, was, n *fsmpb.PolicyVersion) (broken string) {
 	p := policyAfter(a, EntityID(Account(n.Account), n.Policy))
-	switch most := limitsAt(a.state.level).Policy; {
+	switch most := level.LimitsAt(a.state.level).Policy; {
 	case was != nil:
 		return "it changes a version of a managed policy"
 	case !form.IsPolicy(n.Document, most):

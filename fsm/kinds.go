@@ -3,6 +3,7 @@ package fsm
 import (
 	"bytes"
 
+	"github.com/conclavekms/conclave/fsm/form"
 	"github.com/conclavekms/conclave/fsm/fsmpb"
 	"github.com/conclavekms/conclave/fsm/intern"
 )
@@ -85,7 +86,7 @@ func kinds() []*row {
 			maxName:   256,
 			malformed: "an alias has no valid name or key",
 			put:       (*fsmpb.Change).GetPutAlias,
-			rule:      (*applier).checkAlias,
+			rule:      func(_ *applier, was, n *fsmpb.Alias) string { return form.CheckAlias(was, n) },
 			delete: &deletion[*fsmpb.Alias]{
 				of: byID((*fsmpb.Change).GetDeleteAlias, func(d *fsmpb.AliasName) ([]byte, bool) {
 					return AliasID(Account(d.Account), d.Region, d.Name), Account(d.Account).Valid()
@@ -169,7 +170,7 @@ func kinds() []*row {
 			},
 			malformed: "a grant has no valid key, id, grantee or operation",
 			put:       (*fsmpb.Change).GetPutGrant,
-			rule:      (*applier).checkGrant,
+			rule:      func(_ *applier, was, n *fsmpb.Grant) string { return form.CheckGrant(was, n) },
 			delete: &deletion[*fsmpb.Grant]{
 				of: byID((*fsmpb.Change).GetDeleteGrant, func(d *fsmpb.GrantID) ([]byte, bool) {
 					key, valid := owning(d)
@@ -210,7 +211,7 @@ func kinds() []*row {
 			maxName:   64,
 			malformed: "a custom key store has no id, name, type or state",
 			put:       (*fsmpb.Change).GetPutKeyStore,
-			rule:      (*applier).checkKeyStore,
+			rule:      func(_ *applier, was, n *fsmpb.KeyStore) string { return form.CheckKeyStore(was, n) },
 			delete: &deletion[*fsmpb.KeyStore]{
 				of:   byID((*fsmpb.Change).GetDeleteKeyStore, func(d *fsmpb.KeyStoreID) ([]byte, bool) { return ofAccount(KeyStoreID, d) }),
 				rule: (*applier).storeIsEmpty,

@@ -14,7 +14,7 @@ import (
 
 // TestLimitsBySize: each limit can be reached but not exceeded.
 func TestLimitsBySize(t *testing.T) {
-	most := limitsAt(level.Oldest)
+	most := level.LimitsAt(level.Oldest)
 	id := testKey(1)
 	for name, spoil := range map[string]func(r *fsmpb.Record, more int){
 		"reads": func(r *fsmpb.Record, more int) {

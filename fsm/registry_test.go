@@ -310,6 +310,14 @@ func TestNamesHaveLimits(t *testing.T) {
 		fsmpb.Kind_KIND_OIDC_PROVIDER: {"", 255, verdict(func(name string) *fsmpb.Change {
 			return putProvider(&fsmpb.OidcProvider{Account: uint64(account), Url: name})
 		})},
+		fsmpb.Kind_KIND_CERTIFICATE_MAPPING: {"spiffe://", 512, verdict(func(name string) *fsmpb.Change {
+			if len(name) > 200 { // no part before the path is that long
+				name = "spiffe://x/" + name[len("spiffe://x/"):]
+			} else if name != "" {
+				name = "spiffe://x/x"
+			}
+			return putMapping(name)
+		})},
 		fsmpb.Kind_KIND_NODE: {"", 255, func(name string) bool {
 			return w.apply(&fsmpb.Entry{Command: &fsmpb.Entry_RegisterNode{RegisterNode: &fsmpb.RegisterNode{Node: name, Incarnation: 1}}}).Registered
 		}},
@@ -330,8 +338,8 @@ func TestNamesHaveLimits(t *testing.T) {
 			named++
 		}
 	})
-	if named != 10 {
-		t.Errorf("%d kinds have names, 10 are tested", named)
+	if named != 11 {
+		t.Errorf("%d kinds have names, 11 are tested", named)
 	}
 }
 

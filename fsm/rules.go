@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"fmt"
 	"slices"
-	"strings"
 
 	"google.golang.org/protobuf/proto"
 
@@ -12,6 +11,7 @@ import (
 	"github.com/conclavekms/conclave/fsm/form"
 	"github.com/conclavekms/conclave/fsm/fsmpb"
 	"github.com/conclavekms/conclave/fsm/keymaterial"
+	"github.com/conclavekms/conclave/fsm/level"
 	"github.com/conclavekms/conclave/fsm/regionid"
 	"github.com/conclavekms/conclave/fsm/wire"
 )
@@ -275,7 +275,7 @@ func isEnabled(k *fsmpb.Key) bool { return k.State == fsmpb.KeyState_KEY_STATE_E
 // or pending import if it lacks material. The date of a deletion is never moved: to set
 // another one, the deletion is cancelled first, which everybody can see.
 func (a *applier) checkState(was, n *fsmpb.Key) (broken string) {
-	most := limitsAt(a.state.level)
+	most := level.LimitsAt(a.state.level)
 	waits := func(k *fsmpb.Key) bool {
 		return k.GetState() == fsmpb.KeyState_KEY_STATE_PENDING_DELETION || k.GetState() == fsmpb.KeyState_KEY_STATE_PENDING_REPLICA_DELETION
 	}
@@ -340,53 +340,26 @@ func (a *applier) checkState(was, n *fsmpb.Key) (broken string) {
 // is right once the request was evaluated again, at the latest by the leader.
 func (a *applier) tooFar(was, n *fsmpb.Key) bool {
 	return n.State == fsmpb.KeyState_KEY_STATE_PENDING_DELETION && was.GetState() != n.State &&
-		n.DeletionTime > max(a.state.time, a.wall)+int64(limitsAt(a.state.level).MaxWaiting)*clustertime.Day+waitingSlack
+		n.DeletionTime > max(a.state.time, a.wall)+int64(level.LimitsAt(a.state.level).MaxWaiting)*clustertime.Day+waitingSlack
 }
-
-// nodeURI is the beginning of the URI that names a node in its certificate.
-const nodeURI = "conclave://node/"
 
 // maxBreakGlass is how far the end of a break-glass access key may be ahead, in nanoseconds:
 // an hour, and a minute for the clock of the node that made it.
 const maxBreakGlass = 61 * 60 * 1e9
 
-// checkCredential: the principal of a credential, and how it is proved, never change,
-// and sessions that were ended stay ended. Whether its MAC was made with the keyring
-// is checked when the credential is used.
+// checkCredential: what belongs to the secret of a credential was made with the keyring.
+// Whether its MAC was is checked when the credential is used.
 func (a *applier) checkCredential(was, n *fsmpb.Credential) (broken string) {
-	if n.Principal == "" {
-		return "a credential has no id or no principal"
+	if broken := form.CheckCredential(was, n); broken != "" {
+		return broken
 	}
-	if strings.HasPrefix(n.Id, nodeURI) {
-		return "it makes a node's certificate a credential"
-	}
-	secret := len(n.WrappedSecret) > 0
-	switch n.Kind {
-	case fsmpb.CredentialKind_CREDENTIAL_KIND_ACCESS_KEY:
-		if !secret || !a.generation(n.Generation) {
-			return "an access key has no secret that is wrapped by the keyring"
-		}
-	case fsmpb.CredentialKind_CREDENTIAL_KIND_CERTIFICATE:
-		if secret {
-			return "a certificate has a secret"
-		}
-	default:
-		return "a credential has no kind, or an unknown one"
-	}
-	if len(n.Mac) != 32 || !a.generation(n.MacGeneration) {
+	switch {
+	case n.Kind == fsmpb.CredentialKind_CREDENTIAL_KIND_ACCESS_KEY && !a.generation(n.Generation):
+		return "an access key has no secret that is wrapped by the keyring"
+	case !a.generation(n.MacGeneration):
 		return "a credential has no MAC by the keyring"
-	}
-	if was != nil && (was.Kind != n.Kind || was.Principal != n.Principal || was.Created != n.Created) {
-		return "it changes the kind, principal or creation date of a credential"
-	}
-	switch end := n.BreakGlassUntil; {
-	case was != nil && end != was.BreakGlassUntil:
-		return "it changes the end of a credential"
-	case was == nil && end > max(a.state.time, a.wall)+maxBreakGlass:
+	case was == nil && n.BreakGlassUntil > max(a.state.time, a.wall)+maxBreakGlass:
 		return "a break-glass access key lasts too long"
-	}
-	if n.SessionEpoch < was.GetSessionEpoch() {
-		return "it lowers the session epoch of a credential"
 	}
 	return ""
 }
@@ -395,41 +368,11 @@ func (a *applier) checkCredential(was, n *fsmpb.Credential) (broken string) {
 // parsed as a policy here, since parsers differ between releases and apply must
 // decide the same on nodes of all of them.
 func (a *applier) checkPolicy(_, p *fsmpb.KeyPolicy) (broken string) {
-	most := limitsAt(a.state.level)
+	most := level.LimitsAt(a.state.level)
 	if !form.IsPolicy(p.Document, most.Policy) {
 		return fmt.Sprintf("a key policy is not a JSON object of at most %d bytes", most.Policy)
 	}
-	return form.CheckBindings(p.Bindings, most.iam())
-}
-
-// checkAlias: names of aliases begin with "alias/".
-func (a *applier) checkAlias(_, n *fsmpb.Alias) (broken string) {
-	if !strings.HasPrefix(n.Name, "alias/") {
-		return "an alias has no valid name or key"
-	}
-	return ""
-}
-
-// checkGrant: grants never change.
-func (a *applier) checkGrant(was, n *fsmpb.Grant) (broken string) {
-	if n.Grantee == "" || len(n.Operations) == 0 {
-		return "a grant has no valid key, id, grantee or operation"
-	}
-	if was != nil {
-		return "it changes a grant"
-	}
-	return ""
-}
-
-// checkKeyStore: the type, creation date and Region of a custom key store never change.
-func (a *applier) checkKeyStore(was, n *fsmpb.KeyStore) (broken string) {
-	if n.Name == "" || n.Type == "" || n.State == fsmpb.ConnectionState_CONNECTION_STATE_UNSPECIFIED {
-		return "a custom key store has no id, name, type or state"
-	}
-	if was != nil && (was.Type != n.Type || was.Created != n.Created || was.Region != n.Region) {
-		return "it changes the type or the identity of a custom key store"
-	}
-	return ""
+	return form.CheckBindings(p.Bindings, most.Entities())
 }
 
 // storeIsEmpty: a custom key store can be deleted only when it has no keys.

@@ -512,7 +512,8 @@ func TestWhatIsChangedIsRead(t *testing.T) {
 		"role": changing(putRole(app())), "role deleted": changing(deleteRole("APP")),
 		"managed policy": changing(putManaged(readPolicy())), "managed policy deleted": changing(deletePolicy("Spare")),
 		"provider": changing(putProvider(testProvider())), "provider deleted": changing(deleteProvider("issuer.test/a")),
-		"version deleted": changing(deleteVersion("READ", 3), putManaged(with(readPolicy(), []func(*fsmpb.Policy){func(p *fsmpb.Policy) { p.Versions = []uint32{2} }}))),
+		"certificate mapping deleted": changing(deleteMapping("spiffe://test/a")),
+		"version deleted":             changing(deleteVersion("READ", 3), putManaged(with(readPolicy(), []func(*fsmpb.Policy){func(p *fsmpb.Policy) { p.Versions = []uint32{2} }}))),
 	}
 	for name, change := range changes {
 		t.Run(name, func(t *testing.T) {

@@ -75,7 +75,7 @@ var imports = []struct {
 	{"keyengine/internal/record", []string{"keyengine/accesskey", "keyengine/kmsapi", "keyengine/internal/auditfield", "keyengine/internal/vault", "fsm", "fsm/fsmpb", "fsm/wire", "auditlog", "auditlog/auditpb", "policy"}},
 	{"keyengine/iam", []string{
 		"keyengine/accesskey", "keyengine/kmsapi", "keyengine/internal/auditfield", "keyengine/internal/keymat", "keyengine/internal/record", "keyengine/internal/vault",
-		"fsm", "fsm/fsmpb", "auditlog/auditpb", "policy", "transport/sigv4",
+		"fsm", "fsm/form", "fsm/fsmpb", "auditlog/auditpb", "policy", "transport/sigv4",
 	}},
 	{"keyengine/ceremony", []string{
 		"keyengine/iam", "keyengine/kmsapi", "keyengine/internal/auditfield", "keyengine/internal/iamops", "keyengine/internal/keymat", "keyengine/internal/record", "keyengine/internal/request",
@@ -102,7 +102,7 @@ var imports = []struct {
 	}},
 	{"keyengine/internal/iamops", []string{
 		"keyengine/iam", "keyengine/iamapi", "keyengine/kmsapi", "keyengine/internal/auditfield", "keyengine/internal/binding", "keyengine/internal/keymat", "keyengine/internal/request", "keyengine/internal/vault", "keyengine/internal/webidentity",
-		"fsm", "fsm/fsmpb", "auditlog/auditpb", "policy",
+		"fsm", "fsm/form", "fsm/fsmpb", "auditlog/auditpb", "policy",
 	}},
 	{"keyengine/internal/simulateops", []string{
 		"keyengine/iam", "keyengine/iamapi", "keyengine/kmsapi", "keyengine/internal/record", "keyengine/internal/request", "fsm", "fsm/fsmpb", "policy",
@@ -158,7 +158,7 @@ var imports = []struct {
 	{"cluster/internal/durable", nil},
 	{"cluster/internal/signal", nil},
 	{"cluster", []string{"transport/admission", "cluster/clusterpb", "fsm/...", "auditlog"}},
-	{"fsm/level", []string{"fsm/fsmpb"}},
+	{"fsm/level", []string{"fsm/fsmpb", "fsm/form"}},
 	{"fsm/recent", nil},
 	{"fsm/wire", []string{"fsm/fsmpb", "fsm/level"}},
 	{"fsm/clustertime", []string{"fsm/fsmpb"}},

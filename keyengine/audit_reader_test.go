@@ -77,7 +77,7 @@ func TestReadAuditNeedsPermission(t *testing.T) {
 		Account: uint64(other), Id: "conclave://client/other", Kind: fsmpb.CredentialKind_CREDENTIAL_KIND_CERTIFICATE, Active: true, Principal: "arn:aws:iam::" + other.String() + ":root",
 	}))
 	for _, uri := range []string{"conclave://client/ann", "conclave://client/other"} {
-		id, err := e.AuthenticateCertificate(t.Context(), uri)
+		id, err := e.AuthenticateCertificate(t.Context(), iam.Certificate{URI: uri})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -101,7 +101,7 @@ func TestCredentialOfAnotherAccount(t *testing.T) {
 	c.Change(putSigned(t, c.engine, &fsmpb.Credential{
 		Account: uint64(testAccountNumber), Id: uri, Kind: fsmpb.CredentialKind_CREDENTIAL_KIND_CERTIFICATE, Active: true, Principal: "arn:aws:iam::999999999999:root",
 	}))
-	if id, err := c.engine.AuthenticateCertificate(t.Context(), uri); err != iam.ErrUnrecognized {
+	if id, err := c.engine.AuthenticateCertificate(t.Context(), iam.Certificate{URI: uri}); err != iam.ErrUnrecognized {
 		t.Errorf("got %v and error %v, want ErrUnrecognized", id.Principal(), err)
 	}
 }

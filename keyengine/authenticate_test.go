@@ -515,7 +515,7 @@ func TestAuthenticateCertificate(t *testing.T) {
 	p := enginetest.InitParams(1, 1)
 	p.KeepUnsealed, p.RootCertificate = true, "conclave://client/root"
 	res := nodeOf(e).Initialise(p)
-	id, err := e.AuthenticateCertificate(t.Context(), p.RootCertificate)
+	id, err := e.AuthenticateCertificate(t.Context(), iam.Certificate{URI: p.RootCertificate})
 	if err != nil || id.Principal().ARN != res.RootARN || id.Credential() != p.RootCertificate {
 		t.Fatalf("got identity %v, error %v, want the root user", id, err)
 	}
@@ -523,7 +523,7 @@ func TestAuthenticateCertificate(t *testing.T) {
 		t.Error(err)
 	}
 	for _, uri := range []string{"", "conclave://client/Root", "conclave://client/root/", res.AccessKeyID, strings.Repeat("x", 1025)} {
-		if _, err := e.AuthenticateCertificate(t.Context(), uri); err != iam.ErrUnrecognized {
+		if _, err := e.AuthenticateCertificate(t.Context(), iam.Certificate{URI: uri}); err != iam.ErrUnrecognized {
 			t.Errorf("certificate %.40q: got error %v, want ErrUnrecognized", uri, err)
 		}
 	}
@@ -534,7 +534,7 @@ func TestAuthenticateCertificate(t *testing.T) {
 		t.Errorf("with a certificate as access key: got error %v, want ErrUnrecognized", err)
 	}
 	c.EditCredential(p.RootCertificate, deactivate)
-	if _, err := e.AuthenticateCertificate(t.Context(), p.RootCertificate); err != iam.ErrUnrecognized {
+	if _, err := e.AuthenticateCertificate(t.Context(), iam.Certificate{URI: p.RootCertificate}); err != iam.ErrUnrecognized {
 		t.Errorf("with an inactive certificate: got error %v, want ErrUnrecognized", err)
 	}
 	if _, err := e.ReadAudit(t.Context(), &iam.Caller{Identity: id}, 0); err != iam.ErrUnrecognized {
@@ -645,7 +645,7 @@ func TestCredentialsAreAuthenticated(t *testing.T) {
 		Account: uint64(testAccountNumber), Id: "conclave://operator/thief", Kind: fsmpb.CredentialKind_CREDENTIAL_KIND_CERTIFICATE, Principal: res.RootARN, Active: true, Created: 1,
 		Mac: make([]byte, 32), MacGeneration: 1,
 	}}})
-	_, err := e.AuthenticateCertificate(t.Context(), "conclave://operator/thief")
+	_, err := e.AuthenticateCertificate(t.Context(), iam.Certificate{URI: "conclave://operator/thief"})
 	refused("planted", err)
 
 	ann := &fsmpb.Credential{
@@ -664,7 +664,7 @@ func TestCredentialsAreAuthenticated(t *testing.T) {
 		edited := proto.CloneOf(signed)
 		edit(edited)
 		undo := c.ReplaceState(edited)
-		_, err := e.AuthenticateCertificate(t.Context(), ann.Id)
+		_, err := e.AuthenticateCertificate(t.Context(), iam.Certificate{URI: ann.Id})
 		refused(name, err)
 		undo()
 	}
@@ -682,7 +682,7 @@ func TestCredentialsAreAuthenticated(t *testing.T) {
 	good := proto.CloneOf(signed)
 	good.Active = true
 	c.Change(putSigned(t, e, good))
-	if _, err := e.AuthenticateCertificate(t.Context(), ann.Id); err != nil {
+	if _, err := e.AuthenticateCertificate(t.Context(), iam.Certificate{URI: ann.Id}); err != nil {
 		t.Errorf("with a credential that an unsealed node wrote: %v", err)
 	}
 	// A node's certificate cannot be a credential.
@@ -714,7 +714,7 @@ func TestProofsAreUsedOnce(t *testing.T) {
 // forwarded returns an identity as another node would forward it.
 func forwarded(t testing.TB, of iam.Identity, account fsm.Account, credential string, proof [32]byte) iam.Identity {
 	t.Helper()
-	id, err := iam.ForwardedIdentity(of.Principal(), account, credential, proof, "", nil)
+	id, err := iam.ForwardedIdentity(of.Principal(), account, credential, proof, "", nil, nil)
 	if err != nil {
 		t.Fatal(err)
 	}

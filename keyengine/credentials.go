@@ -45,15 +45,19 @@ func (e *Engine) requested(ctx context.Context, c *iam.Caller, name string, ask 
 	var done record.Event
 	d, err := e.events.CommitEvent(ctx, func(s *fsm.State) (record.Event, error) {
 		ev := &request.Evaluation{Ctx: ctx, Services: e.services, State: s, Caller: c}
-		if err := ev.Admit(); err != nil {
-			return done, err
+		admitted := ev.Admit()
+		if admitted != nil && !ev.Known(admitted) {
+			return done, admitted
 		}
 		done = ask
 		done.Name, done.Kind, done.RequestID = name, record.KindConclave, c.RequestID
 		done.Account, done.Identity = ev.Principal().Account, new(auditpb.Identity)
 		ev.Who().Record(done.Identity, c.Identity.Credential())
 		done.SourceIP, done.UserAgent, done.Transport, done.TLS = c.SourceIP, c.UserAgent, c.Transport, c.TLS.Recorded()
-		if done.Err = act(ev, &done); done.Err != nil {
+		if done.Err = admitted; done.Err == nil {
+			done.Err = act(ev, &done)
+		}
+		if done.Err != nil {
 			if _, ok := errors.AsType[*kmsapi.Error](done.Err); !ok {
 				return done, done.Err // an internal error, which is not recorded
 			}

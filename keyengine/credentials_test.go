@@ -80,6 +80,10 @@ func TestRootSessionsMakeNoCredentials(t *testing.T) {
 			_, _, err := c.engine.CreateAccount(ctx, caller(), otherAccount.String(), "other", to.Public())
 			return err
 		},
+		"CreateCertificateMapping": func() error {
+			_, err := c.engine.CreateCertificateMapping(ctx, caller(), "spiffe://test/a", "arn:aws:iam::"+testAccount+":role/app")
+			return err
+		},
 	} {
 		if err := do(); !errors.Is(err, kmsapi.ErrAccessDenied) {
 			t.Errorf("%s: got error %v, want AccessDeniedException", name, err)
@@ -241,7 +245,7 @@ func TestCredentialsAreRoots(t *testing.T) {
 	c.Change(putSigned(t, e, &fsmpb.Credential{
 		Account: uint64(testAccountNumber), Id: uri, Kind: fsmpb.CredentialKind_CREDENTIAL_KIND_CERTIFICATE, Principal: "arn:aws:iam::111122223333:user/ann", Active: true, Created: 1,
 	}))
-	id, err := e.AuthenticateCertificate(t.Context(), uri)
+	id, err := e.AuthenticateCertificate(t.Context(), iam.Certificate{URI: uri})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -265,7 +269,7 @@ func TestCredentialsAreRoots(t *testing.T) {
 	if err != nil || len(list) != 2 || list[0].ID != res.AccessKeyID || list[0].Certificate || list[1].ID != second || !list[1].Certificate {
 		t.Errorf("got credentials %v, error %v; want the access key and the certificate", list, err)
 	}
-	if id, err = e.AuthenticateCertificate(t.Context(), second); err != nil {
+	if id, err = e.AuthenticateCertificate(t.Context(), iam.Certificate{URI: second}); err != nil {
 		t.Fatal(err)
 	}
 	root.RequestID = randomID()

@@ -577,7 +577,7 @@ func TestLimitsAreBounded(t *testing.T) {
 	c := &iam.Caller{}
 	for i := range 3 * maxLimited {
 		who := policy.Principal{ARN: string(rune('a'+i%26)) + time.Duration(i).String()}
-		c.Identity, _ = iam.ForwardedIdentity(who, testAccountNumber, "", [32]byte{}, "", nil)
+		c.Identity, _ = iam.ForwardedIdentity(who, testAccountNumber, "", [32]byte{}, "", nil, nil)
 		l.refused(c, kmsapi.ErrAccessDenied)
 		if i == maxLimited {
 			clock.Advance(time.Hour)

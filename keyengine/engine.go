@@ -85,6 +85,8 @@ type Engine struct {
 	*iam.Authenticator
 	// Ceremonies initialise the cluster and seal and unseal the node.
 	*ceremony.Ceremonies
+	// The mappings say who the clients with certificates are.
+	mappings
 	// Backups writes backups of the cluster.
 	Backups *backup.Saver
 
@@ -109,6 +111,7 @@ func New(cfg Config) (*Engine, error) {
 		cfg.Logger = slog.New(slog.DiscardHandler)
 	}
 	e := &Engine{cfg: cfg, replica: cfg.Replica, clock: cfg.Clock, log: cfg.Logger, refusals: make(map[string]time.Time)}
+	e.mappings = mappings{e}
 	var err error
 	if e.vault, err = vault.New(cfg.Clock.Now, !cfg.AllowUnlockedMemory); err != nil {
 		return nil, err

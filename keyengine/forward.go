@@ -185,12 +185,18 @@ func encodeForwarded(o *vault.Opened, from string, c *iam.Caller, op *request.Op
 	if of, ok := fsm.ParseAccount(id.Principal().Account); !ok || of != id.Account() {
 		account = uint64(id.Account())
 	}
+	var serial string
+	var notAfter int64
+	if cert := id.Mapped(); cert != nil {
+		serial, notAfter = cert.Serial, cert.NotAfter.UnixNano()
+	}
 	return sealMessage(o, forwardContext("request", from, iam.RequestID{}), &forwardpb.Request{
 		Operation: forwardedName(op), RequestId: c.RequestID[:],
 		Principal: id.Principal().ARN, Credential: id.Credential(), Proof: id.Proof(), Session: id.Session(),
 		Region: c.Region, SourceIp: c.SourceIP, UserAgent: c.UserAgent, Transport: c.Transport,
 		TlsVersion: c.TLS.Version, TlsCipher: c.TLS.Cipher, SourceArn: c.SourceArn,
 		Input: input, Temporary: temporary, Account: account,
+		CertificateSerial: serial, CertificateNotAfter: notAfter,
 	})
 }
 
@@ -271,7 +277,11 @@ func forwardedIdentity(op *request.Operation, f *forwardpb.Request) (iam.Identit
 	if !ok || f.Account != 0 {
 		account = fsm.Account(f.Account)
 	}
-	return iam.ForwardedIdentity(p, account, f.Credential, [32]byte(f.Proof), f.Session, f.Temporary)
+	var mapped *iam.Certificate
+	if f.CertificateNotAfter != 0 {
+		mapped = &iam.Certificate{URI: f.Credential, Serial: f.CertificateSerial, NotAfter: time.Unix(0, f.CertificateNotAfter)}
+	}
+	return iam.ForwardedIdentity(p, account, f.Credential, [32]byte(f.Proof), f.Session, f.Temporary, mapped)
 }
 
 func encodeAnswer(o *vault.Opened, from string, id iam.RequestID, op *request.Operation, out any) ([]byte, error) {

@@ -349,8 +349,14 @@ func TestSessionsEndWithTheirPrincipal(t *testing.T) {
 	c.Change(putSigned(t, c.engine, &fsmpb.Credential{
 		Account: uint64(testAccountNumber), Id: "spiffe://test/left", Kind: fsmpb.CredentialKind_CREDENTIAL_KIND_CERTIFICATE, Principal: alice.id, Active: true, Created: 1,
 	}))
-	if _, err := c.engine.AuthenticateCertificate(t.Context(), "spiffe://test/left"); err == nil {
+	if _, err := c.engine.AuthenticateCertificate(t.Context(), iam.Certificate{URI: "spiffe://test/left"}); err == nil {
 		t.Error("a certificate of a deleted user signs in")
+	}
+	for _, principal := range []string{alice.id, again.id} {
+		c.putMapping("spiffe://test/"+principal, principal)
+		if _, err := c.engine.AuthenticateCertificate(t.Context(), iam.Certificate{URI: "spiffe://test/" + principal}); err == nil {
+			t.Errorf("a certificate signs in that was mapped to %s before it existed", principal)
+		}
 	}
 	c.withTemporary(c.engine, token.Credentials)
 	c.assume(again.identity, input)

@@ -96,6 +96,11 @@ func newMatrix(t *testing.T) *matrix {
 	m.gone["a deleted user"], m.gone["a session of a deleted user"] = user, m.sessionOf(user)
 	m.Change(&fsmpb.Change{Change: &fsmpb.Change_DeleteUser{DeleteUser: &fsmpb.EntityID{Account: uint64(testAccountNumber), Name: "deleted"}}})
 
+	m.newIAMUser("unmapped", func(u *fsmpb.User) { u.Inline = inline(everything) })
+	m.putMapping("spiffe://test/unmapped", uniqueID("AIDA", "unmapped"))
+	m.gone["a certificate whose mapping was deleted"] = m.certified("spiffe://test/unmapped")
+	m.deleteMapping("spiffe://test/unmapped")
+
 	admin := m.newPerson("admin", everything)
 	m.token = m.sessionOf(admin.identity)
 	m.gone["a break-glass access key that has ended"] = m.breakGlassIdentity(time.Minute)

@@ -304,6 +304,24 @@ func admissionReadCases() []readCase {
 	entity := func(name string) *fsmpb.EntityID {
 		return &fsmpb.EntityID{Account: uint64(testAccountNumber), Name: name}
 	}
+	mapped := func(pattern, principal string) func(*readFixture) any {
+		return func(f *readFixture) any {
+			f.putUser("ann", func(u *fsmpb.User) { u.Inline = inline(allow("kms:*", "*")) })
+			f.putUser("bob", func(*fsmpb.User) {})
+			f.putRole("app", func(r *fsmpb.Role) {
+				r.Inline, r.Trust = inline(allow("kms:*", "*")), mappingTrust("Allow", "spiffe://test/ns/shop/")
+			})
+			f.putMapping(pattern, principal)
+			f.alice = f.certified("spiffe://test/ns/shop/web")
+			return encrypt(f)
+		}
+	}
+	mapping := func(pattern string) func(*readFixture) []byte {
+		return func(*readFixture) []byte { return fsm.CertificateMappingID(testAccountNumber, pattern) }
+	}
+	const byMapping = fsmpb.Kind_KIND_CERTIFICATE_MAPPING
+	const prefix, exact = "spiffe://test/ns/shop/*", "spiffe://test/ns/shop/web"
+	const mappedUser, mappedRole = "KEY KEY_POLICY USER CERTIFICATE_MAPPING CERTIFICATE_MAPPING", "KEY KEY_POLICY ROLE CERTIFICATE_MAPPING CERTIFICATE_MAPPING"
 	const byUser, byRole = "KEY KEY_POLICY CREDENTIAL USER", "KEY KEY_POLICY ROLE"
 	return []readCase{
 		{"sessions of an identity provider revoked", "Encrypt", ofPod, fsmpb.Kind_KIND_OIDC_PROVIDER, provider, func(f *readFixture) {
@@ -337,6 +355,16 @@ func admissionReadCases() []readCase {
 			f.Change(&fsmpb.Change{Change: &fsmpb.Change_DeleteUser{DeleteUser: entity("ann")}})
 		}, "ok", "UnrecognizedClientException", byUser, false, false},
 		{"user's credential revoked", "Encrypt", user, fsmpb.Kind_KIND_CREDENTIAL, credential, revoke, "ok", "UnrecognizedClientException", byUser, false, false},
+		{"certificate mapping deleted", "Encrypt", mapped(prefix, uniqueID("AIDA", "ann")), byMapping, mapping(prefix), func(f *readFixture) { f.deleteMapping(prefix) },
+			"ok", "UnrecognizedClientException", mappedUser, false, false},
+		{"certificate mapped elsewhere by a longer pattern", "Encrypt", mapped(prefix, uniqueID("AIDA", "ann")), byMapping, mapping(exact), func(f *readFixture) { f.putMapping(exact, uniqueID("AIDA", "bob")) },
+			"ok", "AccessDeniedException", mappedUser, false, false},
+		{"user of a mapped certificate deleted", "Encrypt", mapped(prefix, uniqueID("AIDA", "ann")), fsmpb.Kind_KIND_USER, ann, func(f *readFixture) {
+			f.Change(&fsmpb.Change{Change: &fsmpb.Change_DeleteUser{DeleteUser: entity("ann")}})
+		}, "ok", "UnrecognizedClientException", mappedUser, false, false},
+		{"trust in a certificate mapping withdrawn", "Encrypt", mapped(prefix, uniqueID("AROA", "app")), fsmpb.Kind_KIND_ROLE, role, func(f *readFixture) {
+			f.putRole("app", func(r *fsmpb.Role) { r.Trust = mappingTrust("Deny", "spiffe://test/ns/shop/") })
+		}, "ok", "AccessDeniedException", mappedRole, false, false},
 		{"credential of a user's session revoked", "Encrypt", ofUser, fsmpb.Kind_KIND_CREDENTIAL, credential, revoke, "ok", "UnrecognizedClientException", byUser, false, false},
 	}
 }
@@ -382,7 +410,7 @@ func (f *readFixture) userSession(of iam.Identity) iam.Identity {
 	if err != nil {
 		f.t.Fatal(err)
 	}
-	id, err := iam.ForwardedIdentity(of.Principal(), testAccountNumber, "ASIAAAAAAAAAAAAAAAAA", [32]byte{}, "", b)
+	id, err := iam.ForwardedIdentity(of.Principal(), testAccountNumber, "ASIAAAAAAAAAAAAAAAAA", [32]byte{}, "", b, nil)
 	if err != nil {
 		f.t.Fatal(err)
 	}

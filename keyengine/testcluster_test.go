@@ -178,7 +178,7 @@ func setClock(e *Engine, clock Clock) {
 // identity authenticates with a certificate.
 func (c *testCluster) identity(uri string) iam.Identity {
 	c.t.Helper()
-	id, err := c.engine.AuthenticateCertificate(c.t.Context(), uri)
+	id, err := c.engine.AuthenticateCertificate(c.t.Context(), iam.Certificate{URI: uri})
 	if err != nil {
 		c.t.Fatalf("authenticating %s: %v", uri, err)
 	}

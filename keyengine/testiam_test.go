@@ -189,7 +189,7 @@ func (c *testCluster) newSession(role string, edit func(*iampb.Session)) iam.Ide
 	if err != nil {
 		c.t.Fatal(err)
 	}
-	id, err := iam.ForwardedIdentity(p, testAccountNumber, s.AccessKey, [32]byte{}, "", b)
+	id, err := iam.ForwardedIdentity(p, testAccountNumber, s.AccessKey, [32]byte{}, "", b, nil)
 	if err != nil {
 		c.t.Fatal(err)
 	}

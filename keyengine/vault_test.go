@@ -84,7 +84,7 @@ func sealedCalls(t testing.TB, c *testCluster, e *Engine, res *ceremony.InitResu
 	_, errs["sigv4"] = e.AuthenticateSigV4(t.Context(), enginetest.SigV4Proof(res, testRegion, "text"))
 	_, _, errs["OpenSession"] = e.OpenSession(t.Context(), enginetest.SessionProof(res, c.Clock.Now()))
 	_, errs["AuthenticateSession"] = e.AuthenticateSession(t.Context(), strings.Repeat("A", 200))
-	_, errs["certificate"] = e.AuthenticateCertificate(t.Context(), "spiffe://x")
+	_, errs["certificate"] = e.AuthenticateCertificate(t.Context(), iam.Certificate{URI: "spiffe://x"})
 	_, errs["ReadAudit"] = e.ReadAudit(t.Context(), &iam.Caller{Identity: forwarded(t, iam.Identity{}, testAccountNumber, res.AccessKeyID, [32]byte{})}, 0)
 	errs["ConfirmTime"] = e.ConfirmTime(t.Context(), enginetest.Operator)
 	_, _, errs["FinalizeUpgrade"] = e.FinalizeUpgrade(t.Context(), enginetest.Operator, func(context.Context) (uint32, []string) { return 2, nil })

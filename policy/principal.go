@@ -173,7 +173,9 @@ func ParseCaller(s string) (Principal, error) {
 // ParseProvider parses the ARN of an identity provider, which stands for all
 // identities that it vouches for:
 // "arn:aws:iam::<account>:oidc-provider/<host and path>" or
-// "arn:aws:iam::<account>:saml-provider/<name>". Errors wrap
+// "arn:aws:iam::<account>:saml-provider/<name>", or that of a certificate
+// mapping of Conclave, "arn:aws:iam::<account>:certificate-mapping/<URI>",
+// which stands for the clients whose certificates it maps. Errors wrap
 // ErrInvalidPrincipal.
 func ParseProvider(s string) (Principal, error) {
 	p, err := parseProvider(s)
@@ -191,7 +193,7 @@ func parseProvider(s string) (Principal, error) {
 	}
 	form, name, _ := strings.Cut(a.Resource, "/")
 	if a.Service != "iam" || a.Region != "" || !isAccountID(a.Account) || a.Partition != "aws" && !strings.HasPrefix(a.Partition, "aws-") ||
-		form != "oidc-provider" && form != "saml-provider" || name == "" || strings.ContainsAny(name, "*?") {
+		form != "oidc-provider" && form != "saml-provider" && form != "certificate-mapping" || name == "" || strings.ContainsAny(name, "*?") {
 		return Principal{}, fmt.Errorf("%s is not the ARN of an identity provider", quoted(s))
 	}
 	return Principal{ARN: s, Partition: a.Partition, Account: a.Account, Kind: KindFederated, Name: name}, nil

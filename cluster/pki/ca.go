@@ -24,6 +24,9 @@ type Kind string
 const (
 	KindNode     Kind = "node"
 	KindOperator Kind = "operator"
+	// KindWorkload is a client that a certificate mapping says who it is. It is named by a
+	// SPIFFE ID.
+	KindWorkload Kind = "workload"
 )
 
 // uriScheme begins the one identity URI in a certificate, conclave://node/<id> or
@@ -113,7 +116,7 @@ func (ca *CA) KeyPEM() ([]byte, error) { return keyPEM(ca.key) }
 // IssueRequest describes a certificate to issue.
 type IssueRequest struct {
 	Kind Kind
-	// Name is the node's id or the operator's name.
+	// Name is the node's id, the operator's name or the workload's SPIFFE ID.
 	Name string
 	// DNS and IPs are additional names, for clients that verify host names.
 	DNS []string
@@ -131,12 +134,14 @@ func (ca *CA) NotAfter() time.Time { return ca.cert.NotAfter }
 // clients and servers.
 func (ca *CA) Issue(r IssueRequest) (certPEM, privatePEM []byte, err error) {
 	switch {
-	case r.Kind != KindNode && r.Kind != KindOperator:
+	case r.Kind != KindNode && r.Kind != KindOperator && r.Kind != KindWorkload:
 		return nil, nil, fmt.Errorf("unknown kind of identity %q", r.Kind)
 	case r.Kind == KindNode && CheckNodeID(r.Name) != nil:
 		return nil, nil, CheckNodeID(r.Name)
 	case r.Kind == KindOperator && !validOperator(r.Name):
 		return nil, nil, fmt.Errorf("operator name %q: want 1 to 128 of letters, digits and -._@+", r.Name)
+	case r.Kind == KindWorkload && !validWorkload(r.Name):
+		return nil, nil, fmt.Errorf("workload %q: want a SPIFFE ID such as spiffe://example.org/ns/shop/sa/web", r.Name)
 	case r.Validity == 0:
 		return nil, nil, errors.New("no validity")
 	}
@@ -150,14 +155,23 @@ func (ca *CA) Issue(r IssueRequest) (certPEM, privatePEM []byte, err error) {
 	}
 	t := &x509.Certificate{
 		SerialNumber: serial,
-		Subject:      pkix.Name{CommonName: string(r.Kind) + " " + r.Name},
 		NotBefore:    time.Now().Add(-time.Hour),
 		NotAfter:     time.Now().Add(r.Validity),
 		KeyUsage:     x509.KeyUsageDigitalSignature,
 		ExtKeyUsage:  []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth, x509.ExtKeyUsageServerAuth},
-		URIs:         []*url.URL{identityURI(r.Kind, r.Name)},
 		DNSNames:     r.DNS,
 		IPAddresses:  r.IPs,
+	}
+	if r.Kind == KindWorkload {
+		// Without a subject: a SPIFFE ID may be longer than a common name.
+		u, err := url.Parse(r.Name)
+		if err != nil {
+			return nil, nil, err
+		}
+		t.URIs = []*url.URL{u}
+	} else {
+		t.Subject = pkix.Name{CommonName: string(r.Kind) + " " + r.Name}
+		t.URIs = []*url.URL{identityURI(r.Kind, r.Name)}
 	}
 	der, err := x509.CreateCertificate(rand.Reader, t, ca.cert, key.Public(), ca.key)
 	if err != nil {
@@ -197,6 +211,22 @@ func CertificateIdentity(cert *x509.Certificate) (Kind, string, error) {
 		return "", "", fmt.Errorf("certificate identity %q is malformed", found)
 	}
 	return kind, name, nil
+}
+
+// validWorkload reports whether a name is a SPIFFE ID with a path.
+func validWorkload(name string) bool {
+	id, ok := strings.CutPrefix(name, "spiffe://")
+	domain, path, _ := strings.Cut(id, "/")
+	if !ok || domain == "" || len(name) > 2048 || strings.Trim(domain, "abcdefghijklmnopqrstuvwxyz0123456789._-") != "" {
+		return false
+	}
+	for segment := range strings.SplitSeq(path, "/") {
+		if segment == "" || segment == "." || segment == ".." ||
+			strings.Trim(segment, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-") != "" {
+			return false
+		}
+	}
+	return true
 }
 
 func validOperator(name string) bool {

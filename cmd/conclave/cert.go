@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"path"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -94,16 +95,20 @@ func certIssueCommand(a *cli.App) *cobra.Command {
 	var p certs.Plan
 	var force bool
 	cmd := &cobra.Command{
-		Use:       "issue node|operator NAME --dir DIR",
-		Short:     "Issue one certificate with the CA in DIR",
+		Use:   "issue node|operator|workload NAME --dir DIR",
+		Short: "Issue one certificate with the CA in DIR",
+		Long: `Issue issues a certificate with the CA in DIR. A workload is named by its SPIFFE ID, and
+its files by the last part of that; "conclave iam certificate map" says which user or
+role it is.`,
 		Args:      cobra.ExactArgs(2),
-		ValidArgs: []string{"node", "operator"},
+		ValidArgs: []string{"node", "operator", "workload"},
 		Example: `  conclave cert issue operator alice --dir tls
+  conclave cert issue workload spiffe://example.org/ns/shop/sa/web --dir tls   # tls/web.pem
   conclave cert issue node node-1 --dir tls --ip 10.0.0.1 --force   # renew; then SIGHUP the server`,
 		RunE: func(_ *cobra.Command, args []string) error {
 			kind := pki.Kind(args[0])
-			if kind != pki.KindNode && kind != pki.KindOperator {
-				return cli.Usagef("%q is neither node nor operator", args[0])
+			if kind != pki.KindNode && kind != pki.KindOperator && kind != pki.KindWorkload {
+				return cli.Usagef("%q is neither node, operator nor workload", args[0])
 			}
 			if p.Dir == "" {
 				return cli.Usagef("--dir is required: the directory with ca.pem and ca-key.pem")
@@ -116,6 +121,12 @@ func certIssueCommand(a *cli.App) *cobra.Command {
 				return fmt.Errorf("there is no %s in %s; `conclave cert bootstrap` makes one", certs.CAFile, p.Dir)
 			}
 			name := args[1]
+			if kind == pki.KindWorkload {
+				name = path.Base(name)
+			}
+			if name+".pem" == certs.CAFile || strings.HasSuffix(name, "-key") {
+				return cli.Usagef("%s.pem in %s is another file's name", name, p.Dir)
+			}
 			there, err := p.PairExists(name)
 			if err != nil {
 				return err
@@ -123,7 +134,7 @@ func certIssueCommand(a *cli.App) *cobra.Command {
 			if there && !force {
 				return fmt.Errorf("%s.pem exists already; --force replaces it", filepath.Join(p.Dir, name))
 			}
-			if err := p.Issue(ca, kind, name, name); err != nil {
+			if err := p.Issue(ca, kind, args[1], name); err != nil {
 				return err
 			}
 			a.Note("made %s.pem and %s-key.pem in %s", name, name, p.Dir)

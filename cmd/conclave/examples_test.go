@@ -195,6 +195,7 @@ var early = []string{
 	"conclave iam user create", "conclave iam role create", "conclave iam user put-policy", "conclave iam group put-policy", "conclave iam role put-policy",
 	"conclave iam user get-policy", "conclave iam group get-policy", "conclave iam role get-policy",
 	"conclave iam policy create", "conclave iam policy new-version", "conclave iam policy set-default", "conclave iam key", "conclave iam key create",
+	"conclave iam certificate map",
 }
 
 // prepare makes what an example needs anew.

@@ -1,6 +1,6 @@
-// Package form has the rules of identity and access management that a message keeps or
-// breaks by itself, or compared with the one that it replaces. They are part of the rules
-// of package fsm, which has those that depend on the state, and which applies both.
+// Package form has rules that a message keeps or breaks by itself, or compared with the one
+// that it replaces. They are part of the rules of package fsm, which has those that depend on
+// the state, and which applies both.
 //
 // The messages come from a node that may have a bug or may have been taken over. A function
 // whose result is called broken returns the rule that a message breaks, as a sentence for

@@ -57,7 +57,8 @@ const (
 	Kind_KIND_OIDC_PROVIDER  Kind = 23 // an OpenID Connect identity provider
 	// The newest use of a key, by the key's id. Its version is the cluster time of that
 	// use; 0 for a key that was never used.
-	Kind_KIND_KEY_USE Kind = 24
+	Kind_KIND_KEY_USE             Kind = 24
+	Kind_KIND_CERTIFICATE_MAPPING Kind = 25 // by the account that administers the cluster, and its pattern
 )
 
 // Enum value maps for Kind.
@@ -88,33 +89,35 @@ var (
 		22: "KIND_POLICY_USES",
 		23: "KIND_OIDC_PROVIDER",
 		24: "KIND_KEY_USE",
+		25: "KIND_CERTIFICATE_MAPPING",
 	}
 	Kind_value = map[string]int32{
-		"KIND_UNSPECIFIED":    0,
-		"KIND_CLUSTER":        1,
-		"KIND_KEY":            2,
-		"KIND_KEY_POLICY":     3,
-		"KIND_KEY_TAGS":       4,
-		"KIND_ALIAS":          5,
-		"KIND_KEY_ALIASES":    6,
-		"KIND_CREDENTIAL":     7,
-		"KIND_TOMBSTONE":      8,
-		"KIND_NODE":           9,
-		"KIND_GRANT":          10,
-		"KIND_KEY_GRANTS":     11,
-		"KIND_KEY_STORE":      12,
-		"KIND_KEY_STORES":     13,
-		"KIND_STORE_KEYS":     14,
-		"KIND_ACCOUNT":        15,
-		"KIND_USER":           16,
-		"KIND_GROUP":          17,
-		"KIND_ROLE":           18,
-		"KIND_POLICY":         19,
-		"KIND_POLICY_VERSION": 20,
-		"KIND_GROUP_MEMBERS":  21,
-		"KIND_POLICY_USES":    22,
-		"KIND_OIDC_PROVIDER":  23,
-		"KIND_KEY_USE":        24,
+		"KIND_UNSPECIFIED":         0,
+		"KIND_CLUSTER":             1,
+		"KIND_KEY":                 2,
+		"KIND_KEY_POLICY":          3,
+		"KIND_KEY_TAGS":            4,
+		"KIND_ALIAS":               5,
+		"KIND_KEY_ALIASES":         6,
+		"KIND_CREDENTIAL":          7,
+		"KIND_TOMBSTONE":           8,
+		"KIND_NODE":                9,
+		"KIND_GRANT":               10,
+		"KIND_KEY_GRANTS":          11,
+		"KIND_KEY_STORE":           12,
+		"KIND_KEY_STORES":          13,
+		"KIND_STORE_KEYS":          14,
+		"KIND_ACCOUNT":             15,
+		"KIND_USER":                16,
+		"KIND_GROUP":               17,
+		"KIND_ROLE":                18,
+		"KIND_POLICY":              19,
+		"KIND_POLICY_VERSION":      20,
+		"KIND_GROUP_MEMBERS":       21,
+		"KIND_POLICY_USES":         22,
+		"KIND_OIDC_PROVIDER":       23,
+		"KIND_KEY_USE":             24,
+		"KIND_CERTIFICATE_MAPPING": 25,
 	}
 )
 
@@ -1290,6 +1293,8 @@ type Change struct {
 	//	*Change_DeletePolicyVersion
 	//	*Change_PutOidcProvider
 	//	*Change_DeleteOidcProvider
+	//	*Change_PutCertificateMapping
+	//	*Change_DeleteCertificateMapping
 	//	*Change_RaiseLevel
 	Change        isChange_Change `protobuf_oneof:"change"`
 	unknownFields protoimpl.UnknownFields
@@ -1576,6 +1581,24 @@ func (x *Change) GetDeleteOidcProvider() *EntityID {
 	return nil
 }
 
+func (x *Change) GetPutCertificateMapping() *CertificateMapping {
+	if x != nil {
+		if x, ok := x.Change.(*Change_PutCertificateMapping); ok {
+			return x.PutCertificateMapping
+		}
+	}
+	return nil
+}
+
+func (x *Change) GetDeleteCertificateMapping() *CertificateMappingID {
+	if x != nil {
+		if x, ok := x.Change.(*Change_DeleteCertificateMapping); ok {
+			return x.DeleteCertificateMapping
+		}
+	}
+	return nil
+}
+
 func (x *Change) GetRaiseLevel() *RaiseLevel {
 	if x != nil {
 		if x, ok := x.Change.(*Change_RaiseLevel); ok {
@@ -1697,10 +1720,18 @@ type Change_DeleteOidcProvider struct {
 	DeleteOidcProvider *EntityID `protobuf:"bytes,27,opt,name=delete_oidc_provider,json=deleteOidcProvider,proto3,oneof"`
 }
 
+type Change_PutCertificateMapping struct {
+	PutCertificateMapping *CertificateMapping `protobuf:"bytes,28,opt,name=put_certificate_mapping,json=putCertificateMapping,proto3,oneof"`
+}
+
+type Change_DeleteCertificateMapping struct {
+	DeleteCertificateMapping *CertificateMappingID `protobuf:"bytes,29,opt,name=delete_certificate_mapping,json=deleteCertificateMapping,proto3,oneof"`
+}
+
 type Change_RaiseLevel struct {
 	// It has no level of its own: the entry that it is in has the schema of the level
 	// that it raises to, so a release that does not know that level stops there.
-	RaiseLevel *RaiseLevel `protobuf:"bytes,28,opt,name=raise_level,json=raiseLevel,proto3,oneof"`
+	RaiseLevel *RaiseLevel `protobuf:"bytes,30,opt,name=raise_level,json=raiseLevel,proto3,oneof"`
 }
 
 func (*Change_PutCluster) isChange_Change() {}
@@ -1756,6 +1787,10 @@ func (*Change_DeletePolicyVersion) isChange_Change() {}
 func (*Change_PutOidcProvider) isChange_Change() {}
 
 func (*Change_DeleteOidcProvider) isChange_Change() {}
+
+func (*Change_PutCertificateMapping) isChange_Change() {}
+
+func (*Change_DeleteCertificateMapping) isChange_Change() {}
 
 func (*Change_RaiseLevel) isChange_Change() {}
 
@@ -5216,6 +5251,143 @@ func (x *OidcProvider) GetVersion() uint64 {
 	return 0
 }
 
+// CertificateMapping says which principal clients are whose certificates have a URI.
+type CertificateMapping struct {
+	state            protoimpl.MessageState `protogen:"open.v1"`
+	Account          uint64                 `protobuf:"varint,1,opt,name=account,proto3" json:"account,omitempty"` // that administers the cluster
+	Pattern          string                 `protobuf:"bytes,2,opt,name=pattern,proto3" json:"pattern,omitempty"`  // a URI, or the beginning of URIs followed by an asterisk
+	PrincipalAccount uint64                 `protobuf:"varint,3,opt,name=principal_account,json=principalAccount,proto3" json:"principal_account,omitempty"`
+	Principal        string                 `protobuf:"bytes,4,opt,name=principal,proto3" json:"principal,omitempty"` // unique id of a user or a role
+	Created          int64                  `protobuf:"varint,5,opt,name=created,proto3" json:"created,omitempty"`
+	Version          uint64                 `protobuf:"varint,15,opt,name=version,proto3" json:"version,omitempty"`
+	unknownFields    protoimpl.UnknownFields
+	sizeCache        protoimpl.SizeCache
+}
+
+func (x *CertificateMapping) Reset() {
+	*x = CertificateMapping{}
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[52]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CertificateMapping) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CertificateMapping) ProtoMessage() {}
+
+func (x *CertificateMapping) ProtoReflect() protoreflect.Message {
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[52]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CertificateMapping.ProtoReflect.Descriptor instead.
+func (*CertificateMapping) Descriptor() ([]byte, []int) {
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{52}
+}
+
+func (x *CertificateMapping) GetAccount() uint64 {
+	if x != nil {
+		return x.Account
+	}
+	return 0
+}
+
+func (x *CertificateMapping) GetPattern() string {
+	if x != nil {
+		return x.Pattern
+	}
+	return ""
+}
+
+func (x *CertificateMapping) GetPrincipalAccount() uint64 {
+	if x != nil {
+		return x.PrincipalAccount
+	}
+	return 0
+}
+
+func (x *CertificateMapping) GetPrincipal() string {
+	if x != nil {
+		return x.Principal
+	}
+	return ""
+}
+
+func (x *CertificateMapping) GetCreated() int64 {
+	if x != nil {
+		return x.Created
+	}
+	return 0
+}
+
+func (x *CertificateMapping) GetVersion() uint64 {
+	if x != nil {
+		return x.Version
+	}
+	return 0
+}
+
+type CertificateMappingID struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Account       uint64                 `protobuf:"varint,1,opt,name=account,proto3" json:"account,omitempty"`
+	Pattern       string                 `protobuf:"bytes,2,opt,name=pattern,proto3" json:"pattern,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CertificateMappingID) Reset() {
+	*x = CertificateMappingID{}
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[53]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CertificateMappingID) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CertificateMappingID) ProtoMessage() {}
+
+func (x *CertificateMappingID) ProtoReflect() protoreflect.Message {
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[53]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CertificateMappingID.ProtoReflect.Descriptor instead.
+func (*CertificateMappingID) Descriptor() ([]byte, []int) {
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{53}
+}
+
+func (x *CertificateMappingID) GetAccount() uint64 {
+	if x != nil {
+		return x.Account
+	}
+	return 0
+}
+
+func (x *CertificateMappingID) GetPattern() string {
+	if x != nil {
+		return x.Pattern
+	}
+	return ""
+}
+
 // EntityID names a user, group, role, policy or identity provider.
 type EntityID struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -5227,7 +5399,7 @@ type EntityID struct {
 
 func (x *EntityID) Reset() {
 	*x = EntityID{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[52]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5239,7 +5411,7 @@ func (x *EntityID) String() string {
 func (*EntityID) ProtoMessage() {}
 
 func (x *EntityID) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[52]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5252,7 +5424,7 @@ func (x *EntityID) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EntityID.ProtoReflect.Descriptor instead.
 func (*EntityID) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{52}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{54}
 }
 
 func (x *EntityID) GetAccount() uint64 {
@@ -5282,7 +5454,7 @@ type DeleteKey struct {
 
 func (x *DeleteKey) Reset() {
 	*x = DeleteKey{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[53]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[55]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5294,7 +5466,7 @@ func (x *DeleteKey) String() string {
 func (*DeleteKey) ProtoMessage() {}
 
 func (x *DeleteKey) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[53]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[55]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5307,7 +5479,7 @@ func (x *DeleteKey) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteKey.ProtoReflect.Descriptor instead.
 func (*DeleteKey) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{53}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{55}
 }
 
 func (x *DeleteKey) GetKey() []byte {
@@ -5346,7 +5518,7 @@ type Tombstone struct {
 
 func (x *Tombstone) Reset() {
 	*x = Tombstone{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[54]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[56]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5358,7 +5530,7 @@ func (x *Tombstone) String() string {
 func (*Tombstone) ProtoMessage() {}
 
 func (x *Tombstone) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[54]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[56]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5371,7 +5543,7 @@ func (x *Tombstone) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Tombstone.ProtoReflect.Descriptor instead.
 func (*Tombstone) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{54}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{56}
 }
 
 func (x *Tombstone) GetKey() []byte {
@@ -5423,7 +5595,7 @@ type KeyAliases struct {
 
 func (x *KeyAliases) Reset() {
 	*x = KeyAliases{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[55]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[57]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5435,7 +5607,7 @@ func (x *KeyAliases) String() string {
 func (*KeyAliases) ProtoMessage() {}
 
 func (x *KeyAliases) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[55]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[57]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5448,7 +5620,7 @@ func (x *KeyAliases) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KeyAliases.ProtoReflect.Descriptor instead.
 func (*KeyAliases) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{55}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{57}
 }
 
 func (x *KeyAliases) GetKey() []byte {
@@ -5525,6 +5697,7 @@ type SnapshotItem struct {
 	//	*SnapshotItem_PolicyUses
 	//	*SnapshotItem_OidcProvider
 	//	*SnapshotItem_CredentialUse
+	//	*SnapshotItem_CertificateMapping
 	Item          isSnapshotItem_Item `protobuf_oneof:"item"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -5532,7 +5705,7 @@ type SnapshotItem struct {
 
 func (x *SnapshotItem) Reset() {
 	*x = SnapshotItem{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[56]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[58]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5544,7 +5717,7 @@ func (x *SnapshotItem) String() string {
 func (*SnapshotItem) ProtoMessage() {}
 
 func (x *SnapshotItem) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[56]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[58]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5557,7 +5730,7 @@ func (x *SnapshotItem) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SnapshotItem.ProtoReflect.Descriptor instead.
 func (*SnapshotItem) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{56}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{58}
 }
 
 func (x *SnapshotItem) GetItem() isSnapshotItem_Item {
@@ -5846,6 +6019,15 @@ func (x *SnapshotItem) GetCredentialUse() *CredentialUse {
 	return nil
 }
 
+func (x *SnapshotItem) GetCertificateMapping() *CertificateMapping {
+	if x != nil {
+		if x, ok := x.Item.(*SnapshotItem_CertificateMapping); ok {
+			return x.CertificateMapping
+		}
+	}
+	return nil
+}
+
 type isSnapshotItem_Item interface {
 	isSnapshotItem_Item()
 }
@@ -5974,6 +6156,10 @@ type SnapshotItem_CredentialUse struct {
 	CredentialUse *CredentialUse `protobuf:"bytes,31,opt,name=credential_use,json=credentialUse,proto3,oneof"`
 }
 
+type SnapshotItem_CertificateMapping struct {
+	CertificateMapping *CertificateMapping `protobuf:"bytes,32,opt,name=certificate_mapping,json=certificateMapping,proto3,oneof"`
+}
+
 func (*SnapshotItem_Header) isSnapshotItem_Item() {}
 
 func (*SnapshotItem_Cluster) isSnapshotItem_Item() {}
@@ -6036,6 +6222,8 @@ func (*SnapshotItem_OidcProvider) isSnapshotItem_Item() {}
 
 func (*SnapshotItem_CredentialUse) isSnapshotItem_Item() {}
 
+func (*SnapshotItem_CertificateMapping) isSnapshotItem_Item() {}
+
 type SnapshotHeader struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Schema        uint32                 `protobuf:"varint,1,opt,name=schema,proto3" json:"schema,omitempty"`
@@ -6065,7 +6253,7 @@ type SnapshotHeader struct {
 
 func (x *SnapshotHeader) Reset() {
 	*x = SnapshotHeader{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[57]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[59]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6077,7 +6265,7 @@ func (x *SnapshotHeader) String() string {
 func (*SnapshotHeader) ProtoMessage() {}
 
 func (x *SnapshotHeader) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[57]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[59]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6090,7 +6278,7 @@ func (x *SnapshotHeader) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SnapshotHeader.ProtoReflect.Descriptor instead.
 func (*SnapshotHeader) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{57}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{59}
 }
 
 func (x *SnapshotHeader) GetSchema() uint32 {
@@ -6194,7 +6382,7 @@ type StateChecks struct {
 
 func (x *StateChecks) Reset() {
 	*x = StateChecks{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[58]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[60]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6206,7 +6394,7 @@ func (x *StateChecks) String() string {
 func (*StateChecks) ProtoMessage() {}
 
 func (x *StateChecks) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[58]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[60]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6219,7 +6407,7 @@ func (x *StateChecks) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StateChecks.ProtoReflect.Descriptor instead.
 func (*StateChecks) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{58}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{60}
 }
 
 func (x *StateChecks) GetChecks() []*StateCheck {
@@ -6242,7 +6430,7 @@ type Observation struct {
 
 func (x *Observation) Reset() {
 	*x = Observation{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[59]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[61]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6254,7 +6442,7 @@ func (x *Observation) String() string {
 func (*Observation) ProtoMessage() {}
 
 func (x *Observation) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[59]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[61]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6267,7 +6455,7 @@ func (x *Observation) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Observation.ProtoReflect.Descriptor instead.
 func (*Observation) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{59}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{61}
 }
 
 func (x *Observation) GetHeard() int64 {
@@ -6297,7 +6485,7 @@ type Attestation struct {
 
 func (x *Attestation) Reset() {
 	*x = Attestation{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[60]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[62]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6309,7 +6497,7 @@ func (x *Attestation) String() string {
 func (*Attestation) ProtoMessage() {}
 
 func (x *Attestation) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[60]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[62]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6322,7 +6510,7 @@ func (x *Attestation) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Attestation.ProtoReflect.Descriptor instead.
 func (*Attestation) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{60}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{62}
 }
 
 func (x *Attestation) GetGeneration() uint32 {
@@ -6349,7 +6537,7 @@ type SnapshotEnd struct {
 
 func (x *SnapshotEnd) Reset() {
 	*x = SnapshotEnd{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[61]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[63]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6361,7 +6549,7 @@ func (x *SnapshotEnd) String() string {
 func (*SnapshotEnd) ProtoMessage() {}
 
 func (x *SnapshotEnd) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[61]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[63]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6374,7 +6562,7 @@ func (x *SnapshotEnd) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SnapshotEnd.ProtoReflect.Descriptor instead.
 func (*SnapshotEnd) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{61}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{63}
 }
 
 func (x *SnapshotEnd) GetItems() uint64 {
@@ -6398,7 +6586,7 @@ type Session struct {
 
 func (x *Session) Reset() {
 	*x = Session{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[62]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[64]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6410,7 +6598,7 @@ func (x *Session) String() string {
 func (*Session) ProtoMessage() {}
 
 func (x *Session) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[62]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[64]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6423,7 +6611,7 @@ func (x *Session) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Session.ProtoReflect.Descriptor instead.
 func (*Session) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{62}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{64}
 }
 
 func (x *Session) GetNode() string {
@@ -6472,7 +6660,7 @@ type AppliedBatch struct {
 
 func (x *AppliedBatch) Reset() {
 	*x = AppliedBatch{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[63]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[65]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6484,7 +6672,7 @@ func (x *AppliedBatch) String() string {
 func (*AppliedBatch) ProtoMessage() {}
 
 func (x *AppliedBatch) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[63]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[65]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6497,7 +6685,7 @@ func (x *AppliedBatch) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AppliedBatch.ProtoReflect.Descriptor instead.
 func (*AppliedBatch) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{63}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{65}
 }
 
 func (x *AppliedBatch) GetSeq() uint64 {
@@ -6637,7 +6825,7 @@ const file_fsm_fsmpb_fsm_proto_rawDesc = "" +
 	"\x04Read\x12)\n" +
 	"\x04kind\x18\x01 \x01(\x0e2\x15.conclave.fsm.v1.KindR\x04kind\x12\x0e\n" +
 	"\x02id\x18\x02 \x01(\fR\x02id\x12\x18\n" +
-	"\aversion\x18\x03 \x01(\x04R\aversion\"\xa6\x0e\n" +
+	"\aversion\x18\x03 \x01(\x04R\aversion\"\xec\x0f\n" +
 	"\x06Change\x12;\n" +
 	"\vput_cluster\x18\x01 \x01(\v2\x18.conclave.fsm.v1.ClusterH\x00R\n" +
 	"putCluster\x12/\n" +
@@ -6673,8 +6861,10 @@ const file_fsm_fsmpb_fsm_proto_rawDesc = "" +
 	"\x12put_policy_version\x18\x18 \x01(\v2\x1e.conclave.fsm.v1.PolicyVersionH\x00R\x10putPolicyVersion\x12V\n" +
 	"\x15delete_policy_version\x18\x19 \x01(\v2 .conclave.fsm.v1.PolicyVersionIDH\x00R\x13deletePolicyVersion\x12K\n" +
 	"\x11put_oidc_provider\x18\x1a \x01(\v2\x1d.conclave.fsm.v1.OidcProviderH\x00R\x0fputOidcProvider\x12M\n" +
-	"\x14delete_oidc_provider\x18\x1b \x01(\v2\x19.conclave.fsm.v1.EntityIDH\x00R\x12deleteOidcProvider\x12>\n" +
-	"\vraise_level\x18\x1c \x01(\v2\x1b.conclave.fsm.v1.RaiseLevelH\x00R\n" +
+	"\x14delete_oidc_provider\x18\x1b \x01(\v2\x19.conclave.fsm.v1.EntityIDH\x00R\x12deleteOidcProvider\x12]\n" +
+	"\x17put_certificate_mapping\x18\x1c \x01(\v2#.conclave.fsm.v1.CertificateMappingH\x00R\x15putCertificateMapping\x12e\n" +
+	"\x1adelete_certificate_mapping\x18\x1d \x01(\v2%.conclave.fsm.v1.CertificateMappingIDH\x00R\x18deleteCertificateMapping\x12>\n" +
+	"\vraise_level\x18\x1e \x01(\v2\x1b.conclave.fsm.v1.RaiseLevelH\x00R\n" +
 	"raiseLevelB\b\n" +
 	"\x06change\"\xe5\x04\n" +
 	"\aCluster\x12\x0e\n" +
@@ -7009,7 +7199,17 @@ const file_fsm_fsmpb_fsm_proto_rawDesc = "" +
 	"\acreated\x18\x06 \x01(\x03R\acreated\x12\x12\n" +
 	"\x04jwks\x18\a \x01(\fR\x04jwks\x12%\n" +
 	"\x0erevoked_before\x18\b \x01(\x03R\rrevokedBefore\x12\x18\n" +
-	"\aversion\x18\x0f \x01(\x04R\aversion\"8\n" +
+	"\aversion\x18\x0f \x01(\x04R\aversion\"\xc7\x01\n" +
+	"\x12CertificateMapping\x12\x18\n" +
+	"\aaccount\x18\x01 \x01(\x04R\aaccount\x12\x18\n" +
+	"\apattern\x18\x02 \x01(\tR\apattern\x12+\n" +
+	"\x11principal_account\x18\x03 \x01(\x04R\x10principalAccount\x12\x1c\n" +
+	"\tprincipal\x18\x04 \x01(\tR\tprincipal\x12\x18\n" +
+	"\acreated\x18\x05 \x01(\x03R\acreated\x12\x18\n" +
+	"\aversion\x18\x0f \x01(\x04R\aversion\"J\n" +
+	"\x14CertificateMappingID\x12\x18\n" +
+	"\aaccount\x18\x01 \x01(\x04R\aaccount\x12\x18\n" +
+	"\apattern\x18\x02 \x01(\tR\apattern\"8\n" +
 	"\bEntityID\x12\x18\n" +
 	"\aaccount\x18\x01 \x01(\x04R\aaccount\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\"O\n" +
@@ -7029,7 +7229,7 @@ const file_fsm_fsmpb_fsm_proto_rawDesc = "" +
 	"\x06region\x18\x02 \x01(\tR\x06region\x12\x14\n" +
 	"\x05count\x18\x03 \x01(\rR\x05count\x12\x18\n" +
 	"\aversion\x18\x0f \x01(\x04R\aversion\x12\x18\n" +
-	"\aaccount\x18\x04 \x01(\x04R\aaccount\"\x9a\x0e\n" +
+	"\aaccount\x18\x04 \x01(\x04R\aaccount\"\xf2\x0e\n" +
 	"\fSnapshotItem\x129\n" +
 	"\x06header\x18\x01 \x01(\v2\x1f.conclave.fsm.v1.SnapshotHeaderH\x00R\x06header\x124\n" +
 	"\acluster\x18\x02 \x01(\v2\x18.conclave.fsm.v1.ClusterH\x00R\acluster\x12(\n" +
@@ -7070,7 +7270,8 @@ const file_fsm_fsmpb_fsm_proto_rawDesc = "" +
 	"\vpolicy_uses\x18\x1d \x01(\v2\x1b.conclave.fsm.v1.PolicyUsesH\x00R\n" +
 	"policyUses\x12D\n" +
 	"\roidc_provider\x18\x1e \x01(\v2\x1d.conclave.fsm.v1.OidcProviderH\x00R\foidcProvider\x12G\n" +
-	"\x0ecredential_use\x18\x1f \x01(\v2\x1e.conclave.fsm.v1.CredentialUseH\x00R\rcredentialUseB\x06\n" +
+	"\x0ecredential_use\x18\x1f \x01(\v2\x1e.conclave.fsm.v1.CredentialUseH\x00R\rcredentialUse\x12V\n" +
+	"\x13certificate_mapping\x18  \x01(\v2#.conclave.fsm.v1.CertificateMappingH\x00R\x12certificateMappingB\x06\n" +
 	"\x04item\"\x80\x03\n" +
 	"\x0eSnapshotHeader\x12\x16\n" +
 	"\x06schema\x18\x01 \x01(\rR\x06schema\x12\x14\n" +
@@ -7109,7 +7310,7 @@ const file_fsm_fsmpb_fsm_proto_rawDesc = "" +
 	"\fAppliedBatch\x12\x10\n" +
 	"\x03seq\x18\x01 \x01(\x04R\x03seq\x12\x14\n" +
 	"\x05index\x18\x02 \x01(\x04R\x05index\x12\x1a\n" +
-	"\bverdicts\x18\x03 \x01(\fR\bverdicts*\xe7\x03\n" +
+	"\bverdicts\x18\x03 \x01(\fR\bverdicts*\x85\x04\n" +
 	"\x04Kind\x12\x14\n" +
 	"\x10KIND_UNSPECIFIED\x10\x00\x12\x10\n" +
 	"\fKIND_CLUSTER\x10\x01\x12\f\n" +
@@ -7139,7 +7340,8 @@ const file_fsm_fsmpb_fsm_proto_rawDesc = "" +
 	"\x12KIND_GROUP_MEMBERS\x10\x15\x12\x14\n" +
 	"\x10KIND_POLICY_USES\x10\x16\x12\x16\n" +
 	"\x12KIND_OIDC_PROVIDER\x10\x17\x12\x10\n" +
-	"\fKIND_KEY_USE\x10\x18*\xba\x01\n" +
+	"\fKIND_KEY_USE\x10\x18\x12\x1c\n" +
+	"\x18KIND_CERTIFICATE_MAPPING\x10\x19*\xba\x01\n" +
 	"\bKeyState\x12\x19\n" +
 	"\x15KEY_STATE_UNSPECIFIED\x10\x00\x12\x15\n" +
 	"\x11KEY_STATE_ENABLED\x10\x01\x12\x16\n" +
@@ -7173,7 +7375,7 @@ func file_fsm_fsmpb_fsm_proto_rawDescGZIP() []byte {
 }
 
 var file_fsm_fsmpb_fsm_proto_enumTypes = make([]protoimpl.EnumInfo, 4)
-var file_fsm_fsmpb_fsm_proto_msgTypes = make([]protoimpl.MessageInfo, 64)
+var file_fsm_fsmpb_fsm_proto_msgTypes = make([]protoimpl.MessageInfo, 66)
 var file_fsm_fsmpb_fsm_proto_goTypes = []any{
 	(Kind)(0),                             // 0: conclave.fsm.v1.Kind
 	(KeyState)(0),                         // 1: conclave.fsm.v1.KeyState
@@ -7231,125 +7433,130 @@ var file_fsm_fsmpb_fsm_proto_goTypes = []any{
 	(*GroupMembers)(nil),                  // 53: conclave.fsm.v1.GroupMembers
 	(*PolicyUses)(nil),                    // 54: conclave.fsm.v1.PolicyUses
 	(*OidcProvider)(nil),                  // 55: conclave.fsm.v1.OidcProvider
-	(*EntityID)(nil),                      // 56: conclave.fsm.v1.EntityID
-	(*DeleteKey)(nil),                     // 57: conclave.fsm.v1.DeleteKey
-	(*Tombstone)(nil),                     // 58: conclave.fsm.v1.Tombstone
-	(*KeyAliases)(nil),                    // 59: conclave.fsm.v1.KeyAliases
-	(*SnapshotItem)(nil),                  // 60: conclave.fsm.v1.SnapshotItem
-	(*SnapshotHeader)(nil),                // 61: conclave.fsm.v1.SnapshotHeader
-	(*StateChecks)(nil),                   // 62: conclave.fsm.v1.StateChecks
-	(*Observation)(nil),                   // 63: conclave.fsm.v1.Observation
-	(*Attestation)(nil),                   // 64: conclave.fsm.v1.Attestation
-	(*SnapshotEnd)(nil),                   // 65: conclave.fsm.v1.SnapshotEnd
-	(*Session)(nil),                       // 66: conclave.fsm.v1.Session
-	(*AppliedBatch)(nil),                  // 67: conclave.fsm.v1.AppliedBatch
-	(*descriptorpb.FieldOptions)(nil),     // 68: google.protobuf.FieldOptions
-	(*descriptorpb.EnumValueOptions)(nil), // 69: google.protobuf.EnumValueOptions
+	(*CertificateMapping)(nil),            // 56: conclave.fsm.v1.CertificateMapping
+	(*CertificateMappingID)(nil),          // 57: conclave.fsm.v1.CertificateMappingID
+	(*EntityID)(nil),                      // 58: conclave.fsm.v1.EntityID
+	(*DeleteKey)(nil),                     // 59: conclave.fsm.v1.DeleteKey
+	(*Tombstone)(nil),                     // 60: conclave.fsm.v1.Tombstone
+	(*KeyAliases)(nil),                    // 61: conclave.fsm.v1.KeyAliases
+	(*SnapshotItem)(nil),                  // 62: conclave.fsm.v1.SnapshotItem
+	(*SnapshotHeader)(nil),                // 63: conclave.fsm.v1.SnapshotHeader
+	(*StateChecks)(nil),                   // 64: conclave.fsm.v1.StateChecks
+	(*Observation)(nil),                   // 65: conclave.fsm.v1.Observation
+	(*Attestation)(nil),                   // 66: conclave.fsm.v1.Attestation
+	(*SnapshotEnd)(nil),                   // 67: conclave.fsm.v1.SnapshotEnd
+	(*Session)(nil),                       // 68: conclave.fsm.v1.Session
+	(*AppliedBatch)(nil),                  // 69: conclave.fsm.v1.AppliedBatch
+	(*descriptorpb.FieldOptions)(nil),     // 70: google.protobuf.FieldOptions
+	(*descriptorpb.EnumValueOptions)(nil), // 71: google.protobuf.EnumValueOptions
 }
 var file_fsm_fsmpb_fsm_proto_depIdxs = []int32{
-	6,  // 0: conclave.fsm.v1.Entry.clock:type_name -> conclave.fsm.v1.Clock
-	8,  // 1: conclave.fsm.v1.Entry.state_check:type_name -> conclave.fsm.v1.StateCheck
-	12, // 2: conclave.fsm.v1.Entry.batches:type_name -> conclave.fsm.v1.Batches
-	11, // 3: conclave.fsm.v1.Entry.register_node:type_name -> conclave.fsm.v1.RegisterNode
-	5,  // 4: conclave.fsm.v1.Entry.origin:type_name -> conclave.fsm.v1.Origin
-	7,  // 5: conclave.fsm.v1.Clock.readings:type_name -> conclave.fsm.v1.ClockReading
-	13, // 6: conclave.fsm.v1.Batches.batches:type_name -> conclave.fsm.v1.Batch
-	14, // 7: conclave.fsm.v1.Batch.records:type_name -> conclave.fsm.v1.Record
-	16, // 8: conclave.fsm.v1.Record.reads:type_name -> conclave.fsm.v1.Read
-	17, // 9: conclave.fsm.v1.Record.changes:type_name -> conclave.fsm.v1.Change
-	15, // 10: conclave.fsm.v1.Record.uses:type_name -> conclave.fsm.v1.Use
-	0,  // 11: conclave.fsm.v1.Read.kind:type_name -> conclave.fsm.v1.Kind
-	18, // 12: conclave.fsm.v1.Change.put_cluster:type_name -> conclave.fsm.v1.Cluster
-	23, // 13: conclave.fsm.v1.Change.put_key:type_name -> conclave.fsm.v1.Key
-	37, // 14: conclave.fsm.v1.Change.put_key_policy:type_name -> conclave.fsm.v1.KeyPolicy
-	39, // 15: conclave.fsm.v1.Change.put_key_tags:type_name -> conclave.fsm.v1.KeyTags
-	41, // 16: conclave.fsm.v1.Change.put_alias:type_name -> conclave.fsm.v1.Alias
-	42, // 17: conclave.fsm.v1.Change.delete_alias:type_name -> conclave.fsm.v1.AliasName
-	43, // 18: conclave.fsm.v1.Change.put_credential:type_name -> conclave.fsm.v1.Credential
-	57, // 19: conclave.fsm.v1.Change.delete_key:type_name -> conclave.fsm.v1.DeleteKey
-	9,  // 20: conclave.fsm.v1.Change.confirm_time:type_name -> conclave.fsm.v1.ConfirmTime
-	27, // 21: conclave.fsm.v1.Change.put_grant:type_name -> conclave.fsm.v1.Grant
-	29, // 22: conclave.fsm.v1.Change.delete_grant:type_name -> conclave.fsm.v1.GrantID
-	31, // 23: conclave.fsm.v1.Change.put_key_store:type_name -> conclave.fsm.v1.KeyStore
-	32, // 24: conclave.fsm.v1.Change.delete_key_store:type_name -> conclave.fsm.v1.KeyStoreID
-	44, // 25: conclave.fsm.v1.Change.delete_credential:type_name -> conclave.fsm.v1.CredentialID
-	45, // 26: conclave.fsm.v1.Change.put_account:type_name -> conclave.fsm.v1.Account
-	46, // 27: conclave.fsm.v1.Change.put_user:type_name -> conclave.fsm.v1.User
-	56, // 28: conclave.fsm.v1.Change.delete_user:type_name -> conclave.fsm.v1.EntityID
-	48, // 29: conclave.fsm.v1.Change.put_group:type_name -> conclave.fsm.v1.Group
-	56, // 30: conclave.fsm.v1.Change.delete_group:type_name -> conclave.fsm.v1.EntityID
-	49, // 31: conclave.fsm.v1.Change.put_role:type_name -> conclave.fsm.v1.Role
-	56, // 32: conclave.fsm.v1.Change.delete_role:type_name -> conclave.fsm.v1.EntityID
-	50, // 33: conclave.fsm.v1.Change.put_policy:type_name -> conclave.fsm.v1.Policy
-	56, // 34: conclave.fsm.v1.Change.delete_policy:type_name -> conclave.fsm.v1.EntityID
-	51, // 35: conclave.fsm.v1.Change.put_policy_version:type_name -> conclave.fsm.v1.PolicyVersion
-	52, // 36: conclave.fsm.v1.Change.delete_policy_version:type_name -> conclave.fsm.v1.PolicyVersionID
-	55, // 37: conclave.fsm.v1.Change.put_oidc_provider:type_name -> conclave.fsm.v1.OidcProvider
-	56, // 38: conclave.fsm.v1.Change.delete_oidc_provider:type_name -> conclave.fsm.v1.EntityID
-	10, // 39: conclave.fsm.v1.Change.raise_level:type_name -> conclave.fsm.v1.RaiseLevel
-	21, // 40: conclave.fsm.v1.Cluster.shares:type_name -> conclave.fsm.v1.ShareSet
-	22, // 41: conclave.fsm.v1.Cluster.keyring:type_name -> conclave.fsm.v1.WrappedKEK
-	20, // 42: conclave.fsm.v1.Cluster.origin_keys:type_name -> conclave.fsm.v1.OriginKey
-	19, // 43: conclave.fsm.v1.Cluster.lineage:type_name -> conclave.fsm.v1.Lineage
-	1,  // 44: conclave.fsm.v1.Key.state:type_name -> conclave.fsm.v1.KeyState
-	26, // 45: conclave.fsm.v1.Key.materials:type_name -> conclave.fsm.v1.Material
-	24, // 46: conclave.fsm.v1.Key.rotation:type_name -> conclave.fsm.v1.Rotation
-	25, // 47: conclave.fsm.v1.Key.used_tokens:type_name -> conclave.fsm.v1.UsedToken
-	28, // 48: conclave.fsm.v1.Grant.context_equals:type_name -> conclave.fsm.v1.GrantContext
-	28, // 49: conclave.fsm.v1.Grant.context_subset:type_name -> conclave.fsm.v1.GrantContext
-	40, // 50: conclave.fsm.v1.GrantContext.pairs:type_name -> conclave.fsm.v1.Tag
-	2,  // 51: conclave.fsm.v1.KeyStore.state:type_name -> conclave.fsm.v1.ConnectionState
-	38, // 52: conclave.fsm.v1.KeyPolicy.bindings:type_name -> conclave.fsm.v1.Binding
-	40, // 53: conclave.fsm.v1.KeyTags.tags:type_name -> conclave.fsm.v1.Tag
-	3,  // 54: conclave.fsm.v1.Credential.kind:type_name -> conclave.fsm.v1.CredentialKind
-	47, // 55: conclave.fsm.v1.User.inline:type_name -> conclave.fsm.v1.InlinePolicy
-	40, // 56: conclave.fsm.v1.User.tags:type_name -> conclave.fsm.v1.Tag
-	47, // 57: conclave.fsm.v1.Group.inline:type_name -> conclave.fsm.v1.InlinePolicy
-	47, // 58: conclave.fsm.v1.Role.inline:type_name -> conclave.fsm.v1.InlinePolicy
-	40, // 59: conclave.fsm.v1.Role.tags:type_name -> conclave.fsm.v1.Tag
-	38, // 60: conclave.fsm.v1.Role.trust_bindings:type_name -> conclave.fsm.v1.Binding
-	40, // 61: conclave.fsm.v1.Policy.tags:type_name -> conclave.fsm.v1.Tag
-	40, // 62: conclave.fsm.v1.OidcProvider.tags:type_name -> conclave.fsm.v1.Tag
-	61, // 63: conclave.fsm.v1.SnapshotItem.header:type_name -> conclave.fsm.v1.SnapshotHeader
-	18, // 64: conclave.fsm.v1.SnapshotItem.cluster:type_name -> conclave.fsm.v1.Cluster
-	23, // 65: conclave.fsm.v1.SnapshotItem.key:type_name -> conclave.fsm.v1.Key
-	37, // 66: conclave.fsm.v1.SnapshotItem.key_policy:type_name -> conclave.fsm.v1.KeyPolicy
-	39, // 67: conclave.fsm.v1.SnapshotItem.key_tags:type_name -> conclave.fsm.v1.KeyTags
-	41, // 68: conclave.fsm.v1.SnapshotItem.alias:type_name -> conclave.fsm.v1.Alias
-	59, // 69: conclave.fsm.v1.SnapshotItem.key_aliases:type_name -> conclave.fsm.v1.KeyAliases
-	43, // 70: conclave.fsm.v1.SnapshotItem.credential:type_name -> conclave.fsm.v1.Credential
-	58, // 71: conclave.fsm.v1.SnapshotItem.tombstone:type_name -> conclave.fsm.v1.Tombstone
-	11, // 72: conclave.fsm.v1.SnapshotItem.node:type_name -> conclave.fsm.v1.RegisterNode
-	66, // 73: conclave.fsm.v1.SnapshotItem.session:type_name -> conclave.fsm.v1.Session
-	65, // 74: conclave.fsm.v1.SnapshotItem.end:type_name -> conclave.fsm.v1.SnapshotEnd
-	27, // 75: conclave.fsm.v1.SnapshotItem.grant:type_name -> conclave.fsm.v1.Grant
-	30, // 76: conclave.fsm.v1.SnapshotItem.key_grants:type_name -> conclave.fsm.v1.KeyGrants
-	31, // 77: conclave.fsm.v1.SnapshotItem.key_store:type_name -> conclave.fsm.v1.KeyStore
-	33, // 78: conclave.fsm.v1.SnapshotItem.key_stores:type_name -> conclave.fsm.v1.KeyStores
-	34, // 79: conclave.fsm.v1.SnapshotItem.store_keys:type_name -> conclave.fsm.v1.StoreKeys
-	35, // 80: conclave.fsm.v1.SnapshotItem.key_use:type_name -> conclave.fsm.v1.KeyUse
-	64, // 81: conclave.fsm.v1.SnapshotItem.attestation:type_name -> conclave.fsm.v1.Attestation
-	62, // 82: conclave.fsm.v1.SnapshotItem.state_checks:type_name -> conclave.fsm.v1.StateChecks
-	63, // 83: conclave.fsm.v1.SnapshotItem.observation:type_name -> conclave.fsm.v1.Observation
-	45, // 84: conclave.fsm.v1.SnapshotItem.account:type_name -> conclave.fsm.v1.Account
-	46, // 85: conclave.fsm.v1.SnapshotItem.user:type_name -> conclave.fsm.v1.User
-	48, // 86: conclave.fsm.v1.SnapshotItem.group:type_name -> conclave.fsm.v1.Group
-	49, // 87: conclave.fsm.v1.SnapshotItem.role:type_name -> conclave.fsm.v1.Role
-	50, // 88: conclave.fsm.v1.SnapshotItem.policy:type_name -> conclave.fsm.v1.Policy
-	51, // 89: conclave.fsm.v1.SnapshotItem.policy_version:type_name -> conclave.fsm.v1.PolicyVersion
-	53, // 90: conclave.fsm.v1.SnapshotItem.group_members:type_name -> conclave.fsm.v1.GroupMembers
-	54, // 91: conclave.fsm.v1.SnapshotItem.policy_uses:type_name -> conclave.fsm.v1.PolicyUses
-	55, // 92: conclave.fsm.v1.SnapshotItem.oidc_provider:type_name -> conclave.fsm.v1.OidcProvider
-	36, // 93: conclave.fsm.v1.SnapshotItem.credential_use:type_name -> conclave.fsm.v1.CredentialUse
-	8,  // 94: conclave.fsm.v1.StateChecks.checks:type_name -> conclave.fsm.v1.StateCheck
-	67, // 95: conclave.fsm.v1.Session.batches:type_name -> conclave.fsm.v1.AppliedBatch
-	68, // 96: conclave.fsm.v1.since:extendee -> google.protobuf.FieldOptions
-	69, // 97: conclave.fsm.v1.value_since:extendee -> google.protobuf.EnumValueOptions
-	98, // [98:98] is the sub-list for method output_type
-	98, // [98:98] is the sub-list for method input_type
-	98, // [98:98] is the sub-list for extension type_name
-	96, // [96:98] is the sub-list for extension extendee
-	0,  // [0:96] is the sub-list for field type_name
+	6,   // 0: conclave.fsm.v1.Entry.clock:type_name -> conclave.fsm.v1.Clock
+	8,   // 1: conclave.fsm.v1.Entry.state_check:type_name -> conclave.fsm.v1.StateCheck
+	12,  // 2: conclave.fsm.v1.Entry.batches:type_name -> conclave.fsm.v1.Batches
+	11,  // 3: conclave.fsm.v1.Entry.register_node:type_name -> conclave.fsm.v1.RegisterNode
+	5,   // 4: conclave.fsm.v1.Entry.origin:type_name -> conclave.fsm.v1.Origin
+	7,   // 5: conclave.fsm.v1.Clock.readings:type_name -> conclave.fsm.v1.ClockReading
+	13,  // 6: conclave.fsm.v1.Batches.batches:type_name -> conclave.fsm.v1.Batch
+	14,  // 7: conclave.fsm.v1.Batch.records:type_name -> conclave.fsm.v1.Record
+	16,  // 8: conclave.fsm.v1.Record.reads:type_name -> conclave.fsm.v1.Read
+	17,  // 9: conclave.fsm.v1.Record.changes:type_name -> conclave.fsm.v1.Change
+	15,  // 10: conclave.fsm.v1.Record.uses:type_name -> conclave.fsm.v1.Use
+	0,   // 11: conclave.fsm.v1.Read.kind:type_name -> conclave.fsm.v1.Kind
+	18,  // 12: conclave.fsm.v1.Change.put_cluster:type_name -> conclave.fsm.v1.Cluster
+	23,  // 13: conclave.fsm.v1.Change.put_key:type_name -> conclave.fsm.v1.Key
+	37,  // 14: conclave.fsm.v1.Change.put_key_policy:type_name -> conclave.fsm.v1.KeyPolicy
+	39,  // 15: conclave.fsm.v1.Change.put_key_tags:type_name -> conclave.fsm.v1.KeyTags
+	41,  // 16: conclave.fsm.v1.Change.put_alias:type_name -> conclave.fsm.v1.Alias
+	42,  // 17: conclave.fsm.v1.Change.delete_alias:type_name -> conclave.fsm.v1.AliasName
+	43,  // 18: conclave.fsm.v1.Change.put_credential:type_name -> conclave.fsm.v1.Credential
+	59,  // 19: conclave.fsm.v1.Change.delete_key:type_name -> conclave.fsm.v1.DeleteKey
+	9,   // 20: conclave.fsm.v1.Change.confirm_time:type_name -> conclave.fsm.v1.ConfirmTime
+	27,  // 21: conclave.fsm.v1.Change.put_grant:type_name -> conclave.fsm.v1.Grant
+	29,  // 22: conclave.fsm.v1.Change.delete_grant:type_name -> conclave.fsm.v1.GrantID
+	31,  // 23: conclave.fsm.v1.Change.put_key_store:type_name -> conclave.fsm.v1.KeyStore
+	32,  // 24: conclave.fsm.v1.Change.delete_key_store:type_name -> conclave.fsm.v1.KeyStoreID
+	44,  // 25: conclave.fsm.v1.Change.delete_credential:type_name -> conclave.fsm.v1.CredentialID
+	45,  // 26: conclave.fsm.v1.Change.put_account:type_name -> conclave.fsm.v1.Account
+	46,  // 27: conclave.fsm.v1.Change.put_user:type_name -> conclave.fsm.v1.User
+	58,  // 28: conclave.fsm.v1.Change.delete_user:type_name -> conclave.fsm.v1.EntityID
+	48,  // 29: conclave.fsm.v1.Change.put_group:type_name -> conclave.fsm.v1.Group
+	58,  // 30: conclave.fsm.v1.Change.delete_group:type_name -> conclave.fsm.v1.EntityID
+	49,  // 31: conclave.fsm.v1.Change.put_role:type_name -> conclave.fsm.v1.Role
+	58,  // 32: conclave.fsm.v1.Change.delete_role:type_name -> conclave.fsm.v1.EntityID
+	50,  // 33: conclave.fsm.v1.Change.put_policy:type_name -> conclave.fsm.v1.Policy
+	58,  // 34: conclave.fsm.v1.Change.delete_policy:type_name -> conclave.fsm.v1.EntityID
+	51,  // 35: conclave.fsm.v1.Change.put_policy_version:type_name -> conclave.fsm.v1.PolicyVersion
+	52,  // 36: conclave.fsm.v1.Change.delete_policy_version:type_name -> conclave.fsm.v1.PolicyVersionID
+	55,  // 37: conclave.fsm.v1.Change.put_oidc_provider:type_name -> conclave.fsm.v1.OidcProvider
+	58,  // 38: conclave.fsm.v1.Change.delete_oidc_provider:type_name -> conclave.fsm.v1.EntityID
+	56,  // 39: conclave.fsm.v1.Change.put_certificate_mapping:type_name -> conclave.fsm.v1.CertificateMapping
+	57,  // 40: conclave.fsm.v1.Change.delete_certificate_mapping:type_name -> conclave.fsm.v1.CertificateMappingID
+	10,  // 41: conclave.fsm.v1.Change.raise_level:type_name -> conclave.fsm.v1.RaiseLevel
+	21,  // 42: conclave.fsm.v1.Cluster.shares:type_name -> conclave.fsm.v1.ShareSet
+	22,  // 43: conclave.fsm.v1.Cluster.keyring:type_name -> conclave.fsm.v1.WrappedKEK
+	20,  // 44: conclave.fsm.v1.Cluster.origin_keys:type_name -> conclave.fsm.v1.OriginKey
+	19,  // 45: conclave.fsm.v1.Cluster.lineage:type_name -> conclave.fsm.v1.Lineage
+	1,   // 46: conclave.fsm.v1.Key.state:type_name -> conclave.fsm.v1.KeyState
+	26,  // 47: conclave.fsm.v1.Key.materials:type_name -> conclave.fsm.v1.Material
+	24,  // 48: conclave.fsm.v1.Key.rotation:type_name -> conclave.fsm.v1.Rotation
+	25,  // 49: conclave.fsm.v1.Key.used_tokens:type_name -> conclave.fsm.v1.UsedToken
+	28,  // 50: conclave.fsm.v1.Grant.context_equals:type_name -> conclave.fsm.v1.GrantContext
+	28,  // 51: conclave.fsm.v1.Grant.context_subset:type_name -> conclave.fsm.v1.GrantContext
+	40,  // 52: conclave.fsm.v1.GrantContext.pairs:type_name -> conclave.fsm.v1.Tag
+	2,   // 53: conclave.fsm.v1.KeyStore.state:type_name -> conclave.fsm.v1.ConnectionState
+	38,  // 54: conclave.fsm.v1.KeyPolicy.bindings:type_name -> conclave.fsm.v1.Binding
+	40,  // 55: conclave.fsm.v1.KeyTags.tags:type_name -> conclave.fsm.v1.Tag
+	3,   // 56: conclave.fsm.v1.Credential.kind:type_name -> conclave.fsm.v1.CredentialKind
+	47,  // 57: conclave.fsm.v1.User.inline:type_name -> conclave.fsm.v1.InlinePolicy
+	40,  // 58: conclave.fsm.v1.User.tags:type_name -> conclave.fsm.v1.Tag
+	47,  // 59: conclave.fsm.v1.Group.inline:type_name -> conclave.fsm.v1.InlinePolicy
+	47,  // 60: conclave.fsm.v1.Role.inline:type_name -> conclave.fsm.v1.InlinePolicy
+	40,  // 61: conclave.fsm.v1.Role.tags:type_name -> conclave.fsm.v1.Tag
+	38,  // 62: conclave.fsm.v1.Role.trust_bindings:type_name -> conclave.fsm.v1.Binding
+	40,  // 63: conclave.fsm.v1.Policy.tags:type_name -> conclave.fsm.v1.Tag
+	40,  // 64: conclave.fsm.v1.OidcProvider.tags:type_name -> conclave.fsm.v1.Tag
+	63,  // 65: conclave.fsm.v1.SnapshotItem.header:type_name -> conclave.fsm.v1.SnapshotHeader
+	18,  // 66: conclave.fsm.v1.SnapshotItem.cluster:type_name -> conclave.fsm.v1.Cluster
+	23,  // 67: conclave.fsm.v1.SnapshotItem.key:type_name -> conclave.fsm.v1.Key
+	37,  // 68: conclave.fsm.v1.SnapshotItem.key_policy:type_name -> conclave.fsm.v1.KeyPolicy
+	39,  // 69: conclave.fsm.v1.SnapshotItem.key_tags:type_name -> conclave.fsm.v1.KeyTags
+	41,  // 70: conclave.fsm.v1.SnapshotItem.alias:type_name -> conclave.fsm.v1.Alias
+	61,  // 71: conclave.fsm.v1.SnapshotItem.key_aliases:type_name -> conclave.fsm.v1.KeyAliases
+	43,  // 72: conclave.fsm.v1.SnapshotItem.credential:type_name -> conclave.fsm.v1.Credential
+	60,  // 73: conclave.fsm.v1.SnapshotItem.tombstone:type_name -> conclave.fsm.v1.Tombstone
+	11,  // 74: conclave.fsm.v1.SnapshotItem.node:type_name -> conclave.fsm.v1.RegisterNode
+	68,  // 75: conclave.fsm.v1.SnapshotItem.session:type_name -> conclave.fsm.v1.Session
+	67,  // 76: conclave.fsm.v1.SnapshotItem.end:type_name -> conclave.fsm.v1.SnapshotEnd
+	27,  // 77: conclave.fsm.v1.SnapshotItem.grant:type_name -> conclave.fsm.v1.Grant
+	30,  // 78: conclave.fsm.v1.SnapshotItem.key_grants:type_name -> conclave.fsm.v1.KeyGrants
+	31,  // 79: conclave.fsm.v1.SnapshotItem.key_store:type_name -> conclave.fsm.v1.KeyStore
+	33,  // 80: conclave.fsm.v1.SnapshotItem.key_stores:type_name -> conclave.fsm.v1.KeyStores
+	34,  // 81: conclave.fsm.v1.SnapshotItem.store_keys:type_name -> conclave.fsm.v1.StoreKeys
+	35,  // 82: conclave.fsm.v1.SnapshotItem.key_use:type_name -> conclave.fsm.v1.KeyUse
+	66,  // 83: conclave.fsm.v1.SnapshotItem.attestation:type_name -> conclave.fsm.v1.Attestation
+	64,  // 84: conclave.fsm.v1.SnapshotItem.state_checks:type_name -> conclave.fsm.v1.StateChecks
+	65,  // 85: conclave.fsm.v1.SnapshotItem.observation:type_name -> conclave.fsm.v1.Observation
+	45,  // 86: conclave.fsm.v1.SnapshotItem.account:type_name -> conclave.fsm.v1.Account
+	46,  // 87: conclave.fsm.v1.SnapshotItem.user:type_name -> conclave.fsm.v1.User
+	48,  // 88: conclave.fsm.v1.SnapshotItem.group:type_name -> conclave.fsm.v1.Group
+	49,  // 89: conclave.fsm.v1.SnapshotItem.role:type_name -> conclave.fsm.v1.Role
+	50,  // 90: conclave.fsm.v1.SnapshotItem.policy:type_name -> conclave.fsm.v1.Policy
+	51,  // 91: conclave.fsm.v1.SnapshotItem.policy_version:type_name -> conclave.fsm.v1.PolicyVersion
+	53,  // 92: conclave.fsm.v1.SnapshotItem.group_members:type_name -> conclave.fsm.v1.GroupMembers
+	54,  // 93: conclave.fsm.v1.SnapshotItem.policy_uses:type_name -> conclave.fsm.v1.PolicyUses
+	55,  // 94: conclave.fsm.v1.SnapshotItem.oidc_provider:type_name -> conclave.fsm.v1.OidcProvider
+	36,  // 95: conclave.fsm.v1.SnapshotItem.credential_use:type_name -> conclave.fsm.v1.CredentialUse
+	56,  // 96: conclave.fsm.v1.SnapshotItem.certificate_mapping:type_name -> conclave.fsm.v1.CertificateMapping
+	8,   // 97: conclave.fsm.v1.StateChecks.checks:type_name -> conclave.fsm.v1.StateCheck
+	69,  // 98: conclave.fsm.v1.Session.batches:type_name -> conclave.fsm.v1.AppliedBatch
+	70,  // 99: conclave.fsm.v1.since:extendee -> google.protobuf.FieldOptions
+	71,  // 100: conclave.fsm.v1.value_since:extendee -> google.protobuf.EnumValueOptions
+	101, // [101:101] is the sub-list for method output_type
+	101, // [101:101] is the sub-list for method input_type
+	101, // [101:101] is the sub-list for extension type_name
+	99,  // [99:101] is the sub-list for extension extendee
+	0,   // [0:99] is the sub-list for field type_name
 }
 
 func init() { file_fsm_fsmpb_fsm_proto_init() }
@@ -7389,9 +7596,11 @@ func file_fsm_fsmpb_fsm_proto_init() {
 		(*Change_DeletePolicyVersion)(nil),
 		(*Change_PutOidcProvider)(nil),
 		(*Change_DeleteOidcProvider)(nil),
+		(*Change_PutCertificateMapping)(nil),
+		(*Change_DeleteCertificateMapping)(nil),
 		(*Change_RaiseLevel)(nil),
 	}
-	file_fsm_fsmpb_fsm_proto_msgTypes[56].OneofWrappers = []any{
+	file_fsm_fsmpb_fsm_proto_msgTypes[58].OneofWrappers = []any{
 		(*SnapshotItem_Header)(nil),
 		(*SnapshotItem_Cluster)(nil),
 		(*SnapshotItem_Key)(nil),
@@ -7423,6 +7632,7 @@ func file_fsm_fsmpb_fsm_proto_init() {
 		(*SnapshotItem_PolicyUses)(nil),
 		(*SnapshotItem_OidcProvider)(nil),
 		(*SnapshotItem_CredentialUse)(nil),
+		(*SnapshotItem_CertificateMapping)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
@@ -7430,7 +7640,7 @@ func file_fsm_fsmpb_fsm_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_fsm_fsmpb_fsm_proto_rawDesc), len(file_fsm_fsmpb_fsm_proto_rawDesc)),
 			NumEnums:      4,
-			NumMessages:   64,
+			NumMessages:   66,
 			NumExtensions: 2,
 			NumServices:   0,
 		},

@@ -1,5 +1,7 @@
 package level
 
+import "github.com/conclavekms/conclave/fsm/form"
+
 // Limits are the bounds within which apply accepts a record. They must be the same on all
 // nodes, whichever release each one runs. So they depend on the level of the state and
 // never change once a release has written that level; a new level gets a row of its own.
@@ -31,3 +33,8 @@ var limitsOf = [Newest + 1]Limits{1: first, 2: first}
 
 // LimitsAt returns the limits of a state's level, which this release must know.
 func LimitsAt(level uint32) *Limits { return &limitsOf[level] }
+
+// Entities returns the limits of objects of IAM.
+func (l *Limits) Entities() form.Limits {
+	return form.Limits{Policy: l.Policy, Object: l.Entity, List: l.List}
+}

@@ -103,6 +103,7 @@ var walks = []walk{
 	{"docs/access.md", "## Workloads in Kubernetes", "TestAccessPage"},
 	{"docs/access.md", "## CI systems", "TestAccessPage"},
 	{"docs/access.md", "## Other accounts", "TestAccessPage"},
+	{"docs/access.md", "## Certificates and SPIFFE", "TestCertificatesPage"},
 	{"docs/access.md", "## Take access away", "TestAccessPage"},
 	{"docs/access.md", "## Who can use a key", "TestAccessPage"},
 	{"docs/access.md", "## Least privilege from use", "TestAccessPage"},

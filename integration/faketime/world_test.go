@@ -305,7 +305,7 @@ func (w *world) found() {
 	}
 	w.share = res.Shares[0]
 	w.unseal(w.nodes...)
-	if w.root, err = w.nodes[0].engine().AuthenticateCertificate(ctx, timeRoot); err != nil {
+	if w.root, err = w.nodes[0].engine().AuthenticateCertificate(ctx, iam.Certificate{URI: timeRoot}); err != nil {
 		w.t.Fatal(err)
 	}
 }

@@ -206,31 +206,3 @@ func hmacEqual(key, msg, tag []byte) bool {
 }
 
 func equal(a, b [32]byte) bool { return subtle.ConstantTimeCompare(a[:], b[:]) == 1 }
-
-// AuthenticateCertificate returns the identity of a client certificate, by its URI. The
-// transport has verified the certificate. Errors: ErrUnrecognizedClient, ErrUnavailable.
-func (a *Authenticator) AuthenticateCertificate(ctx context.Context, uri string) (Identity, error) {
-	o, err := a.cfg.Vault.Current()
-	if err != nil {
-		return Identity{}, err
-	}
-	if uri == "" || len(uri) > vault.MaxCredentialID {
-		return Identity{}, ErrUnrecognized
-	}
-	_, id, err := onFresh(ctx, a, func(s *fsm.State) (*fsmpb.Credential, Identity, error) {
-		for account := range fsm.Accounts(s) {
-			c, _ := s.Credential(account, uri)
-			if !good(c, fsmpb.CredentialKind_CREDENTIAL_KIND_CERTIFICATE) {
-				continue
-			}
-			known, err := a.Identify(o, c)
-			if err != nil {
-				return nil, Identity{}, err
-			}
-			id, err := a.identity(s, c, known)
-			return c, id, err
-		}
-		return nil, Identity{}, ErrUnrecognized
-	})
-	return id, err
-}

@@ -1,6 +1,8 @@
 package iam
 
 import (
+	"time"
+
 	"github.com/conclavekms/conclave/auditlog/auditpb"
 	"github.com/conclavekms/conclave/fsm"
 	"github.com/conclavekms/conclave/keyengine/iam/iampb"
@@ -59,13 +61,24 @@ type Identity struct {
 	proof      [32]byte       // identifies the credential's secret, or its sessions, at the time of the proof
 	session    string         // id of the session of CreateSession, if one was used
 	temporary  *iampb.Session // of temporary credentials
+	mapped     *Certificate   // the certificate, if a certificate mapping says who its holder is
+}
+
+// Certificate is a verified client certificate.
+type Certificate struct {
+	// URI is the only one of the certificate.
+	URI string
+	// Serial is the serial number, in hexadecimal.
+	Serial string
+	// NotAfter is when the certificate expires.
+	NotAfter time.Time
 }
 
 // ForwardedIdentity returns the identity that another unsealed node established and
 // forwarded with a request. See the methods for the arguments; temporary is the encoded
 // session of temporary credentials, or nil.
-func ForwardedIdentity(principal policy.Principal, account fsm.Account, credential string, proof [32]byte, session string, temporary []byte) (Identity, error) {
-	id := Identity{principal: principal, account: account, credential: credential, proof: proof, session: session}
+func ForwardedIdentity(principal policy.Principal, account fsm.Account, credential string, proof [32]byte, session string, temporary []byte, mapped *Certificate) (Identity, error) {
+	id := Identity{principal: principal, account: account, credential: credential, proof: proof, session: session, mapped: mapped}
 	if len(temporary) > 0 {
 		t, err := decodeTemporary(temporary)
 		if err != nil {
@@ -81,6 +94,9 @@ func (id Identity) Account() fsm.Account { return id.account }
 
 // Temporary returns the session of temporary credentials, or nil.
 func (id Identity) Temporary() *iampb.Session { return id.temporary }
+
+// Mapped returns the certificate of the caller if a certificate mapping says who it is, or nil.
+func (id Identity) Mapped() *Certificate { return id.mapped }
 
 // Proof identifies the credential's secret, or its sessions, at the time of the proof.
 func (id Identity) Proof() []byte { return id.proof[:] }

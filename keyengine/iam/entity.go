@@ -39,6 +39,8 @@ type Entity struct {
 	BreakGlassUntil int64
 	// Subject is what the provider calls a web identity that has no session yet.
 	Subject string
+	// CertificateURI is the URI of the client certificate that proved who a mapped caller is.
+	CertificateURI string
 }
 
 // EntityARN returns the ARN of a user, group, role or managed policy; kind is "user",
@@ -136,6 +138,9 @@ func (e *Entity) Record(id *auditpb.Identity, credential string) {
 	id.PrincipalId = e.ID
 	if e.Kind == policy.KindFederated { // which has no ARN and is of no account
 		id.Arn, id.AccountId, id.UserName = "", "", e.Subject
+		if e.CertificateURI != "" {
+			id.Type = "CertificateUser"
+		}
 	}
 	if e.BreakGlassUntil != 0 {
 		id.SessionContext = append(id.SessionContext, auditfield.TextMap("breakGlass", map[string]string{
@@ -150,9 +155,11 @@ func (e *Entity) Record(id *auditpb.Identity, credential string) {
 			"type": "Role", "principalId": e.Role.Id, "arn": e.Principal.Role, "accountId": e.Principal.Account, "userName": e.Role.Name,
 		}))
 	}
-	id.SessionContext = append(id.SessionContext, auditfield.TextMap("attributes", map[string]string{
-		"creationDate": time.Unix(0, e.Session.Issued).UTC().Format(time.RFC3339), "mfaAuthenticated": "false",
-	}))
+	attributes := map[string]string{"mfaAuthenticated": "false"}
+	if e.Session.Issued != 0 {
+		attributes["creationDate"] = time.Unix(0, e.Session.Issued).UTC().Format(time.RFC3339)
+	}
+	id.SessionContext = append(id.SessionContext, auditfield.TextMap("attributes", attributes))
 	if e.Session.SourceIdentity != "" {
 		id.SessionContext = append(id.SessionContext, auditfield.Text("sourceIdentity", e.Session.SourceIdentity))
 	}

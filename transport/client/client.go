@@ -203,6 +203,11 @@ func (c *Client) Accounts() kmspb.AccountsClient {
 	return kmspb.NewAccountsClient(c.authenticated())
 }
 
+// CertificateMappings returns a client for whose client certificates are.
+func (c *Client) CertificateMappings() kmspb.CertificateMappingsClient {
+	return kmspb.NewCertificateMappingsClient(c.authenticated())
+}
+
 // Credentials returns a client for the credentials of the account's root user.
 func (c *Client) Credentials() kmspb.CredentialsClient {
 	return kmspb.NewCredentialsClient(c.authenticated())

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/tls"
 	"crypto/x509"
+	"encoding/hex"
 	"net"
 	"strings"
 
@@ -21,7 +22,9 @@ const (
 	regionHeader = "x-conclave-region"
 	maxRegion    = 64
 
-	operatorURI = "conclave://operator/"
+	// ownScheme is that of the URIs of nodes and operators.
+	ownScheme   = "conclave"
+	operatorURI = ownScheme + "://operator/"
 	// maxOperator bounds an operator's name, maxAuthorization a session token with its
 	// scheme.
 	maxOperator      = 128
@@ -107,11 +110,11 @@ func (s *Server) caller(ctx context.Context) (*iam.Caller, error) {
 	if conn.leaf == nil {
 		return nil, errNoCredentials
 	}
-	uri, ok := s.operatorName(conn)
+	cert, ok := s.certificate(conn)
 	if !ok {
 		return nil, errCertificate
 	}
-	if c.Identity, err = s.cfg.Engine.AuthenticateCertificate(ctx, uri); err != nil {
+	if c.Identity, err = s.cfg.Engine.AuthenticateCertificate(ctx, cert); err != nil {
 		return nil, err
 	}
 	call.Proved()
@@ -148,22 +151,33 @@ func (s *Server) operator(ctx context.Context) (ceremony.Operator, error) {
 }
 
 // operatorName returns the URI in an operator's verified certificate.
-// Certificates of nodes come from the same CA, but are not accepted here.
-// Connections can outlive certificates, so the dates are checked again.
 func (s *Server) operatorName(conn connection) (string, bool) {
+	cert, ok := s.certificate(conn)
+	return cert.URI, ok && strings.HasPrefix(cert.URI, operatorURI)
+}
+
+// certificate returns the verified certificate of a client, which has one URI: if it had
+// several, it would not be clear who the client is. Certificates of nodes come from the same
+// CA, but are not accepted here. Connections can outlive certificates, so the dates are
+// checked again.
+func (s *Server) certificate(conn connection) (iam.Certificate, bool) {
 	leaf := conn.leaf
 	if leaf == nil {
-		return "", false
+		return iam.Certificate{}, false
 	}
 	if now := s.cfg.Clock.Now(); now.Before(leaf.NotBefore) || now.After(leaf.NotAfter) {
-		return "", false
+		return iam.Certificate{}, false
 	}
 	if len(leaf.URIs) != 1 {
-		return "", false
+		return iam.Certificate{}, false
 	}
-	uri := leaf.URIs[0].String()
-	name, ok := strings.CutPrefix(uri, operatorURI)
-	return uri, ok && plainName(name)
+	uri := leaf.URIs[0]
+	c := iam.Certificate{URI: uri.String(), Serial: hex.EncodeToString(leaf.SerialNumber.Bytes()), NotAfter: leaf.NotAfter}
+	if uri.Scheme == ownScheme {
+		name, ok := strings.CutPrefix(c.URI, operatorURI)
+		return c, ok && plainName(name)
+	}
+	return c, true
 }
 
 // plainName reports whether an operator's name consists of characters that need

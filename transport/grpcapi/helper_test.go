@@ -71,14 +71,15 @@ func (f *fakeEngine) AuthenticateSession(_ context.Context, token string) (iam.I
 	case token == "expired", f.expired:
 		return iam.Identity{}, &kmsapi.Error{Code: kmsapi.ErrExpiredToken.Code, Message: "expired"}
 	case token == "good":
-		return iam.ForwardedIdentity(iam.Identity{}.Principal(), 0, "AKIA", [32]byte{}, "session", nil)
+		return iam.ForwardedIdentity(iam.Identity{}.Principal(), 0, "AKIA", [32]byte{}, "session", nil, nil)
 	}
 	return iam.Identity{}, errBadToken
 }
 
 func (f *fakeEngine) KnowsToken(token string) bool { return token == "good" }
 
-func (f *fakeEngine) AuthenticateCertificate(_ context.Context, uri string) (iam.Identity, error) {
+func (f *fakeEngine) AuthenticateCertificate(_ context.Context, cert iam.Certificate) (iam.Identity, error) {
+	uri := cert.URI
 	if uri == "conclave://operator/alice" {
 		return iam.Identity{}, nil
 	}
@@ -112,6 +113,18 @@ func (f *fakeEngine) CreateAccount(_ context.Context, c *iam.Caller, _, _ string
 
 func (f *fakeEngine) Accounts(context.Context, *iam.Caller) ([]keyengine.AccountInfo, error) {
 	return []keyengine.AccountInfo{{Number: "111122223333", Name: "first"}}, nil
+}
+
+func (f *fakeEngine) CreateCertificateMapping(_ context.Context, _ *iam.Caller, pattern, principal string) (string, error) {
+	return pattern + " is " + principal, nil
+}
+
+func (f *fakeEngine) CertificateMappings(context.Context, *iam.Caller) ([]keyengine.CertificateMapping, error) {
+	return []keyengine.CertificateMapping{{Pattern: "spiffe://a/b", ARN: "arn", Principal: "ann"}}, nil
+}
+
+func (f *fakeEngine) DeleteCertificateMapping(_ context.Context, c *iam.Caller, pattern string) error {
+	return f.managed(c, "unmap "+pattern)
 }
 
 func (f *fakeEngine) CreateAccessKey(_ context.Context, c *iam.Caller, answerKey []byte) (string, []byte, error) {

@@ -62,7 +62,7 @@ type Engine interface {
 	// expired, without waiting for anything.
 	KnowsToken(token string) bool
 	AuthenticateSession(ctx context.Context, token string) (iam.Identity, error)
-	AuthenticateCertificate(ctx context.Context, uri string) (iam.Identity, error)
+	AuthenticateCertificate(ctx context.Context, cert iam.Certificate) (iam.Identity, error)
 	OpenSession(ctx context.Context, p iam.SessionProof) (token string, expires time.Time, err error)
 	ReadAudit(ctx context.Context, c *iam.Caller, from uint64) (*keyengine.AuditReader, error)
 	Credentials(ctx context.Context, c *iam.Caller) ([]keyengine.CredentialInfo, error)
@@ -70,6 +70,9 @@ type Engine interface {
 	CreateAccessKey(ctx context.Context, c *iam.Caller, answerKey []byte) (id string, sealed []byte, err error)
 	CreateAccount(ctx context.Context, c *iam.Caller, number, name string, answerKey []byte) (id string, sealed []byte, err error)
 	Accounts(ctx context.Context, c *iam.Caller) ([]keyengine.AccountInfo, error)
+	CreateCertificateMapping(ctx context.Context, c *iam.Caller, pattern, principal string) (arn string, err error)
+	CertificateMappings(ctx context.Context, c *iam.Caller) ([]keyengine.CertificateMapping, error)
+	DeleteCertificateMapping(ctx context.Context, c *iam.Caller, pattern string) error
 	DeleteCredential(ctx context.Context, c *iam.Caller, id string) error
 	RevokeSessions(ctx context.Context, c *iam.Caller) error
 }
@@ -181,6 +184,7 @@ func New(cfg Config) (*Server, error) {
 	s.register(&kmspb.Session_ServiceDesc, &sessionService{server: s})
 	s.register(&kmspb.Credentials_ServiceDesc, &credentialsService{server: s})
 	s.register(&kmspb.Accounts_ServiceDesc, &accountsService{server: s})
+	s.register(&kmspb.CertificateMappings_ServiceDesc, &certificatesService{server: s})
 	s.register(&kmspb.Audit_ServiceDesc, s.audit)
 	s.register(&grpc_health_v1.Health_ServiceDesc, &healthService{serving: cfg.Serving, watches: s.gates.watches, life: cfg.WatchTime})
 	reflection.Register(s.grpc)

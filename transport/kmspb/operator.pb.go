@@ -3649,6 +3649,333 @@ func (x *AccountInfo) GetCreated() *timestamppb.Timestamp {
 	return nil
 }
 
+type CreateCertificateMappingRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// A URI, or the beginning of URIs followed by "/*".
+	Pattern string `protobuf:"bytes,1,opt,name=pattern,proto3" json:"pattern,omitempty"`
+	// The ARN of a user of the account, or of a role of any account.
+	Principal     string `protobuf:"bytes,2,opt,name=principal,proto3" json:"principal,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CreateCertificateMappingRequest) Reset() {
+	*x = CreateCertificateMappingRequest{}
+	mi := &file_transport_kmspb_operator_proto_msgTypes[60]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CreateCertificateMappingRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CreateCertificateMappingRequest) ProtoMessage() {}
+
+func (x *CreateCertificateMappingRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_transport_kmspb_operator_proto_msgTypes[60]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CreateCertificateMappingRequest.ProtoReflect.Descriptor instead.
+func (*CreateCertificateMappingRequest) Descriptor() ([]byte, []int) {
+	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{60}
+}
+
+func (x *CreateCertificateMappingRequest) GetPattern() string {
+	if x != nil {
+		return x.Pattern
+	}
+	return ""
+}
+
+func (x *CreateCertificateMappingRequest) GetPrincipal() string {
+	if x != nil {
+		return x.Principal
+	}
+	return ""
+}
+
+type CreateCertificateMappingResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The ARN that a role's trust policy names as a federated principal.
+	Arn           string `protobuf:"bytes,1,opt,name=arn,proto3" json:"arn,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CreateCertificateMappingResponse) Reset() {
+	*x = CreateCertificateMappingResponse{}
+	mi := &file_transport_kmspb_operator_proto_msgTypes[61]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CreateCertificateMappingResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CreateCertificateMappingResponse) ProtoMessage() {}
+
+func (x *CreateCertificateMappingResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_transport_kmspb_operator_proto_msgTypes[61]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CreateCertificateMappingResponse.ProtoReflect.Descriptor instead.
+func (*CreateCertificateMappingResponse) Descriptor() ([]byte, []int) {
+	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{61}
+}
+
+func (x *CreateCertificateMappingResponse) GetArn() string {
+	if x != nil {
+		return x.Arn
+	}
+	return ""
+}
+
+type ListCertificateMappingsRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListCertificateMappingsRequest) Reset() {
+	*x = ListCertificateMappingsRequest{}
+	mi := &file_transport_kmspb_operator_proto_msgTypes[62]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListCertificateMappingsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListCertificateMappingsRequest) ProtoMessage() {}
+
+func (x *ListCertificateMappingsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_transport_kmspb_operator_proto_msgTypes[62]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListCertificateMappingsRequest.ProtoReflect.Descriptor instead.
+func (*ListCertificateMappingsRequest) Descriptor() ([]byte, []int) {
+	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{62}
+}
+
+type ListCertificateMappingsResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Mappings      []*CertificateMapping  `protobuf:"bytes,1,rep,name=mappings,proto3" json:"mappings,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListCertificateMappingsResponse) Reset() {
+	*x = ListCertificateMappingsResponse{}
+	mi := &file_transport_kmspb_operator_proto_msgTypes[63]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListCertificateMappingsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListCertificateMappingsResponse) ProtoMessage() {}
+
+func (x *ListCertificateMappingsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_transport_kmspb_operator_proto_msgTypes[63]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListCertificateMappingsResponse.ProtoReflect.Descriptor instead.
+func (*ListCertificateMappingsResponse) Descriptor() ([]byte, []int) {
+	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{63}
+}
+
+func (x *ListCertificateMappingsResponse) GetMappings() []*CertificateMapping {
+	if x != nil {
+		return x.Mappings
+	}
+	return nil
+}
+
+type CertificateMapping struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Pattern       string                 `protobuf:"bytes,1,opt,name=pattern,proto3" json:"pattern,omitempty"`
+	Arn           string                 `protobuf:"bytes,2,opt,name=arn,proto3" json:"arn,omitempty"`
+	Principal     string                 `protobuf:"bytes,3,opt,name=principal,proto3" json:"principal,omitempty"` // the unique id if there is no such user or role any more
+	Created       *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=created,proto3" json:"created,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CertificateMapping) Reset() {
+	*x = CertificateMapping{}
+	mi := &file_transport_kmspb_operator_proto_msgTypes[64]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CertificateMapping) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CertificateMapping) ProtoMessage() {}
+
+func (x *CertificateMapping) ProtoReflect() protoreflect.Message {
+	mi := &file_transport_kmspb_operator_proto_msgTypes[64]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CertificateMapping.ProtoReflect.Descriptor instead.
+func (*CertificateMapping) Descriptor() ([]byte, []int) {
+	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{64}
+}
+
+func (x *CertificateMapping) GetPattern() string {
+	if x != nil {
+		return x.Pattern
+	}
+	return ""
+}
+
+func (x *CertificateMapping) GetArn() string {
+	if x != nil {
+		return x.Arn
+	}
+	return ""
+}
+
+func (x *CertificateMapping) GetPrincipal() string {
+	if x != nil {
+		return x.Principal
+	}
+	return ""
+}
+
+func (x *CertificateMapping) GetCreated() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Created
+	}
+	return nil
+}
+
+type DeleteCertificateMappingRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Pattern       string                 `protobuf:"bytes,1,opt,name=pattern,proto3" json:"pattern,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DeleteCertificateMappingRequest) Reset() {
+	*x = DeleteCertificateMappingRequest{}
+	mi := &file_transport_kmspb_operator_proto_msgTypes[65]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DeleteCertificateMappingRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DeleteCertificateMappingRequest) ProtoMessage() {}
+
+func (x *DeleteCertificateMappingRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_transport_kmspb_operator_proto_msgTypes[65]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DeleteCertificateMappingRequest.ProtoReflect.Descriptor instead.
+func (*DeleteCertificateMappingRequest) Descriptor() ([]byte, []int) {
+	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{65}
+}
+
+func (x *DeleteCertificateMappingRequest) GetPattern() string {
+	if x != nil {
+		return x.Pattern
+	}
+	return ""
+}
+
+type DeleteCertificateMappingResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DeleteCertificateMappingResponse) Reset() {
+	*x = DeleteCertificateMappingResponse{}
+	mi := &file_transport_kmspb_operator_proto_msgTypes[66]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DeleteCertificateMappingResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DeleteCertificateMappingResponse) ProtoMessage() {}
+
+func (x *DeleteCertificateMappingResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_transport_kmspb_operator_proto_msgTypes[66]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DeleteCertificateMappingResponse.ProtoReflect.Descriptor instead.
+func (*DeleteCertificateMappingResponse) Descriptor() ([]byte, []int) {
+	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{66}
+}
+
 type DeleteCredentialRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
@@ -3658,7 +3985,7 @@ type DeleteCredentialRequest struct {
 
 func (x *DeleteCredentialRequest) Reset() {
 	*x = DeleteCredentialRequest{}
-	mi := &file_transport_kmspb_operator_proto_msgTypes[60]
+	mi := &file_transport_kmspb_operator_proto_msgTypes[67]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3670,7 +3997,7 @@ func (x *DeleteCredentialRequest) String() string {
 func (*DeleteCredentialRequest) ProtoMessage() {}
 
 func (x *DeleteCredentialRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_transport_kmspb_operator_proto_msgTypes[60]
+	mi := &file_transport_kmspb_operator_proto_msgTypes[67]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3683,7 +4010,7 @@ func (x *DeleteCredentialRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteCredentialRequest.ProtoReflect.Descriptor instead.
 func (*DeleteCredentialRequest) Descriptor() ([]byte, []int) {
-	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{60}
+	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{67}
 }
 
 func (x *DeleteCredentialRequest) GetId() string {
@@ -3701,7 +4028,7 @@ type DeleteCredentialResponse struct {
 
 func (x *DeleteCredentialResponse) Reset() {
 	*x = DeleteCredentialResponse{}
-	mi := &file_transport_kmspb_operator_proto_msgTypes[61]
+	mi := &file_transport_kmspb_operator_proto_msgTypes[68]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3713,7 +4040,7 @@ func (x *DeleteCredentialResponse) String() string {
 func (*DeleteCredentialResponse) ProtoMessage() {}
 
 func (x *DeleteCredentialResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_transport_kmspb_operator_proto_msgTypes[61]
+	mi := &file_transport_kmspb_operator_proto_msgTypes[68]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3726,7 +4053,7 @@ func (x *DeleteCredentialResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteCredentialResponse.ProtoReflect.Descriptor instead.
 func (*DeleteCredentialResponse) Descriptor() ([]byte, []int) {
-	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{61}
+	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{68}
 }
 
 type RevokeSessionsRequest struct {
@@ -3737,7 +4064,7 @@ type RevokeSessionsRequest struct {
 
 func (x *RevokeSessionsRequest) Reset() {
 	*x = RevokeSessionsRequest{}
-	mi := &file_transport_kmspb_operator_proto_msgTypes[62]
+	mi := &file_transport_kmspb_operator_proto_msgTypes[69]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3749,7 +4076,7 @@ func (x *RevokeSessionsRequest) String() string {
 func (*RevokeSessionsRequest) ProtoMessage() {}
 
 func (x *RevokeSessionsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_transport_kmspb_operator_proto_msgTypes[62]
+	mi := &file_transport_kmspb_operator_proto_msgTypes[69]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3762,7 +4089,7 @@ func (x *RevokeSessionsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RevokeSessionsRequest.ProtoReflect.Descriptor instead.
 func (*RevokeSessionsRequest) Descriptor() ([]byte, []int) {
-	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{62}
+	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{69}
 }
 
 type RevokeSessionsResponse struct {
@@ -3773,7 +4100,7 @@ type RevokeSessionsResponse struct {
 
 func (x *RevokeSessionsResponse) Reset() {
 	*x = RevokeSessionsResponse{}
-	mi := &file_transport_kmspb_operator_proto_msgTypes[63]
+	mi := &file_transport_kmspb_operator_proto_msgTypes[70]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3785,7 +4112,7 @@ func (x *RevokeSessionsResponse) String() string {
 func (*RevokeSessionsResponse) ProtoMessage() {}
 
 func (x *RevokeSessionsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_transport_kmspb_operator_proto_msgTypes[63]
+	mi := &file_transport_kmspb_operator_proto_msgTypes[70]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3798,7 +4125,7 @@ func (x *RevokeSessionsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RevokeSessionsResponse.ProtoReflect.Descriptor instead.
 func (*RevokeSessionsResponse) Descriptor() ([]byte, []int) {
-	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{63}
+	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{70}
 }
 
 var File_transport_kmspb_operator_proto protoreflect.FileDescriptor
@@ -4064,7 +4391,23 @@ const file_transport_kmspb_operator_proto_rawDesc = "" +
 	"\aaccount\x18\x01 \x01(\tR\aaccount\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x14\n" +
 	"\x05alias\x18\x03 \x01(\tR\x05alias\x124\n" +
-	"\acreated\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\acreated\")\n" +
+	"\acreated\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\acreated\"Y\n" +
+	"\x1fCreateCertificateMappingRequest\x12\x18\n" +
+	"\apattern\x18\x01 \x01(\tR\apattern\x12\x1c\n" +
+	"\tprincipal\x18\x02 \x01(\tR\tprincipal\"4\n" +
+	" CreateCertificateMappingResponse\x12\x10\n" +
+	"\x03arn\x18\x01 \x01(\tR\x03arn\" \n" +
+	"\x1eListCertificateMappingsRequest\"^\n" +
+	"\x1fListCertificateMappingsResponse\x12;\n" +
+	"\bmappings\x18\x01 \x03(\v2\x1f.conclave.v1.CertificateMappingR\bmappings\"\x94\x01\n" +
+	"\x12CertificateMapping\x12\x18\n" +
+	"\apattern\x18\x01 \x01(\tR\apattern\x12\x10\n" +
+	"\x03arn\x18\x02 \x01(\tR\x03arn\x12\x1c\n" +
+	"\tprincipal\x18\x03 \x01(\tR\tprincipal\x124\n" +
+	"\acreated\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\acreated\";\n" +
+	"\x1fDeleteCertificateMappingRequest\x12\x18\n" +
+	"\apattern\x18\x01 \x01(\tR\apattern\"\"\n" +
+	" DeleteCertificateMappingResponse\")\n" +
 	"\x17DeleteCredentialRequest\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\"\x1a\n" +
 	"\x18DeleteCredentialResponse\"\x17\n" +
@@ -4094,7 +4437,11 @@ const file_transport_kmspb_operator_proto_rawDesc = "" +
 	"\x0eRevokeSessions\x12\".conclave.v1.RevokeSessionsRequest\x1a#.conclave.v1.RevokeSessionsResponse2\xa8\x01\n" +
 	"\bAccounts\x12O\n" +
 	"\x06Create\x12!.conclave.v1.CreateAccountRequest\x1a\".conclave.v1.CreateAccountResponse\x12K\n" +
-	"\x04List\x12 .conclave.v1.ListAccountsRequest\x1a!.conclave.v1.ListAccountsResponse2P\n" +
+	"\x04List\x12 .conclave.v1.ListAccountsRequest\x1a!.conclave.v1.ListAccountsResponse2\xc6\x02\n" +
+	"\x13CertificateMappings\x12e\n" +
+	"\x06Create\x12,.conclave.v1.CreateCertificateMappingRequest\x1a-.conclave.v1.CreateCertificateMappingResponse\x12a\n" +
+	"\x04List\x12+.conclave.v1.ListCertificateMappingsRequest\x1a,.conclave.v1.ListCertificateMappingsResponse\x12e\n" +
+	"\x06Delete\x12,.conclave.v1.DeleteCertificateMappingRequest\x1a-.conclave.v1.DeleteCertificateMappingResponse2P\n" +
 	"\x05Audit\x12G\n" +
 	"\x04Read\x12\x1d.conclave.v1.ReadAuditRequest\x1a\x1e.conclave.v1.ReadAuditResponse0\x012\x85\x02\n" +
 	"\aCluster\x12D\n" +
@@ -4114,87 +4461,94 @@ func file_transport_kmspb_operator_proto_rawDescGZIP() []byte {
 	return file_transport_kmspb_operator_proto_rawDescData
 }
 
-var file_transport_kmspb_operator_proto_msgTypes = make([]protoimpl.MessageInfo, 64)
+var file_transport_kmspb_operator_proto_msgTypes = make([]protoimpl.MessageInfo, 71)
 var file_transport_kmspb_operator_proto_goTypes = []any{
-	(*SealState)(nil),                     // 0: conclave.v1.SealState
-	(*Ceremony)(nil),                      // 1: conclave.v1.Ceremony
-	(*StatusRequest)(nil),                 // 2: conclave.v1.StatusRequest
-	(*StatusResponse)(nil),                // 3: conclave.v1.StatusResponse
-	(*CRL)(nil),                           // 4: conclave.v1.CRL
-	(*RaftStatus)(nil),                    // 5: conclave.v1.RaftStatus
-	(*AuditStatus)(nil),                   // 6: conclave.v1.AuditStatus
-	(*Addresses)(nil),                     // 7: conclave.v1.Addresses
-	(*NodeStatus)(nil),                    // 8: conclave.v1.NodeStatus
-	(*InitRequest)(nil),                   // 9: conclave.v1.InitRequest
-	(*InitResponse)(nil),                  // 10: conclave.v1.InitResponse
-	(*InitSecrets)(nil),                   // 11: conclave.v1.InitSecrets
-	(*ChallengeRequest)(nil),              // 12: conclave.v1.ChallengeRequest
-	(*ChallengeResponse)(nil),             // 13: conclave.v1.ChallengeResponse
-	(*SubmitShareRequest)(nil),            // 14: conclave.v1.SubmitShareRequest
-	(*SubmitShareResponse)(nil),           // 15: conclave.v1.SubmitShareResponse
-	(*ResetSharesRequest)(nil),            // 16: conclave.v1.ResetSharesRequest
-	(*ResetSharesResponse)(nil),           // 17: conclave.v1.ResetSharesResponse
-	(*SealRequest)(nil),                   // 18: conclave.v1.SealRequest
-	(*SealResponse)(nil),                  // 19: conclave.v1.SealResponse
-	(*NodeReport)(nil),                    // 20: conclave.v1.NodeReport
-	(*ConfirmTimeRequest)(nil),            // 21: conclave.v1.ConfirmTimeRequest
-	(*ConfirmTimeResponse)(nil),           // 22: conclave.v1.ConfirmTimeResponse
-	(*InstallCRLRequest)(nil),             // 23: conclave.v1.InstallCRLRequest
-	(*InstallCRLResponse)(nil),            // 24: conclave.v1.InstallCRLResponse
-	(*BreakGlass)(nil),                    // 25: conclave.v1.BreakGlass
-	(*BeginBreakGlassRequest)(nil),        // 26: conclave.v1.BeginBreakGlassRequest
-	(*BeginBreakGlassResponse)(nil),       // 27: conclave.v1.BeginBreakGlassResponse
-	(*GetBreakGlassRequest)(nil),          // 28: conclave.v1.GetBreakGlassRequest
-	(*GetBreakGlassResponse)(nil),         // 29: conclave.v1.GetBreakGlassResponse
-	(*SubmitBreakGlassShareRequest)(nil),  // 30: conclave.v1.SubmitBreakGlassShareRequest
-	(*SubmitBreakGlassShareResponse)(nil), // 31: conclave.v1.SubmitBreakGlassShareResponse
-	(*BreakGlassKey)(nil),                 // 32: conclave.v1.BreakGlassKey
-	(*CancelBreakGlassRequest)(nil),       // 33: conclave.v1.CancelBreakGlassRequest
-	(*CancelBreakGlassResponse)(nil),      // 34: conclave.v1.CancelBreakGlassResponse
-	(*SaveSnapshotRequest)(nil),           // 35: conclave.v1.SaveSnapshotRequest
-	(*SaveSnapshotResponse)(nil),          // 36: conclave.v1.SaveSnapshotResponse
-	(*SavedSnapshot)(nil),                 // 37: conclave.v1.SavedSnapshot
-	(*CreateSessionRequest)(nil),          // 38: conclave.v1.CreateSessionRequest
-	(*CreateSessionResponse)(nil),         // 39: conclave.v1.CreateSessionResponse
-	(*ReadAuditRequest)(nil),              // 40: conclave.v1.ReadAuditRequest
-	(*ReadAuditResponse)(nil),             // 41: conclave.v1.ReadAuditResponse
-	(*UpgradeStatusRequest)(nil),          // 42: conclave.v1.UpgradeStatusRequest
-	(*UpgradeStatusResponse)(nil),         // 43: conclave.v1.UpgradeStatusResponse
-	(*MemberRelease)(nil),                 // 44: conclave.v1.MemberRelease
-	(*FinalizeUpgradeRequest)(nil),        // 45: conclave.v1.FinalizeUpgradeRequest
-	(*FinalizeUpgradeResponse)(nil),       // 46: conclave.v1.FinalizeUpgradeResponse
-	(*MembersRequest)(nil),                // 47: conclave.v1.MembersRequest
-	(*MembersResponse)(nil),               // 48: conclave.v1.MembersResponse
-	(*Member)(nil),                        // 49: conclave.v1.Member
-	(*ListCredentialsRequest)(nil),        // 50: conclave.v1.ListCredentialsRequest
-	(*ListCredentialsResponse)(nil),       // 51: conclave.v1.ListCredentialsResponse
-	(*Credential)(nil),                    // 52: conclave.v1.Credential
-	(*CreateAccessKeyRequest)(nil),        // 53: conclave.v1.CreateAccessKeyRequest
-	(*CreateAccessKeyResponse)(nil),       // 54: conclave.v1.CreateAccessKeyResponse
-	(*CreateAccountRequest)(nil),          // 55: conclave.v1.CreateAccountRequest
-	(*CreateAccountResponse)(nil),         // 56: conclave.v1.CreateAccountResponse
-	(*ListAccountsRequest)(nil),           // 57: conclave.v1.ListAccountsRequest
-	(*ListAccountsResponse)(nil),          // 58: conclave.v1.ListAccountsResponse
-	(*AccountInfo)(nil),                   // 59: conclave.v1.AccountInfo
-	(*DeleteCredentialRequest)(nil),       // 60: conclave.v1.DeleteCredentialRequest
-	(*DeleteCredentialResponse)(nil),      // 61: conclave.v1.DeleteCredentialResponse
-	(*RevokeSessionsRequest)(nil),         // 62: conclave.v1.RevokeSessionsRequest
-	(*RevokeSessionsResponse)(nil),        // 63: conclave.v1.RevokeSessionsResponse
-	(*timestamppb.Timestamp)(nil),         // 64: google.protobuf.Timestamp
-	(*ErrorDetail)(nil),                   // 65: conclave.v1.ErrorDetail
-	(*durationpb.Duration)(nil),           // 66: google.protobuf.Duration
+	(*SealState)(nil),                        // 0: conclave.v1.SealState
+	(*Ceremony)(nil),                         // 1: conclave.v1.Ceremony
+	(*StatusRequest)(nil),                    // 2: conclave.v1.StatusRequest
+	(*StatusResponse)(nil),                   // 3: conclave.v1.StatusResponse
+	(*CRL)(nil),                              // 4: conclave.v1.CRL
+	(*RaftStatus)(nil),                       // 5: conclave.v1.RaftStatus
+	(*AuditStatus)(nil),                      // 6: conclave.v1.AuditStatus
+	(*Addresses)(nil),                        // 7: conclave.v1.Addresses
+	(*NodeStatus)(nil),                       // 8: conclave.v1.NodeStatus
+	(*InitRequest)(nil),                      // 9: conclave.v1.InitRequest
+	(*InitResponse)(nil),                     // 10: conclave.v1.InitResponse
+	(*InitSecrets)(nil),                      // 11: conclave.v1.InitSecrets
+	(*ChallengeRequest)(nil),                 // 12: conclave.v1.ChallengeRequest
+	(*ChallengeResponse)(nil),                // 13: conclave.v1.ChallengeResponse
+	(*SubmitShareRequest)(nil),               // 14: conclave.v1.SubmitShareRequest
+	(*SubmitShareResponse)(nil),              // 15: conclave.v1.SubmitShareResponse
+	(*ResetSharesRequest)(nil),               // 16: conclave.v1.ResetSharesRequest
+	(*ResetSharesResponse)(nil),              // 17: conclave.v1.ResetSharesResponse
+	(*SealRequest)(nil),                      // 18: conclave.v1.SealRequest
+	(*SealResponse)(nil),                     // 19: conclave.v1.SealResponse
+	(*NodeReport)(nil),                       // 20: conclave.v1.NodeReport
+	(*ConfirmTimeRequest)(nil),               // 21: conclave.v1.ConfirmTimeRequest
+	(*ConfirmTimeResponse)(nil),              // 22: conclave.v1.ConfirmTimeResponse
+	(*InstallCRLRequest)(nil),                // 23: conclave.v1.InstallCRLRequest
+	(*InstallCRLResponse)(nil),               // 24: conclave.v1.InstallCRLResponse
+	(*BreakGlass)(nil),                       // 25: conclave.v1.BreakGlass
+	(*BeginBreakGlassRequest)(nil),           // 26: conclave.v1.BeginBreakGlassRequest
+	(*BeginBreakGlassResponse)(nil),          // 27: conclave.v1.BeginBreakGlassResponse
+	(*GetBreakGlassRequest)(nil),             // 28: conclave.v1.GetBreakGlassRequest
+	(*GetBreakGlassResponse)(nil),            // 29: conclave.v1.GetBreakGlassResponse
+	(*SubmitBreakGlassShareRequest)(nil),     // 30: conclave.v1.SubmitBreakGlassShareRequest
+	(*SubmitBreakGlassShareResponse)(nil),    // 31: conclave.v1.SubmitBreakGlassShareResponse
+	(*BreakGlassKey)(nil),                    // 32: conclave.v1.BreakGlassKey
+	(*CancelBreakGlassRequest)(nil),          // 33: conclave.v1.CancelBreakGlassRequest
+	(*CancelBreakGlassResponse)(nil),         // 34: conclave.v1.CancelBreakGlassResponse
+	(*SaveSnapshotRequest)(nil),              // 35: conclave.v1.SaveSnapshotRequest
+	(*SaveSnapshotResponse)(nil),             // 36: conclave.v1.SaveSnapshotResponse
+	(*SavedSnapshot)(nil),                    // 37: conclave.v1.SavedSnapshot
+	(*CreateSessionRequest)(nil),             // 38: conclave.v1.CreateSessionRequest
+	(*CreateSessionResponse)(nil),            // 39: conclave.v1.CreateSessionResponse
+	(*ReadAuditRequest)(nil),                 // 40: conclave.v1.ReadAuditRequest
+	(*ReadAuditResponse)(nil),                // 41: conclave.v1.ReadAuditResponse
+	(*UpgradeStatusRequest)(nil),             // 42: conclave.v1.UpgradeStatusRequest
+	(*UpgradeStatusResponse)(nil),            // 43: conclave.v1.UpgradeStatusResponse
+	(*MemberRelease)(nil),                    // 44: conclave.v1.MemberRelease
+	(*FinalizeUpgradeRequest)(nil),           // 45: conclave.v1.FinalizeUpgradeRequest
+	(*FinalizeUpgradeResponse)(nil),          // 46: conclave.v1.FinalizeUpgradeResponse
+	(*MembersRequest)(nil),                   // 47: conclave.v1.MembersRequest
+	(*MembersResponse)(nil),                  // 48: conclave.v1.MembersResponse
+	(*Member)(nil),                           // 49: conclave.v1.Member
+	(*ListCredentialsRequest)(nil),           // 50: conclave.v1.ListCredentialsRequest
+	(*ListCredentialsResponse)(nil),          // 51: conclave.v1.ListCredentialsResponse
+	(*Credential)(nil),                       // 52: conclave.v1.Credential
+	(*CreateAccessKeyRequest)(nil),           // 53: conclave.v1.CreateAccessKeyRequest
+	(*CreateAccessKeyResponse)(nil),          // 54: conclave.v1.CreateAccessKeyResponse
+	(*CreateAccountRequest)(nil),             // 55: conclave.v1.CreateAccountRequest
+	(*CreateAccountResponse)(nil),            // 56: conclave.v1.CreateAccountResponse
+	(*ListAccountsRequest)(nil),              // 57: conclave.v1.ListAccountsRequest
+	(*ListAccountsResponse)(nil),             // 58: conclave.v1.ListAccountsResponse
+	(*AccountInfo)(nil),                      // 59: conclave.v1.AccountInfo
+	(*CreateCertificateMappingRequest)(nil),  // 60: conclave.v1.CreateCertificateMappingRequest
+	(*CreateCertificateMappingResponse)(nil), // 61: conclave.v1.CreateCertificateMappingResponse
+	(*ListCertificateMappingsRequest)(nil),   // 62: conclave.v1.ListCertificateMappingsRequest
+	(*ListCertificateMappingsResponse)(nil),  // 63: conclave.v1.ListCertificateMappingsResponse
+	(*CertificateMapping)(nil),               // 64: conclave.v1.CertificateMapping
+	(*DeleteCertificateMappingRequest)(nil),  // 65: conclave.v1.DeleteCertificateMappingRequest
+	(*DeleteCertificateMappingResponse)(nil), // 66: conclave.v1.DeleteCertificateMappingResponse
+	(*DeleteCredentialRequest)(nil),          // 67: conclave.v1.DeleteCredentialRequest
+	(*DeleteCredentialResponse)(nil),         // 68: conclave.v1.DeleteCredentialResponse
+	(*RevokeSessionsRequest)(nil),            // 69: conclave.v1.RevokeSessionsRequest
+	(*RevokeSessionsResponse)(nil),           // 70: conclave.v1.RevokeSessionsResponse
+	(*timestamppb.Timestamp)(nil),            // 71: google.protobuf.Timestamp
+	(*ErrorDetail)(nil),                      // 72: conclave.v1.ErrorDetail
+	(*durationpb.Duration)(nil),              // 73: google.protobuf.Duration
 }
 var file_transport_kmspb_operator_proto_depIdxs = []int32{
 	1,  // 0: conclave.v1.SealState.ceremony:type_name -> conclave.v1.Ceremony
-	64, // 1: conclave.v1.Ceremony.began:type_name -> google.protobuf.Timestamp
-	64, // 2: conclave.v1.Ceremony.expires:type_name -> google.protobuf.Timestamp
+	71, // 1: conclave.v1.Ceremony.began:type_name -> google.protobuf.Timestamp
+	71, // 2: conclave.v1.Ceremony.expires:type_name -> google.protobuf.Timestamp
 	0,  // 3: conclave.v1.StatusResponse.seal:type_name -> conclave.v1.SealState
 	5,  // 4: conclave.v1.StatusResponse.raft:type_name -> conclave.v1.RaftStatus
-	64, // 5: conclave.v1.StatusResponse.cluster_time:type_name -> google.protobuf.Timestamp
+	71, // 5: conclave.v1.StatusResponse.cluster_time:type_name -> google.protobuf.Timestamp
 	6,  // 6: conclave.v1.StatusResponse.audit:type_name -> conclave.v1.AuditStatus
 	7,  // 7: conclave.v1.StatusResponse.addresses:type_name -> conclave.v1.Addresses
 	4,  // 8: conclave.v1.StatusResponse.crls:type_name -> conclave.v1.CRL
-	65, // 9: conclave.v1.NodeStatus.error:type_name -> conclave.v1.ErrorDetail
+	72, // 9: conclave.v1.NodeStatus.error:type_name -> conclave.v1.ErrorDetail
 	0,  // 10: conclave.v1.NodeStatus.seal:type_name -> conclave.v1.SealState
 	4,  // 11: conclave.v1.NodeStatus.crls:type_name -> conclave.v1.CRL
 	8,  // 12: conclave.v1.SubmitShareResponse.node:type_name -> conclave.v1.NodeStatus
@@ -4202,79 +4556,87 @@ var file_transport_kmspb_operator_proto_depIdxs = []int32{
 	8,  // 14: conclave.v1.SealResponse.node:type_name -> conclave.v1.NodeStatus
 	8,  // 15: conclave.v1.NodeReport.nodes:type_name -> conclave.v1.NodeStatus
 	8,  // 16: conclave.v1.InstallCRLResponse.node:type_name -> conclave.v1.NodeStatus
-	66, // 17: conclave.v1.BreakGlass.duration:type_name -> google.protobuf.Duration
-	64, // 18: conclave.v1.BreakGlass.began:type_name -> google.protobuf.Timestamp
-	64, // 19: conclave.v1.BreakGlass.expires:type_name -> google.protobuf.Timestamp
-	66, // 20: conclave.v1.BeginBreakGlassRequest.duration:type_name -> google.protobuf.Duration
+	73, // 17: conclave.v1.BreakGlass.duration:type_name -> google.protobuf.Duration
+	71, // 18: conclave.v1.BreakGlass.began:type_name -> google.protobuf.Timestamp
+	71, // 19: conclave.v1.BreakGlass.expires:type_name -> google.protobuf.Timestamp
+	73, // 20: conclave.v1.BeginBreakGlassRequest.duration:type_name -> google.protobuf.Duration
 	25, // 21: conclave.v1.BeginBreakGlassResponse.ceremony:type_name -> conclave.v1.BreakGlass
 	25, // 22: conclave.v1.GetBreakGlassResponse.ceremony:type_name -> conclave.v1.BreakGlass
 	25, // 23: conclave.v1.SubmitBreakGlassShareResponse.ceremony:type_name -> conclave.v1.BreakGlass
 	32, // 24: conclave.v1.SubmitBreakGlassShareResponse.key:type_name -> conclave.v1.BreakGlassKey
-	64, // 25: conclave.v1.BreakGlassKey.expires:type_name -> google.protobuf.Timestamp
+	71, // 25: conclave.v1.BreakGlassKey.expires:type_name -> google.protobuf.Timestamp
 	37, // 26: conclave.v1.SaveSnapshotResponse.saved:type_name -> conclave.v1.SavedSnapshot
-	64, // 27: conclave.v1.SavedSnapshot.cluster_time:type_name -> google.protobuf.Timestamp
-	64, // 28: conclave.v1.CreateSessionResponse.expires:type_name -> google.protobuf.Timestamp
+	71, // 27: conclave.v1.SavedSnapshot.cluster_time:type_name -> google.protobuf.Timestamp
+	71, // 28: conclave.v1.CreateSessionResponse.expires:type_name -> google.protobuf.Timestamp
 	44, // 29: conclave.v1.UpgradeStatusResponse.members:type_name -> conclave.v1.MemberRelease
 	49, // 30: conclave.v1.MembersResponse.members:type_name -> conclave.v1.Member
 	7,  // 31: conclave.v1.Member.addresses:type_name -> conclave.v1.Addresses
 	52, // 32: conclave.v1.ListCredentialsResponse.credentials:type_name -> conclave.v1.Credential
-	64, // 33: conclave.v1.Credential.created:type_name -> google.protobuf.Timestamp
-	64, // 34: conclave.v1.Credential.expires:type_name -> google.protobuf.Timestamp
+	71, // 33: conclave.v1.Credential.created:type_name -> google.protobuf.Timestamp
+	71, // 34: conclave.v1.Credential.expires:type_name -> google.protobuf.Timestamp
 	59, // 35: conclave.v1.ListAccountsResponse.accounts:type_name -> conclave.v1.AccountInfo
-	64, // 36: conclave.v1.AccountInfo.created:type_name -> google.protobuf.Timestamp
-	2,  // 37: conclave.v1.Operator.Status:input_type -> conclave.v1.StatusRequest
-	9,  // 38: conclave.v1.Operator.Init:input_type -> conclave.v1.InitRequest
-	12, // 39: conclave.v1.Operator.Challenge:input_type -> conclave.v1.ChallengeRequest
-	14, // 40: conclave.v1.Operator.SubmitShare:input_type -> conclave.v1.SubmitShareRequest
-	16, // 41: conclave.v1.Operator.ResetShares:input_type -> conclave.v1.ResetSharesRequest
-	18, // 42: conclave.v1.Operator.Seal:input_type -> conclave.v1.SealRequest
-	21, // 43: conclave.v1.Operator.ConfirmTime:input_type -> conclave.v1.ConfirmTimeRequest
-	23, // 44: conclave.v1.Operator.InstallCRL:input_type -> conclave.v1.InstallCRLRequest
-	26, // 45: conclave.v1.Operator.BeginBreakGlass:input_type -> conclave.v1.BeginBreakGlassRequest
-	28, // 46: conclave.v1.Operator.GetBreakGlass:input_type -> conclave.v1.GetBreakGlassRequest
-	30, // 47: conclave.v1.Operator.SubmitBreakGlassShare:input_type -> conclave.v1.SubmitBreakGlassShareRequest
-	33, // 48: conclave.v1.Operator.CancelBreakGlass:input_type -> conclave.v1.CancelBreakGlassRequest
-	35, // 49: conclave.v1.Operator.SaveSnapshot:input_type -> conclave.v1.SaveSnapshotRequest
-	38, // 50: conclave.v1.Session.Create:input_type -> conclave.v1.CreateSessionRequest
-	50, // 51: conclave.v1.Credentials.List:input_type -> conclave.v1.ListCredentialsRequest
-	53, // 52: conclave.v1.Credentials.CreateAccessKey:input_type -> conclave.v1.CreateAccessKeyRequest
-	60, // 53: conclave.v1.Credentials.Delete:input_type -> conclave.v1.DeleteCredentialRequest
-	62, // 54: conclave.v1.Credentials.RevokeSessions:input_type -> conclave.v1.RevokeSessionsRequest
-	55, // 55: conclave.v1.Accounts.Create:input_type -> conclave.v1.CreateAccountRequest
-	57, // 56: conclave.v1.Accounts.List:input_type -> conclave.v1.ListAccountsRequest
-	40, // 57: conclave.v1.Audit.Read:input_type -> conclave.v1.ReadAuditRequest
-	47, // 58: conclave.v1.Cluster.Members:input_type -> conclave.v1.MembersRequest
-	42, // 59: conclave.v1.Cluster.UpgradeStatus:input_type -> conclave.v1.UpgradeStatusRequest
-	45, // 60: conclave.v1.Cluster.FinalizeUpgrade:input_type -> conclave.v1.FinalizeUpgradeRequest
-	3,  // 61: conclave.v1.Operator.Status:output_type -> conclave.v1.StatusResponse
-	10, // 62: conclave.v1.Operator.Init:output_type -> conclave.v1.InitResponse
-	13, // 63: conclave.v1.Operator.Challenge:output_type -> conclave.v1.ChallengeResponse
-	15, // 64: conclave.v1.Operator.SubmitShare:output_type -> conclave.v1.SubmitShareResponse
-	17, // 65: conclave.v1.Operator.ResetShares:output_type -> conclave.v1.ResetSharesResponse
-	19, // 66: conclave.v1.Operator.Seal:output_type -> conclave.v1.SealResponse
-	22, // 67: conclave.v1.Operator.ConfirmTime:output_type -> conclave.v1.ConfirmTimeResponse
-	24, // 68: conclave.v1.Operator.InstallCRL:output_type -> conclave.v1.InstallCRLResponse
-	27, // 69: conclave.v1.Operator.BeginBreakGlass:output_type -> conclave.v1.BeginBreakGlassResponse
-	29, // 70: conclave.v1.Operator.GetBreakGlass:output_type -> conclave.v1.GetBreakGlassResponse
-	31, // 71: conclave.v1.Operator.SubmitBreakGlassShare:output_type -> conclave.v1.SubmitBreakGlassShareResponse
-	34, // 72: conclave.v1.Operator.CancelBreakGlass:output_type -> conclave.v1.CancelBreakGlassResponse
-	36, // 73: conclave.v1.Operator.SaveSnapshot:output_type -> conclave.v1.SaveSnapshotResponse
-	39, // 74: conclave.v1.Session.Create:output_type -> conclave.v1.CreateSessionResponse
-	51, // 75: conclave.v1.Credentials.List:output_type -> conclave.v1.ListCredentialsResponse
-	54, // 76: conclave.v1.Credentials.CreateAccessKey:output_type -> conclave.v1.CreateAccessKeyResponse
-	61, // 77: conclave.v1.Credentials.Delete:output_type -> conclave.v1.DeleteCredentialResponse
-	63, // 78: conclave.v1.Credentials.RevokeSessions:output_type -> conclave.v1.RevokeSessionsResponse
-	56, // 79: conclave.v1.Accounts.Create:output_type -> conclave.v1.CreateAccountResponse
-	58, // 80: conclave.v1.Accounts.List:output_type -> conclave.v1.ListAccountsResponse
-	41, // 81: conclave.v1.Audit.Read:output_type -> conclave.v1.ReadAuditResponse
-	48, // 82: conclave.v1.Cluster.Members:output_type -> conclave.v1.MembersResponse
-	43, // 83: conclave.v1.Cluster.UpgradeStatus:output_type -> conclave.v1.UpgradeStatusResponse
-	46, // 84: conclave.v1.Cluster.FinalizeUpgrade:output_type -> conclave.v1.FinalizeUpgradeResponse
-	61, // [61:85] is the sub-list for method output_type
-	37, // [37:61] is the sub-list for method input_type
-	37, // [37:37] is the sub-list for extension type_name
-	37, // [37:37] is the sub-list for extension extendee
-	0,  // [0:37] is the sub-list for field type_name
+	71, // 36: conclave.v1.AccountInfo.created:type_name -> google.protobuf.Timestamp
+	64, // 37: conclave.v1.ListCertificateMappingsResponse.mappings:type_name -> conclave.v1.CertificateMapping
+	71, // 38: conclave.v1.CertificateMapping.created:type_name -> google.protobuf.Timestamp
+	2,  // 39: conclave.v1.Operator.Status:input_type -> conclave.v1.StatusRequest
+	9,  // 40: conclave.v1.Operator.Init:input_type -> conclave.v1.InitRequest
+	12, // 41: conclave.v1.Operator.Challenge:input_type -> conclave.v1.ChallengeRequest
+	14, // 42: conclave.v1.Operator.SubmitShare:input_type -> conclave.v1.SubmitShareRequest
+	16, // 43: conclave.v1.Operator.ResetShares:input_type -> conclave.v1.ResetSharesRequest
+	18, // 44: conclave.v1.Operator.Seal:input_type -> conclave.v1.SealRequest
+	21, // 45: conclave.v1.Operator.ConfirmTime:input_type -> conclave.v1.ConfirmTimeRequest
+	23, // 46: conclave.v1.Operator.InstallCRL:input_type -> conclave.v1.InstallCRLRequest
+	26, // 47: conclave.v1.Operator.BeginBreakGlass:input_type -> conclave.v1.BeginBreakGlassRequest
+	28, // 48: conclave.v1.Operator.GetBreakGlass:input_type -> conclave.v1.GetBreakGlassRequest
+	30, // 49: conclave.v1.Operator.SubmitBreakGlassShare:input_type -> conclave.v1.SubmitBreakGlassShareRequest
+	33, // 50: conclave.v1.Operator.CancelBreakGlass:input_type -> conclave.v1.CancelBreakGlassRequest
+	35, // 51: conclave.v1.Operator.SaveSnapshot:input_type -> conclave.v1.SaveSnapshotRequest
+	38, // 52: conclave.v1.Session.Create:input_type -> conclave.v1.CreateSessionRequest
+	50, // 53: conclave.v1.Credentials.List:input_type -> conclave.v1.ListCredentialsRequest
+	53, // 54: conclave.v1.Credentials.CreateAccessKey:input_type -> conclave.v1.CreateAccessKeyRequest
+	67, // 55: conclave.v1.Credentials.Delete:input_type -> conclave.v1.DeleteCredentialRequest
+	69, // 56: conclave.v1.Credentials.RevokeSessions:input_type -> conclave.v1.RevokeSessionsRequest
+	55, // 57: conclave.v1.Accounts.Create:input_type -> conclave.v1.CreateAccountRequest
+	57, // 58: conclave.v1.Accounts.List:input_type -> conclave.v1.ListAccountsRequest
+	60, // 59: conclave.v1.CertificateMappings.Create:input_type -> conclave.v1.CreateCertificateMappingRequest
+	62, // 60: conclave.v1.CertificateMappings.List:input_type -> conclave.v1.ListCertificateMappingsRequest
+	65, // 61: conclave.v1.CertificateMappings.Delete:input_type -> conclave.v1.DeleteCertificateMappingRequest
+	40, // 62: conclave.v1.Audit.Read:input_type -> conclave.v1.ReadAuditRequest
+	47, // 63: conclave.v1.Cluster.Members:input_type -> conclave.v1.MembersRequest
+	42, // 64: conclave.v1.Cluster.UpgradeStatus:input_type -> conclave.v1.UpgradeStatusRequest
+	45, // 65: conclave.v1.Cluster.FinalizeUpgrade:input_type -> conclave.v1.FinalizeUpgradeRequest
+	3,  // 66: conclave.v1.Operator.Status:output_type -> conclave.v1.StatusResponse
+	10, // 67: conclave.v1.Operator.Init:output_type -> conclave.v1.InitResponse
+	13, // 68: conclave.v1.Operator.Challenge:output_type -> conclave.v1.ChallengeResponse
+	15, // 69: conclave.v1.Operator.SubmitShare:output_type -> conclave.v1.SubmitShareResponse
+	17, // 70: conclave.v1.Operator.ResetShares:output_type -> conclave.v1.ResetSharesResponse
+	19, // 71: conclave.v1.Operator.Seal:output_type -> conclave.v1.SealResponse
+	22, // 72: conclave.v1.Operator.ConfirmTime:output_type -> conclave.v1.ConfirmTimeResponse
+	24, // 73: conclave.v1.Operator.InstallCRL:output_type -> conclave.v1.InstallCRLResponse
+	27, // 74: conclave.v1.Operator.BeginBreakGlass:output_type -> conclave.v1.BeginBreakGlassResponse
+	29, // 75: conclave.v1.Operator.GetBreakGlass:output_type -> conclave.v1.GetBreakGlassResponse
+	31, // 76: conclave.v1.Operator.SubmitBreakGlassShare:output_type -> conclave.v1.SubmitBreakGlassShareResponse
+	34, // 77: conclave.v1.Operator.CancelBreakGlass:output_type -> conclave.v1.CancelBreakGlassResponse
+	36, // 78: conclave.v1.Operator.SaveSnapshot:output_type -> conclave.v1.SaveSnapshotResponse
+	39, // 79: conclave.v1.Session.Create:output_type -> conclave.v1.CreateSessionResponse
+	51, // 80: conclave.v1.Credentials.List:output_type -> conclave.v1.ListCredentialsResponse
+	54, // 81: conclave.v1.Credentials.CreateAccessKey:output_type -> conclave.v1.CreateAccessKeyResponse
+	68, // 82: conclave.v1.Credentials.Delete:output_type -> conclave.v1.DeleteCredentialResponse
+	70, // 83: conclave.v1.Credentials.RevokeSessions:output_type -> conclave.v1.RevokeSessionsResponse
+	56, // 84: conclave.v1.Accounts.Create:output_type -> conclave.v1.CreateAccountResponse
+	58, // 85: conclave.v1.Accounts.List:output_type -> conclave.v1.ListAccountsResponse
+	61, // 86: conclave.v1.CertificateMappings.Create:output_type -> conclave.v1.CreateCertificateMappingResponse
+	63, // 87: conclave.v1.CertificateMappings.List:output_type -> conclave.v1.ListCertificateMappingsResponse
+	66, // 88: conclave.v1.CertificateMappings.Delete:output_type -> conclave.v1.DeleteCertificateMappingResponse
+	41, // 89: conclave.v1.Audit.Read:output_type -> conclave.v1.ReadAuditResponse
+	48, // 90: conclave.v1.Cluster.Members:output_type -> conclave.v1.MembersResponse
+	43, // 91: conclave.v1.Cluster.UpgradeStatus:output_type -> conclave.v1.UpgradeStatusResponse
+	46, // 92: conclave.v1.Cluster.FinalizeUpgrade:output_type -> conclave.v1.FinalizeUpgradeResponse
+	66, // [66:93] is the sub-list for method output_type
+	39, // [39:66] is the sub-list for method input_type
+	39, // [39:39] is the sub-list for extension type_name
+	39, // [39:39] is the sub-list for extension extendee
+	0,  // [0:39] is the sub-list for field type_name
 }
 
 func init() { file_transport_kmspb_operator_proto_init() }
@@ -4289,9 +4651,9 @@ func file_transport_kmspb_operator_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_transport_kmspb_operator_proto_rawDesc), len(file_transport_kmspb_operator_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   64,
+			NumMessages:   71,
 			NumExtensions: 0,
-			NumServices:   6,
+			NumServices:   7,
 		},
 		GoTypes:           file_transport_kmspb_operator_proto_goTypes,
 		DependencyIndexes: file_transport_kmspb_operator_proto_depIdxs,

@@ -1131,6 +1131,194 @@ var Accounts_ServiceDesc = grpc.ServiceDesc{
 }
 
 const (
+	CertificateMappings_Create_FullMethodName = "/conclave.v1.CertificateMappings/Create"
+	CertificateMappings_List_FullMethodName   = "/conclave.v1.CertificateMappings/List"
+	CertificateMappings_Delete_FullMethodName = "/conclave.v1.CertificateMappings/Delete"
+)
+
+// CertificateMappingsClient is the client API for CertificateMappings service.
+//
+// For semantics around ctx use and closing/ending streaming RPCs, please refer to https://pkg.go.dev/google.golang.org/grpc/?tab=doc#ClientConn.NewStream.
+//
+// CertificateMappings say which users and roles the clients with certificates are. Callers,
+// authenticated as for KMS, need conclave:CreateCertificateMapping,
+// conclave:ListCertificateMappings and conclave:DeleteCertificateMapping in the account that
+// the cluster was initialised with, as its certificates are not of one account.
+type CertificateMappingsClient interface {
+	Create(ctx context.Context, in *CreateCertificateMappingRequest, opts ...grpc.CallOption) (*CreateCertificateMappingResponse, error)
+	List(ctx context.Context, in *ListCertificateMappingsRequest, opts ...grpc.CallOption) (*ListCertificateMappingsResponse, error)
+	Delete(ctx context.Context, in *DeleteCertificateMappingRequest, opts ...grpc.CallOption) (*DeleteCertificateMappingResponse, error)
+}
+
+type certificateMappingsClient struct {
+	cc grpc.ClientConnInterface
+}
+
+func NewCertificateMappingsClient(cc grpc.ClientConnInterface) CertificateMappingsClient {
+	return &certificateMappingsClient{cc}
+}
+
+func (c *certificateMappingsClient) Create(ctx context.Context, in *CreateCertificateMappingRequest, opts ...grpc.CallOption) (*CreateCertificateMappingResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(CreateCertificateMappingResponse)
+	err := c.cc.Invoke(ctx, CertificateMappings_Create_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *certificateMappingsClient) List(ctx context.Context, in *ListCertificateMappingsRequest, opts ...grpc.CallOption) (*ListCertificateMappingsResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ListCertificateMappingsResponse)
+	err := c.cc.Invoke(ctx, CertificateMappings_List_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *certificateMappingsClient) Delete(ctx context.Context, in *DeleteCertificateMappingRequest, opts ...grpc.CallOption) (*DeleteCertificateMappingResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(DeleteCertificateMappingResponse)
+	err := c.cc.Invoke(ctx, CertificateMappings_Delete_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+// CertificateMappingsServer is the server API for CertificateMappings service.
+// All implementations must embed UnimplementedCertificateMappingsServer
+// for forward compatibility.
+//
+// CertificateMappings say which users and roles the clients with certificates are. Callers,
+// authenticated as for KMS, need conclave:CreateCertificateMapping,
+// conclave:ListCertificateMappings and conclave:DeleteCertificateMapping in the account that
+// the cluster was initialised with, as its certificates are not of one account.
+type CertificateMappingsServer interface {
+	Create(context.Context, *CreateCertificateMappingRequest) (*CreateCertificateMappingResponse, error)
+	List(context.Context, *ListCertificateMappingsRequest) (*ListCertificateMappingsResponse, error)
+	Delete(context.Context, *DeleteCertificateMappingRequest) (*DeleteCertificateMappingResponse, error)
+	mustEmbedUnimplementedCertificateMappingsServer()
+}
+
+// UnimplementedCertificateMappingsServer must be embedded to have
+// forward compatible implementations.
+//
+// NOTE: this should be embedded by value instead of pointer to avoid a nil
+// pointer dereference when methods are called.
+type UnimplementedCertificateMappingsServer struct{}
+
+func (UnimplementedCertificateMappingsServer) Create(context.Context, *CreateCertificateMappingRequest) (*CreateCertificateMappingResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Create not implemented")
+}
+func (UnimplementedCertificateMappingsServer) List(context.Context, *ListCertificateMappingsRequest) (*ListCertificateMappingsResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method List not implemented")
+}
+func (UnimplementedCertificateMappingsServer) Delete(context.Context, *DeleteCertificateMappingRequest) (*DeleteCertificateMappingResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Delete not implemented")
+}
+func (UnimplementedCertificateMappingsServer) mustEmbedUnimplementedCertificateMappingsServer() {}
+func (UnimplementedCertificateMappingsServer) testEmbeddedByValue()                             {}
+
+// UnsafeCertificateMappingsServer may be embedded to opt out of forward compatibility for this service.
+// Use of this interface is not recommended, as added methods to CertificateMappingsServer will
+// result in compilation errors.
+type UnsafeCertificateMappingsServer interface {
+	mustEmbedUnimplementedCertificateMappingsServer()
+}
+
+func RegisterCertificateMappingsServer(s grpc.ServiceRegistrar, srv CertificateMappingsServer) {
+	// If the following call panics, it indicates UnimplementedCertificateMappingsServer was
+	// embedded by pointer and is nil.  This will cause panics if an
+	// unimplemented method is ever invoked, so we test this at initialization
+	// time to prevent it from happening at runtime later due to I/O.
+	if t, ok := srv.(interface{ testEmbeddedByValue() }); ok {
+		t.testEmbeddedByValue()
+	}
+	s.RegisterService(&CertificateMappings_ServiceDesc, srv)
+}
+
+func _CertificateMappings_Create_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(CreateCertificateMappingRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(CertificateMappingsServer).Create(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: CertificateMappings_Create_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(CertificateMappingsServer).Create(ctx, req.(*CreateCertificateMappingRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _CertificateMappings_List_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ListCertificateMappingsRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(CertificateMappingsServer).List(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: CertificateMappings_List_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(CertificateMappingsServer).List(ctx, req.(*ListCertificateMappingsRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _CertificateMappings_Delete_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(DeleteCertificateMappingRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(CertificateMappingsServer).Delete(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: CertificateMappings_Delete_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(CertificateMappingsServer).Delete(ctx, req.(*DeleteCertificateMappingRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+// CertificateMappings_ServiceDesc is the grpc.ServiceDesc for CertificateMappings service.
+// It's only intended for direct use with grpc.RegisterService,
+// and not to be introspected or modified (even as a copy)
+var CertificateMappings_ServiceDesc = grpc.ServiceDesc{
+	ServiceName: "conclave.v1.CertificateMappings",
+	HandlerType: (*CertificateMappingsServer)(nil),
+	Methods: []grpc.MethodDesc{
+		{
+			MethodName: "Create",
+			Handler:    _CertificateMappings_Create_Handler,
+		},
+		{
+			MethodName: "List",
+			Handler:    _CertificateMappings_List_Handler,
+		},
+		{
+			MethodName: "Delete",
+			Handler:    _CertificateMappings_Delete_Handler,
+		},
+	},
+	Streams:  []grpc.StreamDesc{},
+	Metadata: "transport/kmspb/operator.proto",
+}
+
+const (
 	Audit_Read_FullMethodName = "/conclave.v1.Audit/Read"
 )
 

@@ -63,7 +63,7 @@ func (f *fakeEngine) AuthenticateSigV4(_ context.Context, p sigv4.Proof) (iam.Id
 	case !p.SignedBy(key[:]):
 		return iam.Identity{}, kmsapi.ErrInvalidSignature
 	}
-	return iam.ForwardedIdentity(policy.Principal{}, 0, p.AccessKeyID, [32]byte{}, "", nil)
+	return iam.ForwardedIdentity(policy.Principal{}, 0, p.AccessKeyID, [32]byte{}, "", nil, nil)
 }
 
 func (f *fakeEngine) Do(_ context.Context, c *iam.Caller, op *keyengine.Operation, in any) (any, error) {

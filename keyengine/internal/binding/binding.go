@@ -70,6 +70,11 @@ func Find(s *fsm.State, p policy.Principal, note Note) (id string, ok bool) {
 			p.ID = r.Id
 		}
 	case policy.KindFederated:
+		if _, ok := iam.MappingPattern(p.ARN); ok {
+			// A mapping to a role comes after the role whose trust policy names it. Only the
+			// account that administers the cluster can make it.
+			return "", account == fsm.AccountOf(s)
+		}
 		return "", object[*fsmpb.OidcProvider](s, fsm.OidcProviderID(account, iam.ProviderURL(p.ARN)), note) != nil
 	}
 	return p.UniqueID(), p.ID != ""

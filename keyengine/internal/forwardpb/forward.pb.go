@@ -45,9 +45,13 @@ type Request struct {
 	// The session of temporary credentials: a conclave.session.v1.Session.
 	Temporary []byte `protobuf:"bytes,15,opt,name=temporary,proto3" json:"temporary,omitempty"`
 	// The account of the credential, if it is not that of the principal.
-	Account       uint64 `protobuf:"varint,16,opt,name=account,proto3" json:"account,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	Account uint64 `protobuf:"varint,16,opt,name=account,proto3" json:"account,omitempty"`
+	// What is known of the certificate that the caller is mapped by, if it is; its URI is the
+	// credential.
+	CertificateSerial   string `protobuf:"bytes,17,opt,name=certificate_serial,json=certificateSerial,proto3" json:"certificate_serial,omitempty"`
+	CertificateNotAfter int64  `protobuf:"varint,18,opt,name=certificate_not_after,json=certificateNotAfter,proto3" json:"certificate_not_after,omitempty"` // Unix nanoseconds
+	unknownFields       protoimpl.UnknownFields
+	sizeCache           protoimpl.SizeCache
 }
 
 func (x *Request) Reset() {
@@ -188,6 +192,20 @@ func (x *Request) GetTemporary() []byte {
 func (x *Request) GetAccount() uint64 {
 	if x != nil {
 		return x.Account
+	}
+	return 0
+}
+
+func (x *Request) GetCertificateSerial() string {
+	if x != nil {
+		return x.CertificateSerial
+	}
+	return ""
+}
+
+func (x *Request) GetCertificateNotAfter() int64 {
+	if x != nil {
+		return x.CertificateNotAfter
 	}
 	return 0
 }
@@ -628,7 +646,7 @@ var File_keyengine_internal_forwardpb_forward_proto protoreflect.FileDescriptor
 
 const file_keyengine_internal_forwardpb_forward_proto_rawDesc = "" +
 	"\n" +
-	"*keyengine/internal/forwardpb/forward.proto\x12\x13conclave.forward.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\xf0\x03\n" +
+	"*keyengine/internal/forwardpb/forward.proto\x12\x13conclave.forward.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\xd3\x04\n" +
 	"\aRequest\x12\x1c\n" +
 	"\toperation\x18\x01 \x01(\tR\toperation\x12\x1d\n" +
 	"\n" +
@@ -653,7 +671,9 @@ const file_keyengine_internal_forwardpb_forward_proto_rawDesc = "" +
 	"\n" +
 	"source_arn\x18\x0e \x01(\tR\tsourceArn\x12\x1c\n" +
 	"\ttemporary\x18\x0f \x01(\fR\ttemporary\x12\x18\n" +
-	"\aaccount\x18\x10 \x01(\x04R\aaccount\"\x85\x01\n" +
+	"\aaccount\x18\x10 \x01(\x04R\aaccount\x12-\n" +
+	"\x12certificate_serial\x18\x11 \x01(\tR\x11certificateSerial\x122\n" +
+	"\x15certificate_not_after\x18\x12 \x01(\x03R\x13certificateNotAfter\"\x85\x01\n" +
 	"\x06Answer\x123\n" +
 	"\x06output\x18\x01 \x01(\v2\x1b.conclave.forward.v1.StructR\x06output\x12\x12\n" +
 	"\x04code\x18\x02 \x01(\tR\x04code\x12\x18\n" +

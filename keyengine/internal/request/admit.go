@@ -80,6 +80,9 @@ func AdmitOn(ev *Evaluation, o *vault.Opened) error {
 	if credential == "" {
 		return iam.ErrUnrecognized
 	}
+	if cert := id.Mapped(); cert != nil {
+		return admitMapped(ev, cert)
+	}
 	t := id.Temporary()
 	if t != nil {
 		credential = t.Parent
@@ -98,3 +101,37 @@ func AdmitOn(ev *Evaluation, o *vault.Opened) error {
 	ev.who = who
 	return nil
 }
+
+// admitMapped admits a caller whose certificate is mapped to a user or a role. The trust policy
+// of a role must allow the mapping to assume it, as for AWS's IAM Roles Anywhere, and is asked
+// for each request: the session is of that request only. If it is not allowed, the caller is
+// known all the same, and its refusal is recorded.
+func admitMapped(ev *Evaluation, cert *iam.Certificate) error {
+	who, bearer, err := iam.MappedBy(ev.State, cert, ev.Note)
+	if err != nil {
+		return err
+	}
+	if !cert.NotAfter.IsZero() {
+		ev.Within(0, cert.NotAfter.UnixNano())
+	}
+	if who.Role == nil {
+		ev.who = who
+		return nil
+	}
+	ev.who = bearer
+	arn := iam.RoleARN(ev.Cluster().GetPartition(), who.Role)
+	conditions := map[string][]string{"sts:rolesessionname": {who.Session.Name}, "sts:sourceidentity": {who.Session.SourceIdentity}}
+	before := len(ev.decisions)
+	for _, action := range []string{"sts:AssumeRole", "sts:SetSourceIdentity"} {
+		if err := ev.AuthoriseRole(who.Role, arn, action, &Conditions{More: conditions}); err != nil {
+			return err
+		}
+	}
+	// The record has the role and the mapped URI. These decisions are not about the request.
+	ev.who, ev.ownRules, ev.decisions = who, nil, ev.decisions[:before]
+	return nil
+}
+
+// Known reports whether err, of Admit, refuses a caller who was recognised. Such a refusal is
+// recorded.
+func (ev *Evaluation) Known(err error) bool { return ev.denied != nil && err == error(ev.denied) }

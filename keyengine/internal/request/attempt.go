@@ -83,10 +83,10 @@ func take[T any](free *[]T) *T {
 // something outside the cluster must be called first.
 func Evaluate(ctx context.Context, svc *Services, s *fsm.State, c *iam.Caller, op *Operation, in any) *Attempt {
 	ev := newAttempt(ctx, svc, s, c, op, in)
-	if ev.Err = ev.Admit(); ev.Err != nil {
+	if ev.Err = ev.Admit(); ev.Err != nil && !ev.Known(ev.Err) {
 		return ev
 	}
-	if ev.Err = cmp.Or(inRegion(&ev.Evaluation), checkSource(&ev.Evaluation), checkSession(&ev.Evaluation), checkBreakGlass(&ev.Evaluation)); ev.Err == nil {
+	if ev.Err = cmp.Or(ev.Err, inRegion(&ev.Evaluation), checkSource(&ev.Evaluation), checkSession(&ev.Evaluation), checkBreakGlass(&ev.Evaluation)); ev.Err == nil {
 		if ev.Err = op.input.Validate(in); ev.Err == nil {
 			if ev.Err = svc.mayGrow(op); ev.Err == nil {
 				if ev.Out, ev.Err = op.run(&ev.Evaluation, in); ev.Err == nil {

@@ -38,6 +38,9 @@ func (c *Conditions) Values(key string) []string {
 	if v, ok := c.More[key]; ok {
 		return v
 	}
+	if key == "conclave:certificateuri" {
+		return one(c.ev.who.CertificateURI)
+	}
 	if name, ok := strings.CutPrefix(key, "kms:"); ok {
 		return c.kmsValues(name)
 	}
@@ -86,7 +89,7 @@ func CallerValues(who *iam.Entity, name string) []string {
 	case "federatedprovider":
 		return one(who.Session.GetProvider())
 	case "tokenissuetime":
-		if who.Session != nil {
+		if who.Session.GetIssued() != 0 { // which sessions of certificates have none of
 			return one(time.Unix(0, who.Session.Issued).UTC().Format(time.RFC3339))
 		}
 		return nil

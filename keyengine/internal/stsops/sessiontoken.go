@@ -31,6 +31,9 @@ func getSessionToken(ev *request.Evaluation, in *iamapi.GetSessionTokenInput) (*
 	if who.Kind != policy.KindUser && who.Kind != policy.KindRoot {
 		return nil, kmsapi.Errorf(kmsapi.ErrAccessDenied, "%s is neither a user nor a root user", who.Principal)
 	}
+	if ev.Caller.Identity.Mapped() != nil {
+		return nil, kmsapi.Errorf(kmsapi.ErrAccessDenied, "Cannot call GetSessionToken with a certificate that is mapped to %s", who.Principal)
+	}
 	if in.SerialNumber != nil || in.TokenCode != nil {
 		return nil, errNoMFA
 	}

@@ -81,7 +81,8 @@ func onlySTS(raw json.RawMessage) bool {
 
 // actions are all actions that policies can be about.
 func actions() []string {
-	all := []string{"kms:ReEncryptFrom", "kms:ReEncryptTo", "conclave:ReadAudit", "conclave:CreateAccount", "conclave:ListAccounts", "sts:TagSession", "sts:SetSourceIdentity"}
+	all := []string{"kms:ReEncryptFrom", "kms:ReEncryptTo", "conclave:ReadAudit", "conclave:CreateAccount", "conclave:ListAccounts",
+		"conclave:CreateCertificateMapping", "conclave:ListCertificateMappings", "conclave:DeleteCertificateMapping", "sts:TagSession", "sts:SetSourceIdentity"}
 	for _, s := range append(slices.Clone(services), kmspb.File_transport_kmspb_kms_proto.Services().ByName("KMS")) {
 		for i := range s.Methods().Len() {
 			all = append(all, strings.ToLower(string(s.Name()))+":"+string(s.Methods().Get(i).Name()))

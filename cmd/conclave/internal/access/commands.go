@@ -28,7 +28,7 @@ policy if there is one, such as AdministratorAccess, else that of the account's 
   conclave iam user list`,
 	}
 	a.ClientFlags(cmd)
-	cmd.AddCommand(userCommand(a), groupCommand(a), roleCommand(a), managedCommand(a), accessKeyCommand(a), providerCommand(a), accountAliasCommand(a))
+	cmd.AddCommand(userCommand(a), groupCommand(a), roleCommand(a), managedCommand(a), accessKeyCommand(a), providerCommand(a), certificateCommand(a), accountAliasCommand(a))
 	cmd.AddCommand(newCommand(a, row{
 		use: "summary", short: "Print how many of everything the account has, and may have", op: "GetAccountSummary", doing: "summing up the account",
 		example: `  conclave iam summary`,
