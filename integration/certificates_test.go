@@ -16,6 +16,8 @@ import (
 
 	"github.com/conclavekms/conclave/cluster/pki"
 	"github.com/conclavekms/conclave/integration/harness"
+	"github.com/conclavekms/conclave/transport/client"
+	"github.com/conclavekms/conclave/transport/iampb"
 	"github.com/conclavekms/conclave/transport/kmspb"
 )
 
@@ -209,4 +211,65 @@ func TestRevokedCertificates(t *testing.T) {
 	c.WaitReady()
 	c.NoFaults()
 	c.Converged()
+}
+
+// TestMappedCertificate: a workload with a certificate is the user that it is mapped to, on every
+// node. No node answers it once the mapping is deleted, or the certificate is revoked while its
+// connection is open, and it is never an operator.
+func TestMappedCertificate(t *testing.T) {
+	t.Parallel()
+	c := harness.NewCluster(t, 3, harness.Options{})
+	ctx := t.Context()
+	const id = "spiffe://example.org/ns/shop/sa/web"
+	c.MakePrincipals("user/web")
+	user := "arn:aws:iam::" + harness.Account + ":user/web"
+	mappings := c.Nodes[0].CertificateMappings()
+	mapIt := func() {
+		t.Helper()
+		if _, err := mappings.Create(ctx, &kmspb.CreateCertificateMappingRequest{Pattern: "spiffe://example.org/ns/shop/*", Principal: user}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	cert := c.IssueWorkload(id)
+	clients := make(map[*harness.Node]*client.Client)
+	for _, nd := range c.Nodes {
+		clients[nd] = nd.DialAs(cert)
+	}
+	calls := func(when string, want codes.Code) {
+		t.Helper()
+		for nd, cl := range clients {
+			res, err := cl.STS().GetCallerIdentity(ctx, &iampb.GetCallerIdentityRequest{})
+			if status.Code(err) != want || err == nil && res.GetArn() != user {
+				t.Errorf("%s, on %s: got %v, error %v, want %v", when, nd.ID, res, err, want)
+			}
+		}
+	}
+	calls("before it is mapped", codes.Unauthenticated)
+	mapIt()
+	calls("mapped", codes.OK)
+	if _, err := clients[c.Nodes[0]].Operator().Seal(ctx, &kmspb.SealRequest{}); status.Code(err) != codes.PermissionDenied {
+		t.Errorf("a workload seals a node: %v", err)
+	}
+	if _, err := mappings.Delete(ctx, &kmspb.DeleteCertificateMappingRequest{Pattern: "spiffe://example.org/ns/shop/*"}); err != nil {
+		t.Fatal(err)
+	}
+	calls("after the mapping was deleted", codes.Unauthenticated)
+	mapIt()
+	calls("mapped again", codes.OK)
+
+	leaf, err := x509.ParseCertificate(cert.Certificate[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	list := c.Revoke(nil, leaf)
+	for _, nd := range c.Nodes {
+		if said := install(t, nd, list); said != "" {
+			t.Fatalf("%s: %s", nd.ID, said)
+		}
+		short, cancel := context.WithTimeout(ctx, harness.Patience)
+		if _, err := clients[nd].STS().GetCallerIdentity(short, &iampb.GetCallerIdentityRequest{}); status.Code(err) != codes.Unavailable {
+			t.Errorf("%s answers a revoked certificate: %v", nd.ID, err)
+		}
+		cancel()
+	}
 }

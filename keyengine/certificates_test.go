@@ -45,7 +45,7 @@ func TestCertificateMappingsArePermitted(t *testing.T) {
 		may := c.newPerson("may-"+tt.name, allow(action, "*"))
 		for who, by := range map[string]iam.Identity{
 			"a user with nothing":                 c.newPerson("no-"+tt.name, allow("iam:*", "*")).identity,
-			"a user with all but that":            c.newPerson("other-"+tt.name, everything, statement("Deny", "", action)).identity,
+			"a user with all but that":            c.newPerson("other-"+tt.name, everything, deny(action, "*")).identity,
 			"an administrator of another account": outsider,
 		} {
 			if err := tt.do(c.caller(by)); !errors.Is(err, kmsapi.ErrAccessDenied) {

@@ -15,7 +15,18 @@ import (
 // IssueOperator issues a certificate for another operator.
 func (c *Cluster) IssueOperator(name string) tls.Certificate {
 	c.T.Helper()
-	certPEM, keyPEM, err := c.ca.Issue(pki.IssueRequest{Kind: pki.KindOperator, Name: name, Validity: 24 * time.Hour})
+	return c.issueClient(pki.KindOperator, name)
+}
+
+// IssueWorkload issues a certificate that is named by a SPIFFE ID.
+func (c *Cluster) IssueWorkload(id string) tls.Certificate {
+	c.T.Helper()
+	return c.issueClient(pki.KindWorkload, id)
+}
+
+func (c *Cluster) issueClient(kind pki.Kind, name string) tls.Certificate {
+	c.T.Helper()
+	certPEM, keyPEM, err := c.ca.Issue(pki.IssueRequest{Kind: kind, Name: name, Validity: 24 * time.Hour})
 	c.must("certificate of "+name, err)
 	cert, err := tls.X509KeyPair(certPEM, keyPEM)
 	c.must("certificate of "+name, err)

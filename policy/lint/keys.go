@@ -30,6 +30,7 @@ var conditionKeys = []Key{
 	{Name: "aws:TagKeys", Type: TypeString, Multivalued: true}, {Name: "aws:TokenIssueTime", Type: TypeDate}, {Name: "aws:UserAgent", Type: TypeString},
 	{Name: "aws:ViaAWSService", Type: TypeBool}, {Name: "aws:userid", Type: TypeString}, {Name: "aws:username", Type: TypeString},
 
+	{Name: "conclave:CertificateUri", Type: TypeString},
 	{Name: "iam:PermissionsBoundary", Type: TypeARN}, {Name: "iam:PolicyARN", Type: TypeARN}, {Name: "iam:ResourceTag/", Type: TypeString},
 	{Name: "sts:ExternalId", Type: TypeString}, {Name: "sts:RoleSessionName", Type: TypeString}, {Name: "sts:SourceIdentity", Type: TypeString},
 	{Name: "sts:TransitiveTagKeys", Type: TypeString, Multivalued: true},

@@ -335,17 +335,21 @@ func TestTwoTokensAreNone(t *testing.T) {
 // expired, even if the handshake was before.
 func TestCertificateExpiresWhileConnected(t *testing.T) {
 	w := start(t, true, nil)
-	conn := w.dial(w.ca.issue(nil, "conclave://operator/alice"))
-	call := func() error {
+	conn, workload := w.dial(w.ca.issue(nil, "conclave://operator/alice")), w.dial(w.ca.issue(nil, "spiffe://example.org/web"))
+	call := func(conn *grpc.ClientConn) error {
 		_, err := kmspb.NewKMSClient(conn).ListKeys(timed(t), &kmspb.ListKeysRequest{})
 		return err
 	}
-	if err := call(); err != nil {
-		t.Fatal(err)
+	for _, c := range []*grpc.ClientConn{conn, workload} {
+		if err := call(c); err != nil {
+			t.Fatal(err)
+		}
 	}
 	w.clock.turn(2 * time.Hour)
-	if err := call(); status.Code(err) != codes.Unauthenticated {
-		t.Errorf("got %v", err)
+	for _, c := range []*grpc.ClientConn{conn, workload} {
+		if err := call(c); status.Code(err) != codes.Unauthenticated {
+			t.Errorf("got %v", err)
+		}
 	}
 	if _, err := kmspb.NewOperatorClient(conn).Seal(timed(t), &kmspb.SealRequest{}); status.Code(err) != codes.PermissionDenied {
 		t.Errorf("got %v", err)

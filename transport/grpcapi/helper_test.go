@@ -79,8 +79,7 @@ func (f *fakeEngine) AuthenticateSession(_ context.Context, token string) (iam.I
 func (f *fakeEngine) KnowsToken(token string) bool { return token == "good" }
 
 func (f *fakeEngine) AuthenticateCertificate(_ context.Context, cert iam.Certificate) (iam.Identity, error) {
-	uri := cert.URI
-	if uri == "conclave://operator/alice" {
+	if cert.URI == "conclave://operator/alice" || cert.URI == "spiffe://example.org/web" {
 		return iam.Identity{}, nil
 	}
 	return iam.Identity{}, errCertificate
