@@ -223,7 +223,7 @@ func TestMappedCertificate(t *testing.T) {
 	const id = "spiffe://example.org/ns/shop/sa/web"
 	c.MakePrincipals("user/web")
 	user := "arn:aws:iam::" + harness.Account + ":user/web"
-	mappings := c.Nodes[0].CertificateMappings()
+	mappings := c.Nodes[0].As(c.AccessKeyID, c.Secret()).CertificateMappings()
 	mapIt := func() {
 		t.Helper()
 		if _, err := mappings.Create(ctx, &kmspb.CreateCertificateMappingRequest{Pattern: "spiffe://example.org/ns/shop/*", Principal: user}); err != nil {

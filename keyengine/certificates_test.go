@@ -118,6 +118,15 @@ func TestCertificateMappings(t *testing.T) {
 	if r := recs[len(recs)-1]; r.Identity.Type != "AssumedRole" || !strings.HasSuffix(r.Identity.Arn, ":assumed-role/app/web") || r.Identity.Certificate != "spiffe://test/ns/shop/web" {
 		t.Errorf("unexpected record: %v", r)
 	}
+	for until, want := range map[time.Time]string{time.Date(9999, 12, 31, 23, 59, 59, 0, time.UTC): "", f.Clock.Now().Add(-time.Second): "UnrecognizedClientException", {}: "UnrecognizedClientException"} {
+		id, err := e.AuthenticateCertificate(t.Context(), iam.Certificate{URI: "spiffe://test/ns/shop/web", Serial: "0a", NotAfter: until})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := encrypt(id); (err == nil) != (want == "") {
+			t.Errorf("with a certificate until %v: got error %v, want %q", until, err, want)
+		}
+	}
 	job := f.certified("spiffe://test/ns/shop/job")
 	if err := encrypt(job); code(err) != "AccessDeniedException" {
 		t.Errorf("without trust: got error %v, want AccessDeniedException", err)

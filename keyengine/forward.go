@@ -188,7 +188,7 @@ func encodeForwarded(o *vault.Opened, from string, c *iam.Caller, op *request.Op
 	var serial string
 	var notAfter int64
 	if cert := id.Mapped(); cert != nil {
-		serial, notAfter = cert.Serial, cert.NotAfter.UnixNano()
+		serial, notAfter = cert.Serial, cert.Expires()
 	}
 	return sealMessage(o, forwardContext("request", from, iam.RequestID{}), &forwardpb.Request{
 		Operation: forwardedName(op), RequestId: c.RequestID[:],

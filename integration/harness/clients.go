@@ -89,11 +89,6 @@ func (c *Cluster) MakePrincipals(names ...string) {
 	}
 }
 
-// CertificateMappings returns a client of the certificate mappings, as the account's root.
-func (n *Node) CertificateMappings() kmspb.CertificateMappingsClient {
-	return n.asRoot().CertificateMappings()
-}
-
 // Audit returns a client of the audit log, as the account's root.
 func (n *Node) Audit() kmspb.AuditClient { return n.asRoot().Audit() }
 

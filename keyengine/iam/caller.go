@@ -1,6 +1,7 @@
 package iam
 
 import (
+	"math"
 	"time"
 
 	"github.com/conclavekms/conclave/auditlog/auditpb"
@@ -72,6 +73,18 @@ type Certificate struct {
 	Serial string
 	// NotAfter is when the certificate expires.
 	NotAfter time.Time
+}
+
+// Expires returns NotAfter in nanoseconds since 1970, and the last time that there is in them for
+// a later one, such as that of certificates which never expire: the end of the year 9999.
+func (c *Certificate) Expires() int64 {
+	switch {
+	case c.NotAfter.After(time.Unix(0, math.MaxInt64)):
+		return math.MaxInt64
+	case c.NotAfter.Before(time.Unix(0, 1)):
+		return 1
+	}
+	return c.NotAfter.UnixNano()
 }
 
 // ForwardedIdentity returns the identity that another unsealed node established and

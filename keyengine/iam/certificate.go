@@ -65,7 +65,7 @@ func MappedBy(s *fsm.State, cert *Certificate, note func(fsmpb.Kind, []byte, fsm
 		return Entity{}, Entity{}, ErrUnrecognized
 	} else {
 		who, err = roleEntity(s, &iampb.Session{
-			Account: m.PrincipalAccount, Role: m.Principal, Name: sessionName(cert), SourceIdentity: cert.URI, Expires: cert.NotAfter.UnixNano(),
+			Account: m.PrincipalAccount, Role: m.Principal, Name: sessionName(cert), SourceIdentity: cert.URI, Expires: cert.Expires(),
 		})
 	}
 	if err != nil {

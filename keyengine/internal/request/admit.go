@@ -111,9 +111,7 @@ func admitMapped(ev *Evaluation, cert *iam.Certificate) error {
 	if err != nil {
 		return err
 	}
-	if !cert.NotAfter.IsZero() {
-		ev.Within(0, cert.NotAfter.UnixNano())
-	}
+	ev.Within(0, cert.Expires())
 	if who.Role == nil {
 		ev.who = who
 		return nil
