@@ -130,6 +130,14 @@ func (c *content) compare(entries []Entry, leaves []Hash) (int, error) {
 		}
 		return n, nil
 	}
+	if c.here(i) != nil {
+		have, err := c.tree.view().tile(0, i/TileWidth)
+		n := min(uint64(len(leaves)), TileWidth-i%TileWidth)
+		if err == nil && !slices.Equal(have[i%TileWidth:][:n], leaves[:n]) {
+			err = fmt.Errorf("%w: entries %d to %d, which were removed, had other content", ErrDiverged, i, i+n-1)
+		}
+		return int(n), err
+	}
 	s, err := c.span(i)
 	if err != nil {
 		return 0, err
@@ -160,7 +168,7 @@ func (c *content) compare(entries []Entry, leaves []Hash) (int, error) {
 func (c *content) span(index uint64) (span, error) {
 	switch p := c.gaps.at(index); {
 	case index < c.tree.size:
-		return c.segments.span(index), nil
+		return c.segments.span(index), c.here(index)
 	case p != nil && index < p.next():
 		return p.span(index), nil
 	}
@@ -246,7 +254,7 @@ func checkSegments(v *treeView, f Frontier, roots []Hash) error {
 	if err != nil {
 		return err
 	}
-	if have.Equal(foldSegments(roots[:n])) {
+	if have.Equal(FoldSegments(roots[:n])) {
 		return nil
 	}
 	for i := range n {

@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"testing"
+
+	"github.com/conclavekms/conclave/auditlog/checkpoint"
 )
 
 // history is what a process did, and which calls succeeded, before it ended.
@@ -47,7 +49,7 @@ func play(fsys *memFS, h *history, base uint64) error {
 	}
 	sign := func(n uint64) error {
 		f, _ := testState(n)
-		msg, err := SignCheckpoint(testOrigin, testPriv, f)
+		msg, err := checkpoint.Sign(testOrigin, testPriv, nil, f.Size(), f.Root())
 		if err != nil {
 			return err
 		}
@@ -115,7 +117,7 @@ func survive(t *testing.T, fsys *memFS, h history, base uint64) {
 	}
 	checkContent(t, l, max(base, 30)-30, have.size)
 	if c := l.Checkpoint(); c != nil || h.signed > 0 {
-		got, err := ParseCheckpoint(c, testKey)
+		got, err := checkpoint.Parse(c, testKey)
 		if err != nil || got.Size != h.signed && got.Size != h.tried && got.Size != base {
 			t.Fatalf("checkpoint of %d entries, %d were signed, %v", got.Size, h.signed, err)
 		}

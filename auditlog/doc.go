@@ -21,8 +21,8 @@
 //
 // Log provides this for a node. A log is verified from outside with package
 // auditlog/verify, which uses no Log. What both need is in this package too and depends
-// only on its input: Entry, DecodeFrame, DurableMark, Frontier, Checkpoint, and the
-// verification of inclusion and consistency proofs.
+// only on its input: Entry, DecodeFrame, DurableMark, Frontier, and the verification of inclusion and
+// consistency proofs. Package auditlog/checkpoint signs and verifies checkpoints.
 //
 // The files of a log directory:
 //

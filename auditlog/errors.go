@@ -2,6 +2,8 @@ package auditlog
 
 import (
 	"errors"
+
+	"github.com/conclavekms/conclave/auditlog/internal/disk"
 )
 
 var (
@@ -13,7 +15,7 @@ var (
 	// names the file, whose content a peer can replace.
 	ErrCorrupt = errors.New("audit log is damaged")
 	// ErrLocked is returned for a log directory that another process has open.
-	ErrLocked = errors.New("audit log is in use by another process")
+	ErrLocked = disk.ErrLocked
 	// ErrFailed is returned by all methods after a write failed.
 	ErrFailed = errors.New("audit log stopped")
 	// ErrMissing is returned for history that this log does not have; see

@@ -7,8 +7,8 @@ import (
 	"github.com/conclavekms/conclave/auditlog/internal/layout"
 )
 
-// appendFrame appends e's frame to b; leaf is its leaf hash.
-func appendFrame(b []byte, e *Entry, leaf *Hash) []byte {
+// AppendFrame appends e's frame to b; leaf is its leaf hash.
+func AppendFrame(b []byte, e *Entry, leaf *Hash) []byte {
 	b = binary.BigEndian.AppendUint32(b, uint32(layout.FrameOverhead-4+len(e.Body)))
 	b = binary.BigEndian.AppendUint64(b, e.Index)
 	b = binary.BigEndian.AppendUint64(b, e.RaftIndex)

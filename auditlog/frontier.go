@@ -114,8 +114,8 @@ func (f *Frontier) segments() Frontier {
 	return g
 }
 
-// foldSegments returns the tree over segments with those roots.
-func foldSegments(roots []Hash) Frontier {
+// FoldSegments returns the tree over segments with those roots.
+func FoldSegments(roots []Hash) Frontier {
 	var f Frontier
 	for _, r := range roots {
 		f.appendSegment(r)

@@ -44,12 +44,12 @@ func TestFrontierSegments(t *testing.T) {
 			t.Fatalf("root of segment %d differs from the reference", s)
 		}
 		roots = append(roots, root)
-		if g := foldSegments(roots); !g.Equal(f) {
+		if g := FoldSegments(roots); !g.Equal(f) {
 			t.Fatalf("%d segment roots do not fold to the tree", s+1)
 		}
 	}
 	f.Append(Hash{9})
-	if g := f.segments(); !g.Equal(foldSegments(roots)) {
+	if g := f.segments(); !g.Equal(FoldSegments(roots)) {
 		t.Fatal("the part of whole segments differs")
 	}
 	defer func() {

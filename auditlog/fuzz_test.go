@@ -3,20 +3,22 @@ package auditlog
 import (
 	"bytes"
 	"testing"
+
+	"github.com/conclavekms/conclave/auditlog/checkpoint"
 )
 
 func FuzzDecodeFrame(f *testing.F) {
 	for _, i := range []uint64{0, 7, 31} {
 		e := testEntry(i)
 		leaf := e.LeafHash()
-		f.Add(appendFrame(nil, &e, &leaf))
+		f.Add(AppendFrame(nil, &e, &leaf))
 	}
 	f.Fuzz(func(t *testing.T, b []byte) {
 		e, leaf, err := DecodeFrame(b)
 		if err != nil {
 			return
 		}
-		if e.Check() != nil || leaf != e.LeafHash() || !bytes.Equal(appendFrame(nil, &e, &leaf), b) {
+		if e.Check() != nil || leaf != e.LeafHash() || !bytes.Equal(AppendFrame(nil, &e, &leaf), b) {
 			t.Fatal("a frame was taken that is not the encoding of its entry")
 		}
 	})
@@ -27,7 +29,7 @@ func FuzzParseCheckpoint(f *testing.F) {
 	f.Add(good)
 	f.Add(append(bytes.Clone(good), "— witness.example/w 3q2+7wAAAAAAAAAA\n"...))
 	f.Fuzz(func(t *testing.T, b []byte) {
-		if c, err := ParseCheckpoint(b, testKey); err == nil && !bytes.HasPrefix(b, good) {
+		if c, err := checkpoint.Parse(b, testKey); err == nil && !bytes.HasPrefix(b, good) {
 			t.Fatalf("a forged checkpoint of %d entries is taken", c.Size)
 		}
 	})

@@ -12,13 +12,15 @@ import (
 	"strings"
 	"sync"
 	"testing"
+
+	"github.com/conclavekms/conclave/auditlog/checkpoint"
 )
 
 const testOrigin = "conclave/00112233445566778899aabbccddeeff/0"
 
 var (
 	testPriv = ed25519.NewKeyFromSeed(make([]byte, ed25519.SeedSize))
-	testKey  = VerifierKey(testOrigin, testPriv.Public().(ed25519.PublicKey))
+	testKey  = checkpoint.VerifierKey(testOrigin, testPriv.Public().(ed25519.PublicKey))
 	quiet    = slog.New(slog.NewTextHandler(io.Discard, nil))
 )
 
@@ -127,7 +129,7 @@ func mustCheckpoint(t testing.TB, l *Log, n uint64) []byte {
 func testCheckpoint(t testing.TB, n uint64) []byte {
 	t.Helper()
 	f, _ := testState(n)
-	msg, err := SignCheckpoint(testOrigin, testPriv, f)
+	msg, err := checkpoint.Sign(testOrigin, testPriv, nil, f.Size(), f.Root())
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -57,7 +57,7 @@ func (l *Log) Restore(f Frontier, segmentRoots []Hash) error {
 	if l.failed != nil {
 		return l.failed
 	}
-	if folded := foldSegments(segmentRoots); !folded.Equal(f.segments()) {
+	if folded := FoldSegments(segmentRoots); !folded.Equal(f.segments()) {
 		return fmt.Errorf("%w: %d segment roots do not lead to a frontier of %d entries", ErrMalformed, len(segmentRoots), f.size)
 	}
 	if err := l.content.restore(f, segmentRoots); err != nil {

@@ -376,7 +376,7 @@ func TestTileOfSegments(t *testing.T) {
 		roots = append(roots, fold(hashes))
 		want = append(want, roots[n][:]...)
 	}
-	f := foldSegments(roots)
+	f := FoldSegments(roots)
 	mark := DurableMark{Tree: f}
 	fsys.put("/log/"+layout.DurableFile, mark.encode())
 	l := mustOpen(t, "/log", fsys)

@@ -5,6 +5,8 @@ import (
 	"fmt"
 
 	"golang.org/x/mod/sumdb/tlog"
+
+	"github.com/conclavekms/conclave/auditlog/internal/layout"
 )
 
 // ErrProof is returned for an invalid proof.
@@ -133,4 +135,25 @@ func fromTlog(hashes []tlog.Hash) []Hash {
 		out[i] = Hash(h)
 	}
 	return out
+}
+
+// Tile returns the first width hashes, at most TileWidth, of a tile of the tree of the first
+// size entries: those of the complete subtrees of height 8·level that are numbered from
+// 256·n on. It returns ErrProof if the tree has not that many, and ErrMissing if this log does
+// not have the tree.
+func (l *Log) Tile(level int, n uint64, width int, size uint64) ([]Hash, error) {
+	v, _, err := l.proofView(size)
+	if err != nil {
+		return nil, err
+	}
+	if level < 0 || level > 6 || width < 1 || width > TileWidth || n > maxTree>>layout.TileHeight || n*TileWidth+uint64(width) > size>>(layout.TileHeight*level) {
+		return nil, fmt.Errorf("%w: tile %d of level %d with %d hashes in a tree of %d entries", ErrProof, n, level, width, size)
+	}
+	hashes := make([]Hash, width)
+	for i := range hashes {
+		if hashes[i], err = v.node(layout.TileHeight*level, n*TileWidth+uint64(i)); err != nil {
+			return nil, err
+		}
+	}
+	return hashes, nil
 }

@@ -169,3 +169,48 @@ func TestProofLimits(t *testing.T) {
 		}
 	}
 }
+
+// The tiles of a tree are those of every larger tree, and each is what RFC 6962 says.
+func TestTile(t *testing.T) {
+	l := mustOpen(t, t.TempDir(), nil)
+	defer l.Close()
+	mustRestore(t, l, 0)
+	const size = SegmentSize + 700
+	mustAppend(t, l, 0, size)
+	leaves := testLeaves(size)
+	root := func(level int, n uint64) Hash { // of a complete subtree
+		return fold(leaves[n<<(8*level) : (n+1)<<(8*level)])
+	}
+	for _, c := range []struct {
+		level int
+		n     uint64
+		width int
+		size  uint64
+	}{
+		{0, 0, 1, 1}, {0, 0, 256, 256}, {0, 0, 17, 300}, {0, 1, 44, 300}, {1, 0, 1, 256}, {1, 0, 256, size},
+		{0, 256, 256, size}, {0, 258, 188, size}, {1, 1, 2, size}, {2, 0, 1, size},
+	} {
+		got, err := l.Tile(c.level, c.n, c.width, c.size)
+		if err != nil || len(got) != c.width {
+			t.Fatalf("%+v: %d hashes, %v", c, len(got), err)
+		}
+		for i, h := range got {
+			if h != root(c.level, c.n*256+uint64(i)) {
+				t.Fatalf("%+v: hash %d is wrong", c, i)
+			}
+		}
+	}
+	for _, c := range []struct {
+		level int
+		n     uint64
+		width int
+		size  uint64
+	}{
+		{0, 0, 0, 10}, {0, 0, 11, 10}, {0, 0, 257, size}, {-1, 0, 1, size}, {7, 0, 1, size}, {1, 0, 1, 255},
+		{3, 0, 1, size}, {0, 1 << 60, 1, size}, {6, 1 << 47, 1, size}, {0, 0, 1, size + 1}, {0, 259, 1, size},
+	} {
+		if got, err := l.Tile(c.level, c.n, c.width, c.size); err == nil {
+			t.Errorf("%+v: %d hashes", c, len(got))
+		}
+	}
+}

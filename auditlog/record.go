@@ -1,6 +1,7 @@
 package auditlog
 
 import (
+	"cmp"
 	"crypto/sha256"
 	"encoding/binary"
 	"errors"
@@ -11,14 +12,16 @@ import (
 	"unicode/utf8"
 
 	"google.golang.org/protobuf/proto"
-	"google.golang.org/protobuf/reflect/protoreflect"
 
 	"github.com/conclavekms/conclave/auditlog/auditpb"
 )
 
 const (
-	// RecordSchema is the schema of the records this package writes and reads.
-	RecordSchema = 1
+	// RecordSchema is the newest schema of records. Schema 1 is still written and read: a
+	// release that knows no other takes a record of schema 2 for one that cannot be opened.
+	RecordSchema = 2
+	// OldRecordSchema is the oldest schema of records that this package reads.
+	OldRecordSchema = 1
 	// MaxRecord is the longest encoded record, in bytes.
 	MaxRecord = 65_535
 	// MaxText is the longest text in a record, in bytes; a longer one is replaced
@@ -42,10 +45,10 @@ var ErrSchema = errors.New("audit record of an unknown schema")
 // being written, and an error is a bug in the program that made the record. rec
 // is not changed.
 func EncodeRecord(rec *auditpb.Record) ([]byte, error) {
-	if rec.GetSchema() != RecordSchema || len(rec.GetSalt()) != 16 || len(rec.GetRequestId()) != 16 {
-		return nil, fmt.Errorf("%w: a record needs schema %d, and a salt and request id of 16 bytes", ErrMalformed, RecordSchema)
+	if !knownSchema(rec.GetSchema()) || len(rec.GetSalt()) != 16 || len(rec.GetRequestId()) != 16 {
+		return nil, fmt.Errorf("%w: a record needs schema %d or %d, and a salt and request id of 16 bytes", ErrMalformed, OldRecordSchema, RecordSchema)
 	}
-	if err := checkCounts(rec); err != nil {
+	if err := cmp.Or(checkSchema(rec), checkCounts(rec)); err != nil {
 		return nil, err
 	}
 	if fits(rec) {
@@ -82,6 +85,16 @@ func fieldLists(rec *auditpb.Record) [5][]*auditpb.Field {
 	}
 }
 
+func knownSchema(schema uint32) bool { return schema >= OldRecordSchema && schema <= RecordSchema }
+
+// checkSchema checks that a record has no field that is newer than its schema.
+func checkSchema(rec *auditpb.Record) error {
+	if t := rec.GetTls(); rec.GetSchema() < 2 && (t.GetHost() != "" || t.GetKeyExchange() != "") {
+		return fmt.Errorf("%w: a record of schema %d has fields of schema 2", ErrMalformed, rec.GetSchema())
+	}
+	return nil
+}
+
 func checkCounts(rec *auditpb.Record) error {
 	for _, fields := range fieldLists(rec) {
 		if len(fields) > maxFields || slices.Contains(fields, nil) {
@@ -116,7 +129,7 @@ func fits(rec *auditpb.Record) bool {
 			return false
 		}
 	}
-	if max(len(rec.GetTls().GetVersion()), len(rec.GetTls().GetCipher())) > MaxText {
+	if t := rec.Tls; t != nil && max(len(t.Version), len(t.Cipher), len(t.Host), len(t.KeyExchange)) > MaxText {
 		return false
 	}
 	for _, r := range rec.Resources {
@@ -176,6 +189,8 @@ func shorten(rec *auditpb.Record) {
 	if t := rec.Tls; t != nil {
 		shortenText(&t.Version)
 		shortenText(&t.Cipher)
+		shortenText(&t.Host)
+		shortenText(&t.KeyExchange)
 	}
 	for _, r := range rec.Resources {
 		shortenText(&r.Type)
@@ -316,16 +331,16 @@ func DecodeRecord(b []byte) (*auditpb.Record, error) {
 	if err := proto.Unmarshal(b, rec); err != nil {
 		return nil, fmt.Errorf("%w: record: %w", ErrMalformed, err)
 	}
-	if rec.Schema != RecordSchema {
+	if !knownSchema(rec.Schema) {
 		return nil, fmt.Errorf("%w: %d", ErrSchema, rec.Schema)
 	}
-	if hasUnknown(rec.ProtoReflect()) {
+	if hasUnknown(rec) {
 		return nil, fmt.Errorf("%w: unknown fields in a record", ErrMalformed)
 	}
 	if len(rec.Salt) != 16 || len(rec.RequestId) != 16 {
 		return nil, fmt.Errorf("%w: a record's salt and request id have 16 bytes each", ErrMalformed)
 	}
-	if err := checkCounts(rec); err != nil {
+	if err := cmp.Or(checkSchema(rec), checkCounts(rec)); err != nil {
 		return nil, err
 	}
 	if !fits(rec) {
@@ -334,22 +349,30 @@ func DecodeRecord(b []byte) (*auditpb.Record, error) {
 	return rec, nil
 }
 
-func hasUnknown(m protoreflect.Message) bool {
-	if len(m.GetUnknown()) > 0 {
+// hasUnknown reports whether a message in a record has fields that the schema does not name.
+// Reflection would find the messages by itself, but takes as long as decoding the record.
+func hasUnknown(rec *auditpb.Record) bool {
+	if unknown(rec) || unknown(rec.GetIdentity()) || unknown(rec.GetTls()) {
 		return true
 	}
-	unknown := false
-	m.Range(func(fd protoreflect.FieldDescriptor, v protoreflect.Value) bool {
-		switch {
-		case fd.Message() == nil:
-		case fd.IsList():
-			for i := range v.List().Len() {
-				unknown = unknown || hasUnknown(v.List().Get(i).Message())
-			}
-		default:
-			unknown = unknown || hasUnknown(v.Message())
+	for _, r := range rec.GetResources() {
+		if unknown(r) {
+			return true
 		}
-		return !unknown
-	})
-	return unknown
+	}
+	for _, fields := range fieldLists(rec) {
+		for _, f := range fields {
+			if unknown(f) || unknown(f.GetList()) || unknown(f.GetMap()) {
+				return true
+			}
+			for _, p := range f.GetMap().GetPairs() {
+				if unknown(p) {
+					return true
+				}
+			}
+		}
+	}
+	return false
 }
+
+func unknown(m proto.Message) bool { return len(m.ProtoReflect().GetUnknown()) > 0 }

@@ -13,6 +13,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/reflect/protoreflect"
 	"google.golang.org/protobuf/testing/protocmp"
 
 	"github.com/conclavekms/conclave/auditlog/auditpb"
@@ -38,7 +39,7 @@ func testRecord() *auditpb.Record {
 			AccountId: "111122223333", AccessKeyId: "AKIAEXAMPLE", UserName: "alice", Certificate: "spiffe://example/alice",
 			SessionContext: []*auditpb.Field{textField("mfaAuthenticated", "false")}},
 		SourceIp: "192.0.2.1", UserAgent: "aws-cli/2.0", Region: "eu-central-1", Transport: "aws-json",
-		Tls: &auditpb.Tls{Version: "TLSv1.3", Cipher: "TLS_AES_128_GCM_SHA256"},
+		Tls: &auditpb.Tls{Version: "TLSv1.3", Cipher: "TLS_AES_128_GCM_SHA256", Host: "kms.example:8443", KeyExchange: "X25519MLKEM768"},
 		RequestParameters: []*auditpb.Field{
 			textField("keyId", "alias/test"),
 			mapField("encryptionContext", "department", "finance", "purpose", "test"),
@@ -87,6 +88,7 @@ func TestLongValues(t *testing.T) {
 		"not UTF-8":    {func(r *auditpb.Record) { r.SourceIp = bad }, func(r *auditpb.Record) { r.SourceIp = mark(bad) }},
 		"identity":     {func(r *auditpb.Record) { r.Identity.Arn = long }, func(r *auditpb.Record) { r.Identity.Arn = mark(long) }},
 		"tls":          {func(r *auditpb.Record) { r.Tls.Cipher = long }, func(r *auditpb.Record) { r.Tls.Cipher = mark(long) }},
+		"host":         {func(r *auditpb.Record) { r.Tls.Host = bad }, func(r *auditpb.Record) { r.Tls.Host = mark(bad) }},
 		"resource":     {func(r *auditpb.Record) { r.Resources[0].Arn = bad }, func(r *auditpb.Record) { r.Resources[0].Arn = mark(bad) }},
 		"field": {func(r *auditpb.Record) { r.RequestParameters[0] = textField("policy", long) },
 			func(r *auditpb.Record) { r.RequestParameters[0] = textField("policy", mark(long)) }},
@@ -172,7 +174,7 @@ func TestRecordAlwaysFits(t *testing.T) {
 
 func TestEncodeRefuses(t *testing.T) {
 	for name, set := range map[string]func(*auditpb.Record){
-		"schema":      func(r *auditpb.Record) { r.Schema = 2 },
+		"schema":      func(r *auditpb.Record) { r.Schema = RecordSchema + 1 },
 		"salt":        func(r *auditpb.Record) { r.Salt = nil },
 		"request id":  func(r *auditpb.Record) { r.RequestId = make([]byte, 17) },
 		"many fields": func(r *auditpb.Record) { r.Additional = make([]*auditpb.Field, maxFields+1) },
@@ -201,13 +203,7 @@ func TestDecodeRefuses(t *testing.T) {
 		return b
 	}
 	good := raw(func(*auditpb.Record) {})
-	unknown := func(m proto.Message) { m.ProtoReflect().SetUnknown([]byte{0xf8, 0x3f, 1}) }
 	for name, b := range map[string][]byte{
-		"unknown field":              append(bytes.Clone(good), 0xf8, 0x3f, 1),
-		"unknown field, identity":    raw(func(r *auditpb.Record) { unknown(r.Identity) }),
-		"unknown field, field":       raw(func(r *auditpb.Record) { unknown(r.RequestParameters[2]) }),
-		"unknown field, map":         raw(func(r *auditpb.Record) { unknown(r.RequestParameters[1].GetMap().Pairs[1]) }),
-		"unknown field, resource":    raw(func(r *auditpb.Record) { unknown(r.Resources[0]) }),
 		"cut":                        good[:len(good)-1],
 		"long text":                  raw(func(r *auditpb.Record) { r.Node = strings.Repeat("x", MaxText+1) }),
 		"map out of order":           raw(func(r *auditpb.Record) { r.RequestParameters[0] = mapField("m", "b", "", "a", "") }),
@@ -221,8 +217,60 @@ func TestDecodeRefuses(t *testing.T) {
 			t.Errorf("%s: %v, want ErrMalformed", name, err)
 		}
 	}
-	if _, err := DecodeRecord(raw(func(r *auditpb.Record) { r.Schema = 2 })); !errors.Is(err, ErrSchema) {
+	if _, err := DecodeRecord(raw(func(r *auditpb.Record) { r.Schema = RecordSchema + 1 })); !errors.Is(err, ErrSchema) {
 		t.Errorf("newer schema: %v, want ErrSchema", err)
+	}
+}
+
+// TestDecodeRefusesUnknownFields: an unknown field is noticed in each message of a record, and
+// the record that shows that has a message of each type.
+func TestDecodeRefusesUnknownFields(t *testing.T) {
+	rec := testRecord()
+	for _, fields := range []*[]*auditpb.Field{&rec.RequestParameters, &rec.ResponseElements, &rec.Additional, &rec.ServiceEventDetails, &rec.Identity.SessionContext} {
+		*fields = []*auditpb.Field{
+			{Name: "text", Value: &auditpb.Field_Text{Text: "x"}},
+			{Name: "list", Value: &auditpb.Field_List{List: &auditpb.TextList{Items: []string{"x"}}}},
+			mapField("map", "a", "b", "c", "d"),
+		}
+	}
+	types := make(map[protoreflect.FullName]bool)
+	var visit func(path string, m protoreflect.Message)
+	visit = func(path string, m protoreflect.Message) {
+		types[m.Descriptor().FullName()] = true
+		m.SetUnknown([]byte{0xf8, 0x3f, 1})
+		b, err := proto.Marshal(rec)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := DecodeRecord(b); !errors.Is(err, ErrMalformed) {
+			t.Errorf("%s: %v, want ErrMalformed", path, err)
+		}
+		m.SetUnknown(nil)
+		m.Range(func(fd protoreflect.FieldDescriptor, v protoreflect.Value) bool {
+			path := path + "." + string(fd.Name())
+			switch {
+			case fd.Message() == nil:
+			case fd.IsList():
+				for i := range v.List().Len() {
+					visit(fmt.Sprintf("%s[%d]", path, i), v.List().Get(i).Message())
+				}
+			default:
+				visit(path, v.Message())
+			}
+			return true
+		})
+	}
+	visit("record", rec.ProtoReflect())
+	messages := rec.ProtoReflect().Descriptor().ParentFile().Messages()
+	for i := range messages.Len() {
+		if name := messages.Get(i).FullName(); !types[name] {
+			t.Errorf("the record has no %s", name)
+		}
+	}
+	if b, err := proto.Marshal(rec); err != nil {
+		t.Error(err)
+	} else if _, err := DecodeRecord(b); err != nil {
+		t.Errorf("without unknown fields: %v", err)
 	}
 }
 
@@ -244,7 +292,7 @@ func TestRenderGolden(t *testing.T) {
 		`"requestID":"30313233-3435-3637-3839-616263646566","eventID":"` + uuid(event[:]) + `","readOnly":true,` +
 		`"resources":[{"accountId":"111122223333","type":"AWS::KMS::Key","ARN":"arn:aws:kms:eu-central-1:111122223333:key/1"}],` +
 		`"eventType":"AwsApiCall","managementEvent":true,"recipientAccountId":"111122223333","eventCategory":"Management",` +
-		`"tlsDetails":{"tlsVersion":"TLSv1.3","cipherSuite":"TLS_AES_128_GCM_SHA256"},` +
+		`"tlsDetails":{"tlsVersion":"TLSv1.3","cipherSuite":"TLS_AES_128_GCM_SHA256","clientProvidedHostHeader":"kms.example:8443","keyExchange":"X25519MLKEM768"},` +
 		fmt.Sprintf(`"conclave":{"index":5,"raftIndex":101,"leafHash":"%x","node":"n1","originTime":"2023-11-14T22:13:20.123456789Z",`, leaf[:]) +
 		`"transport":"aws-json","certificate":"spiffe://example/alice"}}`
 	if d := cmp.Diff(want, string(b)); d != "" {
@@ -258,6 +306,65 @@ func TestRenderGolden(t *testing.T) {
 	id := uuid(event[:])
 	if len(id) != 36 || id[14] != '8' || !strings.ContainsRune("89ab", rune(id[19])) {
 		t.Fatalf("event id %s is no version 8 UUID", id)
+	}
+}
+
+// TestOldSchema: a record of schema 1 has none of the fields that readers of that schema do not
+// know, and would take for a sign of damage.
+func TestOldSchema(t *testing.T) {
+	rec := testRecord()
+	rec.Schema = OldRecordSchema
+	if _, err := EncodeRecord(rec); !errors.Is(err, ErrMalformed) {
+		t.Errorf("encoding a record of schema 1 with fields of schema 2: %v", err)
+	}
+	b, err := proto.Marshal(rec)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := DecodeRecord(b); !errors.Is(err, ErrMalformed) {
+		t.Errorf("decoding it: %v", err)
+	}
+	rec.Tls.Host, rec.Tls.KeyExchange = "", ""
+	if b, err = EncodeRecord(rec); err != nil {
+		t.Fatal(err)
+	}
+	got, err := DecodeRecord(b)
+	if err != nil || !proto.Equal(got, rec) {
+		t.Errorf("got %v and error %v", got, err)
+	}
+}
+
+// TestRenderShared: a call that reaches what belongs to another account is an event of both,
+// unless it was denied.
+func TestRenderShared(t *testing.T) {
+	e := testEntry(5)
+	leaf := e.LeafHash()
+	id := SharedEventID(leaf)
+	for name, c := range map[string]struct {
+		owner, code string
+		want        bool
+	}{
+		"own":              {"111122223333", "", false},
+		"another's":        {"444455556666", "", true},
+		"another's, fails": {"444455556666", "DisabledException", true},
+		"denied":           {"444455556666", "AccessDeniedException", false},
+	} {
+		rec := testRecord()
+		rec.Resources[0].AccountId, rec.ErrorCode = c.owner, c.code
+		line, err := RenderJSON(e, rec)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var got struct{ SharedEventID, EventID, ErrorCode, RecipientAccountID string }
+		if err := json.Unmarshal(line, &got); err != nil {
+			t.Fatal(err)
+		}
+		if (got.SharedEventID == uuid(id[:])) != c.want || (got.SharedEventID != "") != c.want || got.SharedEventID == got.EventID || got.RecipientAccountID != "111122223333" {
+			t.Errorf("%s: %s", name, line)
+		}
+		if want := strings.TrimSuffix(c.code, "DeniedException"); c.code == "AccessDeniedException" && got.ErrorCode != want+"Denied" || c.code != "AccessDeniedException" && got.ErrorCode != c.code {
+			t.Errorf("%s: the error code is %s", name, got.ErrorCode)
+		}
 	}
 }
 
@@ -276,7 +383,7 @@ func TestRenderInjection(t *testing.T) {
 		}
 		rec.Identity = &auditpb.Identity{Type: s, PrincipalId: s, Arn: s, AccountId: s, AccessKeyId: s, Certificate: s, UserName: s, InvokedBy: s,
 			SessionContext: []*auditpb.Field{textField(s, s)}}
-		rec.Tls = &auditpb.Tls{Version: s, Cipher: s}
+		rec.Tls = &auditpb.Tls{Version: s, Cipher: s, Host: s, KeyExchange: s}
 		rec.Resources[0] = &auditpb.Resource{Type: s, AccountId: s, Arn: s}
 		fields := []*auditpb.Field{textField(s, s), mapField(s+"m", s, s), {Name: s + "l", Value: &auditpb.Field_List{List: &auditpb.TextList{Items: []string{s, s}}}},
 			{Name: "none"}, {Name: "nan", Value: &auditpb.Field_Real{Real: math.NaN()}}, {Name: "inf", Value: &auditpb.Field_Real{Real: math.Inf(-1)}}}

@@ -3,6 +3,7 @@ package auditlog
 import (
 	"encoding/hex"
 	"math"
+	"slices"
 	"strconv"
 	"time"
 	"unicode"
@@ -32,7 +33,7 @@ func RenderJSON(entry Entry, rec *auditpb.Record) ([]byte, error) {
 	j.text("awsRegion", rec.GetRegion())
 	j.text("sourceIPAddress", rec.GetSourceIp())
 	j.text("userAgent", rec.GetUserAgent())
-	j.some("errorCode", rec.GetErrorCode())
+	j.some("errorCode", ErrorCode(rec))
 	j.some("errorMessage", rec.GetErrorMessage())
 	j.fields("requestParameters", rec.GetRequestParameters(), true)
 	j.fields("responseElements", rec.GetResponseElements(), true)
@@ -56,12 +57,18 @@ func RenderJSON(entry Entry, rec *auditpb.Record) ([]byte, error) {
 	j.text("eventType", rec.GetEventType())
 	j.flag("managementEvent", true)
 	j.some("recipientAccountId", rec.GetRecipientAccountId())
+	if Shared(rec) {
+		id := SharedEventID(leaf)
+		j.text("sharedEventID", uuid(id[:]))
+	}
 	j.fields("serviceEventDetails", rec.GetServiceEventDetails(), false)
 	j.text("eventCategory", "Management")
 	if t := rec.GetTls(); t != nil {
 		j.open("tlsDetails")
 		j.some("tlsVersion", t.GetVersion())
 		j.some("cipherSuite", t.GetCipher())
+		j.some("clientProvidedHostHeader", t.GetHost())
+		j.some("keyExchange", t.GetKeyExchange())
 		j.end('}')
 	}
 	j.open("conclave")
@@ -75,6 +82,29 @@ func RenderJSON(entry Entry, rec *auditpb.Record) ([]byte, error) {
 	j.end('}')
 	j.end('}')
 	return j.b, nil
+}
+
+// ErrorCode returns the errorCode that CloudTrail writes for a record's error. It is the name
+// that the API gives the error, except that of a request which was denied.
+func ErrorCode(rec *auditpb.Record) string {
+	if code := rec.GetErrorCode(); code != "AccessDeniedException" {
+		return code
+	}
+	return "AccessDenied"
+}
+
+// Shared reports whether a record is an event of more accounts than that of the caller, which
+// is its recipient: if it names a resource of another account, it is also that account's
+// event. CloudTrail writes each account an event of its own and gives both the same
+// sharedEventID. Here, one log has the records of all accounts, so there is one record, with
+// a sharedEventID by which copies for several accounts can be known to be the same event. As
+// in CloudTrail, what was denied is an event of the caller's account only: it must not tell
+// another account who tried.
+func Shared(rec *auditpb.Record) bool {
+	to := rec.GetRecipientAccountId()
+	return to != "" && ErrorCode(rec) != "AccessDenied" && slices.ContainsFunc(rec.GetResources(), func(r *auditpb.Resource) bool {
+		return r.GetAccountId() != "" && r.GetAccountId() != to
+	})
 }
 
 // UnopenableEvent is the eventName of the line that replaces a record that cannot be
@@ -115,8 +145,13 @@ func uuid(b []byte) string {
 
 // EventID returns the eventID of a rendered record: a version 8 UUID (RFC 9562)
 // made from the leaf hash.
-func EventID(leaf Hash) [16]byte {
-	id := [16]byte(leaf[:16])
+func EventID(leaf Hash) [16]byte { return version8([16]byte(leaf[:16])) }
+
+// SharedEventID returns the sharedEventID of a rendered record that is Shared: a version 8
+// UUID made from the other half of the leaf hash.
+func SharedEventID(leaf Hash) [16]byte { return version8([16]byte(leaf[16:])) }
+
+func version8(id [16]byte) [16]byte {
 	id[6] = id[6]&0x0f | 0x80
 	id[8] = id[8]&0x3f | 0x80
 	return id

@@ -55,7 +55,7 @@ func (r *run) append(entries []Entry, leaves []Hash) error {
 		if r.count%markEvery == 0 {
 			r.marks = append(r.marks, r.end+int64(len(r.buf)))
 		}
-		r.buf = appendFrame(r.buf, &entries[i], &leaves[i])
+		r.buf = AppendFrame(r.buf, &entries[i], &leaves[i])
 		r.count++
 		if len(r.buf) >= writeChunk || i == len(entries)-1 {
 			if _, err := r.file.WriteAt(r.buf, r.end); err != nil {

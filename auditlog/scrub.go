@@ -12,14 +12,20 @@ import (
 
 // Scrub reads full segment n and compares it with its root in the state. It
 // returns ErrCorrupt for damage, which Repair can mend. If the segment is
-// intact, damaged tiles over it are made again. The first Size()/SegmentSize
-// segments are full, unless some are missing.
+// intact, damaged tiles over it are made again. Of a segment that was removed, it
+// reads the tiles. The first Size()/SegmentSize segments are full, unless some are
+// missing.
 func (l *Log) Scrub(n uint64) error {
 	root, err := l.sealedRoot(n)
 	if err != nil {
 		return err
 	}
-	leaves, err := l.dir.readSegment(n)
+	var leaves []Hash
+	if n < l.Removed().Segments {
+		leaves, err = l.dir.leavesOfRemoved(n)
+	} else {
+		leaves, err = l.dir.readSegment(n)
+	}
 	if err != nil {
 		return err
 	}
@@ -74,8 +80,8 @@ func (l *Log) mendTiles(n uint64, leaves []Hash) error {
 	l.mu.Lock()
 	roots := l.content.roots
 	l.mu.Unlock()
-	return eachTile(n, leaves, roots, func(level int, n uint64, hashes []Hash) error {
-		name, want := layout.TilePath(level, n), joined(hashes)
+	return EachTile(n, leaves, roots, func(level int, n uint64, hashes []Hash) error {
+		name, want := layout.TilePath(level, n), JoinHashes(hashes)
 		have, err := l.dir.read(name, TileWidth*HashSize)
 		if err == nil && bytes.Equal(have, want) {
 			return nil
@@ -90,10 +96,10 @@ func (l *Log) mendTiles(n uint64, leaves []Hash) error {
 	})
 }
 
-// eachTile calls fn with the tiles that segment n filled. Those of levels 0 and 1 follow
+// EachTile calls fn with the tiles that segment n filled. Those of levels 0 and 1 follow
 // from leaves, which are the leaf hashes of the segment, and those above from the roots
 // of the segments up to it.
-func eachTile(n uint64, leaves, roots []Hash, fn func(level int, n uint64, hashes []Hash) error) error {
+func EachTile(n uint64, leaves, roots []Hash, fn func(level int, n uint64, hashes []Hash) error) error {
 	level1 := make([]Hash, TileWidth)
 	for i := range level1 {
 		t := leaves[i*TileWidth : (i+1)*TileWidth]
@@ -162,6 +168,9 @@ func (l *Log) Repair(n uint64, fetch func(from uint64) ([]Entry, error)) error {
 		return fmt.Errorf("%w: the root of %s is not the cluster's", ErrRejected, name)
 	}
 	err = l.replace(func() error {
+		if n < l.Removed().Segments { // only its tiles are mended
+			return l.dir.remove(tmp)
+		}
 		if err := l.dir.fs.Rename(l.dir.at(tmp), l.dir.at(name)); err != nil {
 			return err
 		}

@@ -19,6 +19,8 @@ type segments struct {
 	sealed []*run             // full, and not yet durable
 	roots  []Hash             // of full segments from 0 on, as far as they are known from the state or from memory
 	marks  map[uint64][]int64 // offsets in full segments, for reading
+	// removed are the first segments, of which only the tiles are here.
+	removed Removed
 }
 
 // extend appends entries, and closes segments as they become full.
@@ -75,7 +77,7 @@ func (s *segments) moreRoots(v *treeView, roots []Hash) []Hash {
 		}
 		more = append(more, h)
 	}
-	if s.tree.size >= uint64(len(roots))*SegmentSize && !foldSegments(more).Equal(s.tree.segments()) {
+	if s.tree.size >= uint64(len(roots))*SegmentSize && !FoldSegments(more).Equal(s.tree.segments()) {
 		s.dir.logger.Warn("audit tiles do not match the tree", "segments", len(more))
 		return roots
 	}
@@ -128,10 +130,24 @@ func (s *segments) loadSegments(mark *DurableMark) error {
 		}
 		have[n] = true
 	}
+	if s.removed, err = ReadRemoved(s.dir.fs, s.dir.path); err != nil {
+		return err
+	}
 	s.tree.Frontier = mark.Tree.segments()
+	if s.tree.size < s.removed.Segments*SegmentSize { // there is no mark
+		if s.tree.Frontier, err = s.treeOfRemoved(); err != nil {
+			return err
+		}
+	}
 	first := s.tree.size / SegmentSize
 	for n := range first {
-		if !have[n] {
+		if n < s.removed.Segments {
+			if have[n] {
+				if err := s.dir.remove(layout.SegmentPath(n)); err != nil {
+					return err
+				}
+			}
+		} else if !have[n] {
 			return fmt.Errorf("%w: %s is gone", ErrCorrupt, layout.SegmentPath(n))
 		}
 		delete(have, n)

@@ -24,8 +24,8 @@ func fold(hashes []Hash) Hash {
 	return nodeHash(fold(hashes[:m]), fold(hashes[m:]))
 }
 
-// joined returns the content of a tile's file.
-func joined(hashes []Hash) []byte {
+// JoinHashes returns the content of a tile's file.
+func JoinHashes(hashes []Hash) []byte {
 	b := make([]byte, 0, len(hashes)*HashSize)
 	for i := range hashes {
 		b = append(b, hashes[i][:]...)
@@ -206,7 +206,7 @@ func (t *tiledTree) writeTile(level int, root Hash) error {
 			hashes = append(hashes, fold(below))
 		}
 	}
-	b := joined(hashes)
+	b := JoinHashes(hashes)
 	name := layout.TilePath(level, n)
 	// The tile is not durable yet. The tiles of the newest segment are made again
 	// from it when the log is opened, so only those of full segments have to be on

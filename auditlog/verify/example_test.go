@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 
 	"github.com/conclavekms/conclave/auditlog"
+	"github.com/conclavekms/conclave/auditlog/checkpoint"
 	"github.com/conclavekms/conclave/auditlog/verify"
 )
 
@@ -111,15 +112,15 @@ func copyOfLog(n uint64) (dir, key string) {
 	if err := l.Sync(); err != nil {
 		log.Fatal(err)
 	}
-	checkpoint, err := auditlog.SignCheckpoint(origin, signing, tree)
+	signed, err := checkpoint.Sign(origin, signing, nil, tree.Size(), tree.Root())
 	if err != nil {
 		log.Fatal(err)
 	}
-	if err := l.WriteCheckpoint(checkpoint); err != nil {
+	if err := l.WriteCheckpoint(signed); err != nil {
 		log.Fatal(err)
 	}
 	if err := l.Close(); err != nil {
 		log.Fatal(err)
 	}
-	return dir, auditlog.VerifierKey(origin, signing.Public().(ed25519.PublicKey))
+	return dir, checkpoint.VerifierKey(origin, signing.Public().(ed25519.PublicKey))
 }

@@ -24,7 +24,7 @@ func (v *verifier) segment(n uint64, last bool) {
 		// The entries of the segment are still checked one by one.
 		v.size, v.partial = first, nil
 	}
-	f, err := v.fs.OpenFile(filepath.Join(v.dir, name), os.O_RDONLY, 0)
+	f, err := v.open(name)
 	if err != nil {
 		v.problem(name, 0, first, "%v", err)
 		v.broken = true
@@ -79,6 +79,49 @@ func (v *verifier) segment(n uint64, last bool) {
 	}
 }
 
+// open opens a file of a segment, in the directory or where it was moved to.
+func (v *verifier) open(name string) (auditlog.File, error) {
+	f, err := v.fs.OpenFile(filepath.Join(v.dir, name), os.O_RDONLY, 0)
+	if errors.Is(err, fs.ErrNotExist) && v.elsewhere != nil {
+		return v.elsewhere.OpenFile(name, os.O_RDONLY, 0)
+	}
+	return f, err
+}
+
+// removedSegment checks a segment that was removed from the directory: the entries, if they are
+// to be had, or the hashes.
+func (v *verifier) removedSegment(n uint64) {
+	if v.elsewhere != nil {
+		v.segment(n, false)
+		v.moved = append(v.moved, n)
+		return
+	}
+	v.rep.Unread += auditlog.SegmentSize
+	for i := range uint64(auditlog.TileWidth) {
+		name := layout.TilePath(0, n*auditlog.TileWidth+i)
+		b, err := auditlog.ReadFile(v.fs, filepath.Join(v.dir, name), auditlog.TileWidth*auditlog.HashSize)
+		if err == nil && len(b) != auditlog.TileWidth*auditlog.HashSize {
+			err = fmt.Errorf("%w: %d bytes", auditlog.ErrCorrupt, len(b))
+		}
+		if err != nil {
+			v.problem(name, 0, v.size, "it is needed for entries that were moved: %v", err)
+			v.broken = true
+			return
+		}
+		for ; len(b) > 0; b = b[auditlog.HashSize:] {
+			v.leaf(auditlog.Hash(b[:auditlog.HashSize]))
+		}
+	}
+}
+
+// leaf adds a leaf to the tree, which is whole up to there.
+func (v *verifier) leaf(leaf auditlog.Hash) {
+	v.grow(0, leaf)
+	v.tree.Append(leaf)
+	v.size++
+	v.reach()
+}
+
 // frame checks one frame and, when it belongs to the tree, adds it.
 func (v *verifier) frame(name string, off int64, index uint64, frame []byte, inTree bool) {
 	e, _, err := auditlog.DecodeFrame(frame)
@@ -112,10 +155,7 @@ func (v *verifier) frame(name string, off int64, index uint64, frame []byte, inT
 		v.size++
 		return
 	}
-	v.grow(0, leaf)
-	v.tree.Append(leaf)
-	v.size++
-	v.reach()
+	v.leaf(leaf)
 }
 
 // grow adds a hash to a level and compares each full tile with its file.
@@ -270,9 +310,9 @@ func (v *verifier) repeated() {
 	}
 	seen := make(map[[16]byte]uint64)
 	look := func(name string, head func(auditlog.File) (int64, error)) {
-		f, err := v.fs.OpenFile(filepath.Join(v.dir, name), os.O_RDONLY, 0)
+		f, err := v.open(name)
 		if err != nil {
-			return // reported before
+			return // reported before, or not read
 		}
 		defer f.Close()
 		off, err := head(f)
@@ -296,7 +336,7 @@ func (v *verifier) repeated() {
 			return nil
 		})
 	}
-	for _, n := range v.segments {
+	for _, n := range slices.Concat(v.moved, v.segments) {
 		look(layout.SegmentPath(n), func(auditlog.File) (int64, error) { return layout.SegmentHeaderSize, nil })
 	}
 	for _, name := range v.pendings {

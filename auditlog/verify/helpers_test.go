@@ -16,13 +16,14 @@ import (
 	"testing"
 
 	"github.com/conclavekms/conclave/auditlog"
+	"github.com/conclavekms/conclave/auditlog/checkpoint"
 )
 
 const testOrigin = "conclave/00112233445566778899aabbccddeeff/0"
 
 var (
 	testPriv = ed25519.NewKeyFromSeed(make([]byte, ed25519.SeedSize))
-	testKey  = auditlog.VerifierKey(testOrigin, testPriv.Public().(ed25519.PublicKey))
+	testKey  = checkpoint.VerifierKey(testOrigin, testPriv.Public().(ed25519.PublicKey))
 )
 
 // testEntry is the entry that every test expects at an index.
@@ -44,7 +45,7 @@ func testEntries(from, to uint64) []auditlog.Entry {
 	return out
 }
 
-// frameOf encodes an entry as specified in DESIGN.md of auditlog.
+// frameOf encodes an entry as docs/audit-format.md specifies it.
 func frameOf(e auditlog.Entry) []byte {
 	var b []byte
 	b = binary.BigEndian.AppendUint64(b, e.Index)
@@ -111,7 +112,8 @@ func mustSign(t testing.TB, l *auditlog.Log, es []auditlog.Entry) {
 
 func checkpointOf(t testing.TB, es []auditlog.Entry) []byte {
 	t.Helper()
-	msg, err := auditlog.SignCheckpoint(testOrigin, testPriv, treeOf(es))
+	tree := treeOf(es)
+	msg, err := checkpoint.Sign(testOrigin, testPriv, nil, tree.Size(), tree.Root())
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -7,8 +7,8 @@
 // on this package to report everything that is wrong with a log that somebody may have
 // tampered with, and to continue after each problem. So it never uses a Log. It uses only
 // those parts of auditlog that depend on nothing but their input: the formats of entries
-// and checkpoints, and the Merkle tree. auditlog/DESIGN.md specifies them in enough detail
-// to write another verifier.
+// and checkpoints, and the Merkle tree. docs/audit-format.md specifies them in enough
+// detail to write another verifier.
 //
 // What the caller may rely on:
 //
@@ -26,7 +26,7 @@
 //   - Reading a hostile directory takes memory in proportion to the number of entries
 //     (8 bytes each), and never waits for a pipe or follows a symbolic link.
 //
-// To verify one entry against a checkpoint without the log, use auditlog.ParseCheckpoint
+// To verify one entry against a checkpoint without the log, use checkpoint.Parse
 // and auditlog.VerifyInclusion. To verify that a checkpoint extends an earlier one, use
 // auditlog.VerifyConsistency.
 package verify
@@ -42,9 +42,8 @@ import (
 	"strconv"
 	"strings"
 
-	"golang.org/x/mod/sumdb/note"
-
 	"github.com/conclavekms/conclave/auditlog"
+	"github.com/conclavekms/conclave/auditlog/checkpoint"
 	"github.com/conclavekms/conclave/auditlog/internal/layout"
 )
 
@@ -57,6 +56,12 @@ type Options struct {
 	// FS is the file system, which is only read from; the operating system's if
 	// nil.
 	FS auditlog.FS
+	// Archive says that this is an archive, as package archive shows it: it has no mark
+	// of what was made durable, and nothing after its last segment.
+	Archive bool
+	// Removed is where segments are read that were removed from the directory, such as an
+	// archive. If it is nil, only their hashes are verified: see [Report.Unread].
+	Removed auditlog.FS
 }
 
 // Report is the result of Dir.
@@ -66,6 +71,8 @@ type Report struct {
 	Root           auditlog.Hash // of those entries; zero if damage prevents computing it
 	CheckpointSize uint64        // number of entries that the checkpoint covers
 	Unsigned       uint64        // number of entries after those, which no checkpoint covers yet
+	Unread         uint64        // number of entries of which there were only hashes, as their segments were moved
+	Place          string        // of the archive that those were moved to, as the directory says
 	Torn           int64         // bytes of an unfinished last frame, left by a running node or a crash
 	Gaps           []Gap         // history that this copy lacks and reports as missing, all after the checkpoint
 	Problems       []Problem
@@ -84,6 +91,9 @@ type Problem struct {
 }
 
 func (p Problem) String() string {
+	if p.File == "" {
+		return p.What // which names the earlier checkpoint
+	}
 	return fmt.Sprintf("%s: offset %d: entry %d: %s", p.File, p.Offset, p.Index, p.What)
 }
 
@@ -92,20 +102,22 @@ func (r *Report) OK() bool { return len(r.Problems) == 0 }
 
 const maxProblems = 1000
 
-// Dir checks a log directory, using only its files and the public key of its
-// checkpoints: every frame, the order of indexes, Raft indexes and times,
+// Dir checks a log directory, using only its files and the public keys of its
+// checkpoints, one a line as in checkpoint.Parse: every frame, the order of indexes, Raft indexes and times,
 // repeated request ids, every tile, every header, the names of the files, and the
 // checkpoint's signature and root. It takes no lock and writes nothing, so it
-// works on a copy and on the directory of a running node. To copy the log of a
+// works on a copy and on the directory of a running node. Of segments that the node
+// moved to an archive it checks the hashes, which lead to the checkpoint, and the
+// entries if the options say where they are. To copy the log of a
 // running node, copy the checkpoint first. Entries after the checkpoint are
 // checked in the same way, but whether they were replaced, or cut off at a frame,
 // can be seen only with the next checkpoint. Dir returns an error only if the log
 // cannot be checked at all.
 func Dir(dir, verifierKey string, opts Options) (*Report, error) {
-	if _, err := note.NewVerifier(verifierKey); err != nil {
-		return nil, fmt.Errorf("verifier key: %w", err)
+	if _, err := checkpoint.CheckKeys(verifierKey); err != nil {
+		return nil, err
 	}
-	v := &verifier{dir: dir, fs: opts.FS, key: verifierKey, rep: new(Report)}
+	v := &verifier{dir: dir, fs: opts.FS, key: verifierKey, archive: opts.Archive, elsewhere: opts.Removed, rep: new(Report)}
 	if v.fs == nil {
 		v.fs = auditlog.OSFS()
 	}
@@ -120,8 +132,13 @@ type verifier struct {
 	fs  auditlog.FS
 	key string
 	rep *Report
+	// archive and elsewhere are Archive and Removed of Options.
+	archive   bool
+	elsewhere auditlog.FS
+	removed   uint64   // number of segments, from 0 on, that were removed from the directory
+	moved     []uint64 // those of them that were read elsewhere
 
-	checkpoint auditlog.Checkpoint
+	checkpoint checkpoint.Checkpoint
 	mark       auditlog.DurableMark
 	targets    []target
 	size       uint64            // number of entries read so far, including those in missing files
@@ -162,22 +179,32 @@ func (v *verifier) run(earlier [][]byte) error {
 	}
 	haveCheckpoint := v.readCheckpoint()
 	haveMark := v.readMark()
+	v.readRemoved()
 	v.readEarlier(earlier)
 	v.list(top)
-	if !haveMark {
+	if !haveMark && !v.archive {
 		v.problem(layout.DurableFile, 0, 0, "the file is missing")
 	}
 	slices.SortStableFunc(v.targets, func(a, b target) int { return cmp.Compare(a.size, b.size) })
 	v.time = math.MinInt64
+	// The size is signed, and so are no more than the files may have. To grow step by step would
+	// take three times the memory.
+	v.ids = make([]uint64, 0, min(v.checkpoint.Size, uint64(len(v.segments))*auditlog.SegmentSize))
 	v.reach()
 	due := uint64(0)
 	for i, n := range v.segments {
+		for ; due < n && due < v.removed && !v.broken; due++ {
+			v.removedSegment(due)
+		}
 		if n != due {
 			v.problem(layout.SegmentPath(due), 0, due*auditlog.SegmentSize, "the files of %d segments are missing", n-due)
 			v.broken = true
 		}
-		v.segment(n, i == len(v.segments)-1)
+		v.segment(n, i == len(v.segments)-1 && !v.archive)
 		due = n + 1
+	}
+	if due < v.removed {
+		v.problem(layout.RemovedFile, 0, due*auditlog.SegmentSize, "it says that %d segments were removed, but none follows them", v.removed)
 	}
 	if at := v.size; at%auditlog.SegmentSize == 0 && at < max(v.checkpoint.Size, v.mark.Tree.Size()) {
 		v.problem(layout.SegmentPath(at/auditlog.SegmentSize), 0, at, "the file is missing")
@@ -216,9 +243,9 @@ func (v *verifier) readCheckpoint() bool {
 	if errors.Is(err, fs.ErrNotExist) {
 		return false
 	}
-	var c auditlog.Checkpoint
+	var c checkpoint.Checkpoint
 	if err == nil {
-		c, err = auditlog.ParseCheckpoint(b, v.key)
+		c, err = checkpoint.Parse(b, v.key)
 	}
 	if err != nil {
 		v.problem(layout.CheckpointFile, 0, 0, "%v", err)
@@ -255,9 +282,17 @@ func (v *verifier) readMark() bool {
 	return true
 }
 
+func (v *verifier) readRemoved() {
+	r, err := auditlog.ReadRemoved(v.fs, v.dir)
+	if err != nil {
+		v.problem(layout.RemovedFile, 0, 0, "%v", err)
+	}
+	v.removed, v.rep.Place = r.Segments, r.Place
+}
+
 func (v *verifier) readEarlier(earlier [][]byte) {
 	for i, b := range earlier {
-		c, err := auditlog.ParseCheckpoint(b, v.key)
+		c, err := checkpoint.ParseKept(b, v.key)
 		if err != nil {
 			v.problem("", 0, 0, "earlier checkpoint %d: %v", i, err)
 			continue
@@ -291,7 +326,7 @@ func (v *verifier) reach() {
 func (v *verifier) list(top []string) {
 	for _, name := range top {
 		switch name {
-		case layout.LockFile, layout.DurableFile, layout.CheckpointFile, layout.TmpDir + "/", layout.TileDir + "/", layout.SegmentDir + "/", layout.PendingDir + "/":
+		case layout.LockFile, layout.DurableFile, layout.CheckpointFile, layout.RemovedFile, layout.TmpDir + "/", layout.TileDir + "/", layout.SegmentDir + "/", layout.PendingDir + "/":
 		default:
 			v.problem(name, 0, 0, "an unknown file")
 		}

@@ -57,18 +57,25 @@ func (e *FrameError) Unwrap() error { return e.Err }
 // ErrTorn is returned for a frame that is cut short by the end of the file.
 var ErrTorn = errors.New("frame cut short")
 
+// minRead and maxRead bound how many bytes ScanFrames reads at once, unless a frame is longer.
+const minRead, maxRead = 32 << 10, 256 << 10
+
 // ScanFrames calls fn with each frame between off and end, undecoded. The bytes
 // are valid only during the call. It returns a *FrameError for a length that is
 // impossible or leads past the end.
 func ScanFrames(r io.ReaderAt, off, end int64, fn func(off int64, frame []byte) error) error {
-	buf := make([]byte, max(0, min(end-off, 256<<10)))
+	// Often only the first frames are wanted, so it begins with few, and then reads more at once.
+	buf := make([]byte, max(0, min(end-off, minRead)))
 	have := buf[:0] // bytes of the file from off on
+	first := true
 	fill := func(n int) error {
-		if n > cap(buf) {
-			bigger := make([]byte, min(int64(2*n), end-off))
-			buf = bigger
+		into := buf
+		if want := max(2*n, min(2*len(buf), maxRead)); !first && want > len(buf) || n > len(buf) {
+			into = make([]byte, min(int64(want), end-off))
 		}
-		n0 := copy(buf, have)
+		first = false
+		n0 := copy(into, have)
+		buf = into
 		want := min(int64(len(buf)), end-off)
 		k, err := r.ReadAt(buf[n0:want], off+int64(n0))
 		have = buf[:n0+k]

@@ -1,10 +1,11 @@
 // Package layout describes a log directory: the names of its files, their headers, and
 // where one frame ends and the next begins.
 //
-// Only two packages need this, and must agree on it: auditlog, which writes a log
-// directory, and auditlog/verify, which checks one without opening it. The meaning of
-// frames and the tree over the entries belong to auditlog, whose DESIGN.md specifies the
-// formats. Nothing here does I/O of its own or keeps state.
+// Those who need this must agree on it: auditlog, which writes a log directory,
+// auditlog/verify, which checks one without opening it, and auditlog/archive, which keeps
+// its files elsewhere. The meaning of frames and the tree over the entries belong to
+// auditlog. docs/audit-format.md specifies the formats. Nothing here does I/O of its own or
+// keeps state.
 package layout
 
 import (
@@ -23,6 +24,7 @@ const (
 	LockFile       = "lock"
 	DurableFile    = "durable"
 	CheckpointFile = "checkpoint"
+	RemovedFile    = "removed"
 	SegmentDir     = "segments"
 	PendingDir     = "pending"
 	TileDir        = "tile"
@@ -32,16 +34,18 @@ const (
 // TileHeight is the height of the subtree over one full tile.
 const TileHeight = 8
 
-// MaxCheckpoint is the longest checkpoint that is read, in bytes.
-const MaxCheckpoint = 16 << 10
+// MaxCheckpoint is the longest checkpoint that is read, in bytes: with its own two signatures,
+// and cosignatures of some witnesses, which may be of 3.3 KiB each.
+const MaxCheckpoint = 64 << 10
 
 // Every file of frames begins with a header that says which it is.
 const (
 	segmentMagic = "CNCLVSEG"
-	// PendingMagic and DurableMagic begin the checksummed header of a pending file and
-	// the durable mark; see Seal.
+	// PendingMagic, DurableMagic and RemovedMagic begin the checksummed header of a pending
+	// file, the durable mark, and the note of what was removed; see Seal.
 	PendingMagic = "CNCLVPND"
 	DurableMagic = "CNCLVDUR"
+	RemovedMagic = "CNCLVRMV"
 	fileFormat   = 1
 )
 
