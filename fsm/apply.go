@@ -182,11 +182,11 @@ func (a *applier) batch(b *wire.Batch, signed bool) BatchResult {
 	case session.Fenced:
 		return BatchResult{Status: BatchFenced, Index: a.index}
 	case session.Repeated:
-		return BatchResult{Status: BatchRepeated, Index: was.Index, Verdicts: Verdicts(was.Verdicts)}
+		return BatchResult{Status: BatchRepeated, Index: was.Index, Verdicts: Verdicts(was.Verdicts), First: was.First}
 	}
 	a.entries = slices.Grow(a.entries, len(b.Records))
 	a.leaves = slices.Grow(a.leaves, len(b.Records))
-	verdicts := make([]Verdict, len(b.Records))
+	verdicts, first := make([]Verdict, len(b.Records)), a.state.frontier.Size()
 	a.node = string(b.Node)
 	for i := range b.Records {
 		if verdicts[i] = a.record(&b.Records[i]); verdicts[i] == Invalid {
@@ -196,9 +196,16 @@ func (a *applier) batch(b *wire.Batch, signed bool) BatchResult {
 	a.hash.Numbers(b.Incarnation, b.Seq, uint64(len(verdicts)))
 	answer := session.Answer{Index: a.index, Verdicts: verdictBytes(verdicts)}
 	a.hash.Bytes(answer.Verdicts)
+	if a.state.level >= firstRecordLevel {
+		answer.First = &first
+	}
 	a.f.sessions.Applied(b, answer, level.LimitsAt(a.state.level).Unsettled)
-	return BatchResult{Status: BatchApplied, Index: a.index, Verdicts: verdicts}
+	return BatchResult{Status: BatchApplied, Index: a.index, Verdicts: verdicts, First: &first}
 }
+
+// firstRecordLevel is the feature level from which sessions remember where a batch's records
+// are in the audit log.
+const firstRecordLevel = 2
 
 // initialises reports whether a batch is a barrier, without a record, or consists
 // of the one record that initialises a cluster: the cluster's record and the

@@ -8,6 +8,9 @@ type Decision struct {
 	Verdict Verdict
 	// Index is that of the Raft entry that decided.
 	Index uint64
+	// Record is the index in the audit log of an accepted record. It is unknown, nil, if
+	// the decision was made at feature level 1, for an earlier submission of the same batch.
+	Record *uint64
 	// Late reports whether the decision may by now be older than the release
 	// deadline. An answer that rests on authority must not be given after that. It
 	// is nil if there is no deadline.

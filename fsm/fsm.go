@@ -150,6 +150,9 @@ type BatchResult struct {
 	Index uint64
 	// Verdicts has one for each record.
 	Verdicts []Verdict
+	// First is the size of the audit log before the batch, if that was applied. It is nil for
+	// one that was applied before, at feature level 1.
+	First *uint64
 }
 
 // Verdict is the outcome of one record.

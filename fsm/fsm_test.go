@@ -74,7 +74,9 @@ type machine struct {
 	seq    uint64
 	wall   int64
 	events []Events
-	fault  error
+	// restarts counts the incarnations of n1 after the first.
+	restarts uint64
+	fault    error
 	// unsigned entries are a sealed leader's.
 	unsigned bool
 }
@@ -118,6 +120,9 @@ func (m *machine) log(e *fsmpb.Entry) *raft.Log {
 	m.t.Helper()
 	if e.Clock == nil {
 		e.Clock = &fsmpb.Clock{Wall: m.wall, Readings: []*fsmpb.ClockReading{{Node: "n1", Wall: m.wall}}}
+	}
+	if e.Schema == 0 && m.restarts > 0 {
+		e.Schema = m.fsm.Current().Level()
 	}
 	data, err := wire.EncodeEntry(e)
 	if err == nil && !m.unsigned {
@@ -182,7 +187,7 @@ func (m *machine) batch(rs ...*fsmpb.Record) *fsmpb.Batch {
 // unread makes a batch of records as they are.
 func (m *machine) unread(rs ...*fsmpb.Record) *fsmpb.Batch {
 	m.seq++
-	return &fsmpb.Batch{Node: "n1", Incarnation: 1, Seq: m.seq, Records: rs}
+	return &fsmpb.Batch{Node: "n1", Incarnation: 1 + m.restarts, Seq: m.seq, Records: rs}
 }
 
 // propose applies records as one batch and returns their verdicts.
@@ -262,7 +267,7 @@ func theCluster() *fsmpb.Change {
 	}}}
 }
 
-func wantVerdicts(t *testing.T, got []Verdict, want ...Verdict) {
+func wantVerdicts(t testing.TB, got []Verdict, want ...Verdict) {
 	t.Helper()
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Fatalf("verdicts (-want +got):\n%s", diff)
@@ -332,12 +337,18 @@ func TestInterval(t *testing.T) {
 
 func TestBatchIsAppliedOnce(t *testing.T) {
 	m := newMachine(t)
+	old := m.batch(record())
+	m.apply(batchEntry(old))
+	if again := m.apply(batchEntry(old)).Batches[0]; again.Status != BatchRepeated || again.First != nil {
+		t.Errorf("at level 1, a repeated batch is answered %+v", again)
+	}
+	m.finalize()
 	id := testKey(1)
 	b := m.batch(reads(record(putKey(keyOf(id))), fsmpb.Kind_KIND_KEY, id.Bytes(), 0), reads(record(), fsmpb.Kind_KIND_KEY, id.Bytes(), 77))
 	first := m.apply(batchEntry(b)).Batches[0]
 	n, hash := len(m.audit.entries), m.fsm.Current().Hash()
 	again := m.apply(batchEntry(b, b)).Batches
-	want := BatchResult{Status: BatchRepeated, Index: first.Index, Verdicts: []Verdict{Accepted, Conflict}}
+	want := BatchResult{Status: BatchRepeated, Index: first.Index, Verdicts: []Verdict{Accepted, Conflict}, First: first.First}
 	if diff := cmp.Diff([]BatchResult{want, want}, again); diff != "" {
 		t.Fatalf("resubmission (-want +got):\n%s", diff)
 	}

@@ -160,6 +160,24 @@ func kinds() []*row {
 			before:  true,
 			whole:   true,
 		}),
+		newRow(spec[*fsmpb.Setting]{
+			kind:      fsmpb.Kind_KIND_SETTING,
+			item:      (*fsmpb.SnapshotItem).GetSetting,
+			version:   func(m *fsmpb.Setting) *Version { return &m.Version },
+			id:        func(m *fsmpb.Setting) ([]byte, bool) { return []byte(m.GetName()), form.IsVisible(m.GetName()) },
+			name:      (*fsmpb.Setting).GetName,
+			maxName:   form.MaxSettingName,
+			malformed: "a setting has no valid name",
+			whole:     true,
+			put:       (*fsmpb.Change).GetPutSetting,
+			rule: func(a *applier, was, n *fsmpb.Setting) string {
+				return form.CheckSetting(was, n, len(under(a.db, fsmpb.Kind_KIND_SETTING, nil)))
+			},
+			delete: &deletion[*fsmpb.Setting]{
+				of:        byID((*fsmpb.Change).GetDeleteSetting, func(d *fsmpb.SettingName) ([]byte, bool) { return []byte(d.Name), form.IsVisible(d.Name) }),
+				malformed: "a setting has no valid name",
+			},
+		}),
 		newRow(spec[*fsmpb.Grant]{
 			kind:    fsmpb.Kind_KIND_GRANT,
 			item:    (*fsmpb.SnapshotItem).GetGrant,

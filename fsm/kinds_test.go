@@ -85,6 +85,8 @@ func TestSnapshotHasEveryKind(t *testing.T) {
 		used(reads(record(), fsmpb.Kind_KIND_KEY, replica.Bytes(), w), 0, 1),
 	), Accepted, Accepted, Accepted)
 	wantVerdicts(t, m.propose(record(completeIAM()...)), Accepted)
+	m.finalize()
+	wantVerdicts(t, m.propose(record(putSetting("a", "1"))), Accepted)
 	s := m.fsm.Current()
 	for kind := range fsmpb.Kind_name {
 		if kind == 0 || fsmpb.Kind(kind) == fsmpb.Kind_KIND_KEY_USE { // uses are not in the table

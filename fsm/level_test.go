@@ -6,6 +6,7 @@ import (
 	"testing"
 
 	"github.com/hashicorp/raft"
+	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/reflect/protoreflect"
 
 	"github.com/conclavekms/conclave/fsm/fsmpb"
@@ -30,6 +31,14 @@ func (m *machine) raise(incarnation uint64, to, schema uint32) []Verdict {
 	e := batchEntry(b)
 	e.Schema = schema
 	return m.apply(e).Batches[0].Verdicts
+}
+
+// finalize raises the level to the newest one.
+func (m *machine) finalize() {
+	m.t.Helper()
+	m.restarts++
+	m.register(1+m.restarts, level.Newest)
+	wantVerdicts(m.t, m.raise(1+m.restarts, level.Newest, level.Newest), Accepted)
 }
 
 // TestRaiseLevel: the level rises once all voters have registered a release that knows it,
@@ -82,6 +91,43 @@ func TestRaiseLevel(t *testing.T) {
 	}
 	if s := other.fsm.Current(); s.Level() != 2 || s.Hash() != m.fsm.Current().Hash() {
 		t.Errorf("the restored state has level %d", s.Level())
+	}
+}
+
+// TestCustodiansNames: the names of the custodians can be stored and changed from level 2 on, and
+// nothing else of the share set with them.
+func TestCustodiansNames(t *testing.T) {
+	m := newMachine(t)
+	m.register(2, 2)
+	put := func(names []string, edit func(*fsmpb.ShareSet)) []Verdict {
+		t.Helper()
+		c, _ := m.fsm.Current().Cluster()
+		c = proto.CloneOf(c)
+		c.Shares.Custodians = nil
+		for _, n := range names {
+			c.Shares.Custodians = append(c.Shares.Custodians, &fsmpb.ShareCustodian{Name: n})
+		}
+		edit(c.Shares)
+		b := m.batch(record(&fsmpb.Change{Change: &fsmpb.Change_PutCluster{PutCluster: c}}))
+		b.Incarnation = 2
+		e := batchEntry(b)
+		e.Schema = m.fsm.Current().Level()
+		return m.apply(e).Batches[0].Verdicts
+	}
+	nothing := func(*fsmpb.ShareSet) {}
+	wantVerdicts(t, put([]string{"alice"}, nothing), Invalid)
+	wantVerdicts(t, m.raise(2, 2, 2), Accepted)
+	wantVerdicts(t, put([]string{"alice"}, nothing), Accepted)
+	wantVerdicts(t, put([]string{"alice", "bob"}, func(s *fsmpb.ShareSet) { s.Threshold++ }), Invalid)
+	wantVerdicts(t, put([]string{"alice", "bob"}, func(s *fsmpb.ShareSet) { s.Id = []byte("another") }), Invalid)
+	wantVerdicts(t, put(nil, nothing), Accepted)
+	wantVerdicts(t, put([]string{"carol"}, nothing), Accepted)
+	other := blank(t)
+	if err := other.restore(m.snapshot()); err != nil {
+		t.Fatal(err)
+	}
+	if c, _ := other.fsm.Current().Cluster(); len(c.Shares.Custodians) != 1 || c.Shares.Custodians[0].Name != "carol" {
+		t.Errorf("the restored state has %v", c.Shares.Custodians)
 	}
 }
 

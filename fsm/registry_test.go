@@ -156,6 +156,8 @@ func TestRowsAgreeWithTheirObjects(t *testing.T) {
 	wantVerdicts(t, w.propose(record(putAlias(ownKey, "alias/b"), putAlias(doomedKey, "alias/c"), putGrant(ownKey, 2), putStore("cks-2"),
 		putKey(inStore(noKey, "cks-1")))), Accepted)
 	wantVerdicts(t, w.propose(record(putAlias(ownKey, "alias/c"), deleteGrant(ownKey, 1))), Accepted)
+	w.finalize()
+	wantVerdicts(t, w.propose(record(putSetting("a", "1"), putSetting("b", ""))), Accepted)
 	s := w.fsm.Current()
 	type set struct {
 		kind fsmpb.Kind
@@ -286,6 +288,7 @@ func TestRowsHaveRules(t *testing.T) {
 // longer.
 func TestNamesHaveLimits(t *testing.T) {
 	w := newWorld(t)
+	w.finalize()
 	verdict := func(put func(name string) *fsmpb.Change) func(string) bool {
 		return func(name string) bool { return w.propose(record(put(name)))[0] == Accepted }
 	}
@@ -318,6 +321,7 @@ func TestNamesHaveLimits(t *testing.T) {
 			}
 			return putMapping(name)
 		})},
+		fsmpb.Kind_KIND_SETTING: {"", 128, verdict(func(name string) *fsmpb.Change { return putSetting(name, "") })},
 		fsmpb.Kind_KIND_NODE: {"", 255, func(name string) bool {
 			return w.apply(&fsmpb.Entry{Command: &fsmpb.Entry_RegisterNode{RegisterNode: &fsmpb.RegisterNode{Node: name, Incarnation: 1}}}).Registered
 		}},
@@ -338,8 +342,8 @@ func TestNamesHaveLimits(t *testing.T) {
 			named++
 		}
 	})
-	if named != 11 {
-		t.Errorf("%d kinds have names, 11 are tested", named)
+	if named != 12 {
+		t.Errorf("%d kinds have names, 12 are tested", named)
 	}
 }
 

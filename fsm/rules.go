@@ -5,8 +5,6 @@ import (
 	"fmt"
 	"slices"
 
-	"google.golang.org/protobuf/proto"
-
 	"github.com/conclavekms/conclave/fsm/clustertime"
 	"github.com/conclavekms/conclave/fsm/form"
 	"github.com/conclavekms/conclave/fsm/fsmpb"
@@ -160,8 +158,6 @@ const (
 )
 
 // checkCluster: the cluster's record is complete when the cluster is initialised.
-// Afterwards only any_region may change: replacing the root key, the shares or the
-// keyring would lock everybody out for ever.
 func (a *applier) checkCluster(was, n *fsmpb.Cluster) (broken string) {
 	if len(n.Id) != 16 || accountOf(n) == nil || !regionid.Valid(n.Region) || n.Partition == "" || n.Shares == nil || len(n.Keyring) == 0 {
 		return "a cluster's record is incomplete"
@@ -174,12 +170,7 @@ func (a *applier) checkCluster(was, n *fsmpb.Cluster) (broken string) {
 	if was == nil {
 		return ""
 	}
-	was = proto.CloneOf(was)
-	was.AnyRegion, was.Version = n.AnyRegion, n.Version
-	if !proto.Equal(was, n) {
-		return "it changes the cluster's record"
-	}
-	return ""
+	return form.CheckCluster(was, n, a.state.level)
 }
 
 // checkKey checks the new version of a key, n, against the old one, which is nil for
@@ -203,7 +194,7 @@ func (a *applier) checkKey(was, n *fsmpb.Key) (broken string) {
 	if was == nil && n.MultiRegion && n.PrimaryRegion != n.Region && !a.replicated(n) {
 		return "it creates a replica whose primary key does not exist or is not enabled"
 	}
-	if was != nil && was.PrimaryRegion != n.PrimaryRegion && (isPrimary(was) || isPrimary(n)) && (!isEnabled(was) || !isEnabled(n)) {
+	if was != nil && was.PrimaryRegion != n.PrimaryRegion && (keymaterial.IsPrimary(was) || keymaterial.IsPrimary(n)) && (!keymaterial.IsEnabled(was) || !keymaterial.IsEnabled(n)) {
 		return "it makes a key the primary, or no longer the primary, that is not enabled"
 	}
 	if broken := a.checkState(was, n); broken != "" {
@@ -232,7 +223,7 @@ func (a *applier) replicated(n *fsmpb.Key) bool {
 		return false
 	}
 	k := o.value.(*fsmpb.Key)
-	return isPrimary(k) && isEnabled(k) && k.Spec == n.Spec && k.Usage == n.Usage && k.Origin == n.Origin
+	return keymaterial.IsPrimary(k) && keymaterial.IsEnabled(k) && k.Spec == n.Spec && k.Usage == n.Usage && k.Origin == n.Origin
 }
 
 // makingKey notes that key material is lost by replacing a key, and removes the
@@ -267,71 +258,10 @@ func (a *applier) buryKey(id []byte, k *fsmpb.Key) {
 	a.events.Destroyed = append(a.events.Destroyed, key)
 }
 
-func isPrimary(k *fsmpb.Key) bool { return k.MultiRegion && k.PrimaryRegion == k.Region }
-
-func isEnabled(k *fsmpb.Key) bool { return k.State == fsmpb.KeyState_KEY_STATE_ENABLED }
-
-// checkState checks the states of keys. When a deletion is cancelled, the key is disabled,
-// or pending import if it lacks material. The date of a deletion is never moved: to set
-// another one, the deletion is cancelled first, which everybody can see.
+// checkState checks the states of keys.
 func (a *applier) checkState(was, n *fsmpb.Key) (broken string) {
 	most := level.LimitsAt(a.state.level)
-	waits := func(k *fsmpb.Key) bool {
-		return k.GetState() == fsmpb.KeyState_KEY_STATE_PENDING_DELETION || k.GetState() == fsmpb.KeyState_KEY_STATE_PENDING_REPLICA_DELETION
-	}
-	switch n.State {
-	case fsmpb.KeyState_KEY_STATE_ENABLED, fsmpb.KeyState_KEY_STATE_DISABLED:
-		if waits(was) && n.State == fsmpb.KeyState_KEY_STATE_ENABLED {
-			return "it enables a key that is pending deletion"
-		}
-		if n.Origin == keymaterial.External && !keymaterial.Complete(n) {
-			return "it enables or disables a key that lacks imported material"
-		}
-	case fsmpb.KeyState_KEY_STATE_PENDING_IMPORT:
-		if n.Origin != keymaterial.External {
-			return "only a key with imported material is pending import"
-		}
-	case fsmpb.KeyState_KEY_STATE_PENDING_DELETION:
-		if was == nil {
-			return "it creates a key that is pending deletion"
-		}
-		if was.State == n.State {
-			if was.DeletionTime != n.DeletionTime {
-				return "it changes the date of a scheduled deletion"
-			}
-			break
-		}
-		days := int64(most.MinWaiting)
-		if was.State == fsmpb.KeyState_KEY_STATE_PENDING_REPLICA_DELETION {
-			days = int64(was.DeletionDays)
-		}
-		if n.DeletionTime < a.state.time+days*clustertime.Day {
-			return "it schedules a deletion too soon"
-		}
-		if id := IDOf(n); isPrimary(n) && a.members(id) > 0 {
-			return "it schedules the deletion of a primary key that has replicas"
-		}
-	case fsmpb.KeyState_KEY_STATE_PENDING_REPLICA_DELETION:
-		switch {
-		case was == nil:
-			return "it creates a key that is pending deletion"
-		case !isPrimary(n):
-			return "only a multi-Region primary key waits for its replicas to be deleted"
-		case was.State == fsmpb.KeyState_KEY_STATE_PENDING_DELETION:
-			return "it removes the date of a scheduled deletion"
-		case was.State == n.State && was.DeletionDays != n.DeletionDays:
-			return "it changes the waiting period of a scheduled deletion"
-		case n.DeletionDays < most.MinWaiting || n.DeletionDays > most.MaxWaiting:
-			return fmt.Sprintf("the waiting period of a deletion is not %d to %d days", most.MinWaiting, most.MaxWaiting)
-		}
-	default:
-		return "a key has no state, or an unknown one"
-	}
-	if (n.DeletionTime != 0) != (n.State == fsmpb.KeyState_KEY_STATE_PENDING_DELETION) ||
-		(n.DeletionDays != 0) != (n.State == fsmpb.KeyState_KEY_STATE_PENDING_REPLICA_DELETION) {
-		return "only a key that is pending deletion has a date or a waiting period"
-	}
-	return ""
+	return keymaterial.CheckState(was, n, keymaterial.Waiting{Now: a.state.time, Min: most.MinWaiting, Max: most.MaxWaiting}, func() bool { return a.members(IDOf(n)) > 0 })
 }
 
 // tooFar reports whether the deletion of a key is scheduled for later than the longest

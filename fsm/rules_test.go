@@ -1,6 +1,7 @@
 package fsm
 
 import (
+	"fmt"
 	"maps"
 	"math"
 	"os"
@@ -194,6 +195,18 @@ var ruleCases = []ruleCase{
 	{"it changes an object twice", "a new alias", changing(putAlias(ownKey, "alias/b"), putAlias(ownKey, "alias/b")), changing(putAlias(ownKey, "alias/b"), putAlias(ownKey, "alias/c"))},
 	{"it changes an object twice", "put and deleted", changing(putAlias(ownKey, "alias/a"), deleteAlias("alias/a")), changing(deleteAlias("alias/a"))},
 	{"it changes an object twice", "a grant that ends twice", changing(deleteGrant(ownKey, 1), deleteGrant(ownKey, 1)), changing(deleteGrant(ownKey, 1))},
+
+	// Settings.
+	{"a setting has no valid name", "", finalized(putSetting("a b", "")), finalized(putSetting("ab", ""))},
+	{"a setting has no valid name", "deleted", finalized(deleteSetting("a b")), nil},
+	{"a setting has too large a value", "", finalized(putSetting("a", strings.Repeat("x", 4097))), finalized(putSetting("a", strings.Repeat("x", 4096)))},
+	{"there are too many settings", "", func(w *world) *fsmpb.Record {
+		w.finalize()
+		for i := range 256 {
+			wantVerdicts(w.t, w.propose(record(putSetting(fmt.Sprint(i), ""))), Accepted)
+		}
+		return record(putSetting("one-more", ""))
+	}, func(*world) *fsmpb.Record { return record(putSetting("255", "again")) }},
 
 	// The feature level; see TestRaiseLevel.
 	{"it sets the feature level to one that is lower than before, or newer than its entry", "", func(*world) *fsmpb.Record { return raised(2) }, nil},
@@ -461,7 +474,7 @@ func TestEveryRuleHasACase(t *testing.T) {
 		rules[c.rule] = true
 	}
 	found := 0
-	for _, file := range []string{"rules.go", "change.go", "apply.go", "kinds.go", "iamkinds.go", "iamrules.go", "form/form.go", "keymaterial/keymaterial.go"} {
+	for _, file := range []string{"rules.go", "change.go", "apply.go", "kinds.go", "iamkinds.go", "iamrules.go", "form/form.go", "form/setting.go", "keymaterial/keymaterial.go", "keymaterial/state.go"} {
 		src, err := os.ReadFile(file)
 		if err != nil {
 			t.Fatal(err)

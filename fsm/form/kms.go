@@ -1,6 +1,7 @@
 package form
 
 import (
+	"bytes"
 	"strings"
 
 	"github.com/conclavekms/conclave/fsm/fsmpb"
@@ -38,6 +39,8 @@ func CheckCredential(was, n *fsmpb.Credential) (broken string) {
 		return "it changes the kind, principal or creation date of a credential"
 	case was != nil && was.BreakGlassUntil != n.BreakGlassUntil:
 		return "it changes the end of a credential"
+	case was.GetFirstGeneration() != 0 && (was.FirstGeneration != n.FirstGeneration || !bytes.Equal(was.FirstWrapped, n.FirstWrapped)):
+		return "it changes what the sessions of a credential are bound to"
 	case n.SessionEpoch < was.GetSessionEpoch():
 		return "it lowers the session epoch of a credential"
 	}

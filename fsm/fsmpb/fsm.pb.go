@@ -59,6 +59,7 @@ const (
 	// use; 0 for a key that was never used.
 	Kind_KIND_KEY_USE             Kind = 24
 	Kind_KIND_CERTIFICATE_MAPPING Kind = 25 // by the account that administers the cluster, and its pattern
+	Kind_KIND_SETTING             Kind = 26 // id: the setting's name
 )
 
 // Enum value maps for Kind.
@@ -90,6 +91,7 @@ var (
 		23: "KIND_OIDC_PROVIDER",
 		24: "KIND_KEY_USE",
 		25: "KIND_CERTIFICATE_MAPPING",
+		26: "KIND_SETTING",
 	}
 	Kind_value = map[string]int32{
 		"KIND_UNSPECIFIED":         0,
@@ -118,6 +120,7 @@ var (
 		"KIND_OIDC_PROVIDER":       23,
 		"KIND_KEY_USE":             24,
 		"KIND_CERTIFICATE_MAPPING": 25,
+		"KIND_SETTING":             26,
 	}
 )
 
@@ -1296,6 +1299,8 @@ type Change struct {
 	//	*Change_PutCertificateMapping
 	//	*Change_DeleteCertificateMapping
 	//	*Change_RaiseLevel
+	//	*Change_PutSetting
+	//	*Change_DeleteSetting
 	Change        isChange_Change `protobuf_oneof:"change"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1608,6 +1613,24 @@ func (x *Change) GetRaiseLevel() *RaiseLevel {
 	return nil
 }
 
+func (x *Change) GetPutSetting() *Setting {
+	if x != nil {
+		if x, ok := x.Change.(*Change_PutSetting); ok {
+			return x.PutSetting
+		}
+	}
+	return nil
+}
+
+func (x *Change) GetDeleteSetting() *SettingName {
+	if x != nil {
+		if x, ok := x.Change.(*Change_DeleteSetting); ok {
+			return x.DeleteSetting
+		}
+	}
+	return nil
+}
+
 type isChange_Change interface {
 	isChange_Change()
 }
@@ -1734,6 +1757,14 @@ type Change_RaiseLevel struct {
 	RaiseLevel *RaiseLevel `protobuf:"bytes,30,opt,name=raise_level,json=raiseLevel,proto3,oneof"`
 }
 
+type Change_PutSetting struct {
+	PutSetting *Setting `protobuf:"bytes,31,opt,name=put_setting,json=putSetting,proto3,oneof"`
+}
+
+type Change_DeleteSetting struct {
+	DeleteSetting *SettingName `protobuf:"bytes,32,opt,name=delete_setting,json=deleteSetting,proto3,oneof"`
+}
+
 func (*Change_PutCluster) isChange_Change() {}
 
 func (*Change_PutKey) isChange_Change() {}
@@ -1794,6 +1825,10 @@ func (*Change_DeleteCertificateMapping) isChange_Change() {}
 
 func (*Change_RaiseLevel) isChange_Change() {}
 
+func (*Change_PutSetting) isChange_Change() {}
+
+func (*Change_DeleteSetting) isChange_Change() {}
+
 // Cluster is the cluster's record: its identity, its wrapped keys and its
 // shares.
 type Cluster struct {
@@ -1816,9 +1851,17 @@ type Cluster struct {
 	OriginKeys  []*OriginKey `protobuf:"bytes,16,rep,name=origin_keys,json=originKeys,proto3" json:"origin_keys,omitempty"` // as keyring, oldest first
 	Version     uint64       `protobuf:"varint,15,opt,name=version,proto3" json:"version,omitempty"`
 	// Where the state comes from if it was restored from a backup; absent otherwise.
-	Lineage       *Lineage `protobuf:"bytes,17,opt,name=lineage,proto3" json:"lineage,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	Lineage *Lineage `protobuf:"bytes,17,opt,name=lineage,proto3" json:"lineage,omitempty"`
+	// How nodes that restart are unsealed by their peers; absent if that is off.
+	PeerUnseal *PeerUnseal `protobuf:"bytes,20,opt,name=peer_unseal,json=peerUnseal,proto3" json:"peer_unseal,omitempty"`
+	// The seals that unseal nodes instead of the custodians, by name.
+	Seals []*Seal `protobuf:"bytes,21,rep,name=seals,proto3" json:"seals,omitempty"`
+	// The CA of the nodes' certificates; absent if operators keep its key.
+	Authority *CertificateAuthority `protobuf:"bytes,24,opt,name=authority,proto3" json:"authority,omitempty"`
+	// The join tokens that were used and have not expired yet.
+	UsedJoinTokens []*UsedJoinToken `protobuf:"bytes,25,rep,name=used_join_tokens,json=usedJoinTokens,proto3" json:"used_join_tokens,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
 }
 
 func (x *Cluster) Reset() {
@@ -1963,6 +2006,341 @@ func (x *Cluster) GetLineage() *Lineage {
 	return nil
 }
 
+func (x *Cluster) GetPeerUnseal() *PeerUnseal {
+	if x != nil {
+		return x.PeerUnseal
+	}
+	return nil
+}
+
+func (x *Cluster) GetSeals() []*Seal {
+	if x != nil {
+		return x.Seals
+	}
+	return nil
+}
+
+func (x *Cluster) GetAuthority() *CertificateAuthority {
+	if x != nil {
+		return x.Authority
+	}
+	return nil
+}
+
+func (x *Cluster) GetUsedJoinTokens() []*UsedJoinToken {
+	if x != nil {
+		return x.UsedJoinTokens
+	}
+	return nil
+}
+
+// CertificateAuthority signs the certificates of nodes that join with a token.
+type CertificateAuthority struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Certificate   []byte                 `protobuf:"bytes,1,opt,name=certificate,proto3" json:"certificate,omitempty"`                 // in DER
+	WrappedKey    []byte                 `protobuf:"bytes,2,opt,name=wrapped_key,json=wrappedKey,proto3" json:"wrapped_key,omitempty"` // PKCS #8 in DER, wrapped by the keyring
+	Generation    uint32                 `protobuf:"varint,3,opt,name=generation,proto3" json:"generation,omitempty"`                  // of the keyring
+	Created       int64                  `protobuf:"varint,4,opt,name=created,proto3" json:"created,omitempty"`                        // when it was imported
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CertificateAuthority) Reset() {
+	*x = CertificateAuthority{}
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[15]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CertificateAuthority) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CertificateAuthority) ProtoMessage() {}
+
+func (x *CertificateAuthority) ProtoReflect() protoreflect.Message {
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[15]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CertificateAuthority.ProtoReflect.Descriptor instead.
+func (*CertificateAuthority) Descriptor() ([]byte, []int) {
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{15}
+}
+
+func (x *CertificateAuthority) GetCertificate() []byte {
+	if x != nil {
+		return x.Certificate
+	}
+	return nil
+}
+
+func (x *CertificateAuthority) GetWrappedKey() []byte {
+	if x != nil {
+		return x.WrappedKey
+	}
+	return nil
+}
+
+func (x *CertificateAuthority) GetGeneration() uint32 {
+	if x != nil {
+		return x.Generation
+	}
+	return 0
+}
+
+func (x *CertificateAuthority) GetCreated() int64 {
+	if x != nil {
+		return x.Created
+	}
+	return 0
+}
+
+// UsedJoinToken is a join token that nobody can use any more, except the machine that did.
+type UsedJoinToken struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Id            []byte                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`                          // 16 bytes
+	KeyHash       []byte                 `protobuf:"bytes,2,opt,name=key_hash,json=keyHash,proto3" json:"key_hash,omitempty"` // SHA-256 of the public key that was certified
+	Expires       int64                  `protobuf:"varint,3,opt,name=expires,proto3" json:"expires,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *UsedJoinToken) Reset() {
+	*x = UsedJoinToken{}
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[16]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *UsedJoinToken) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*UsedJoinToken) ProtoMessage() {}
+
+func (x *UsedJoinToken) ProtoReflect() protoreflect.Message {
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[16]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use UsedJoinToken.ProtoReflect.Descriptor instead.
+func (*UsedJoinToken) Descriptor() ([]byte, []int) {
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{16}
+}
+
+func (x *UsedJoinToken) GetId() []byte {
+	if x != nil {
+		return x.Id
+	}
+	return nil
+}
+
+func (x *UsedJoinToken) GetKeyHash() []byte {
+	if x != nil {
+		return x.KeyHash
+	}
+	return nil
+}
+
+func (x *UsedJoinToken) GetExpires() int64 {
+	if x != nil {
+		return x.Expires
+	}
+	return 0
+}
+
+// Seal is a key outside of the cluster that unseals nodes.
+type Seal struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`                                  // what kind of seal it is, and which key of it
+	WrappedKey    []byte                 `protobuf:"bytes,2,opt,name=wrapped_key,json=wrappedKey,proto3" json:"wrapped_key,omitempty"`    // a random key, wrapped by the seal
+	WrappedRoot   []byte                 `protobuf:"bytes,3,opt,name=wrapped_root,json=wrappedRoot,proto3" json:"wrapped_root,omitempty"` // the root key, wrapped by that key
+	Created       int64                  `protobuf:"varint,4,opt,name=created,proto3" json:"created,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Seal) Reset() {
+	*x = Seal{}
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[17]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Seal) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Seal) ProtoMessage() {}
+
+func (x *Seal) ProtoReflect() protoreflect.Message {
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[17]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Seal.ProtoReflect.Descriptor instead.
+func (*Seal) Descriptor() ([]byte, []int) {
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{17}
+}
+
+func (x *Seal) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *Seal) GetWrappedKey() []byte {
+	if x != nil {
+		return x.WrappedKey
+	}
+	return nil
+}
+
+func (x *Seal) GetWrappedRoot() []byte {
+	if x != nil {
+		return x.WrappedRoot
+	}
+	return nil
+}
+
+func (x *Seal) GetCreated() int64 {
+	if x != nil {
+		return x.Created
+	}
+	return 0
+}
+
+// PeerUnseal lets unsealed nodes unseal one that restarts.
+type PeerUnseal struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Agreements    uint32                 `protobuf:"varint,1,opt,name=agreements,proto3" json:"agreements,omitempty"` // how many nodes have to agree
+	Keys          []*ReturnKey           `protobuf:"bytes,2,rep,name=keys,proto3" json:"keys,omitempty"`              // of the nodes that can be unsealed so
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PeerUnseal) Reset() {
+	*x = PeerUnseal{}
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[18]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PeerUnseal) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PeerUnseal) ProtoMessage() {}
+
+func (x *PeerUnseal) ProtoReflect() protoreflect.Message {
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[18]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PeerUnseal.ProtoReflect.Descriptor instead.
+func (*PeerUnseal) Descriptor() ([]byte, []int) {
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{18}
+}
+
+func (x *PeerUnseal) GetAgreements() uint32 {
+	if x != nil {
+		return x.Agreements
+	}
+	return 0
+}
+
+func (x *PeerUnseal) GetKeys() []*ReturnKey {
+	if x != nil {
+		return x.Keys
+	}
+	return nil
+}
+
+// ReturnKey is the Ed25519 key with which a node proves that it is the process that comes
+// after the one that was unsealed last. A node replaces it each time it is unsealed, so that
+// older copies of its files are worth nothing.
+type ReturnKey struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Node          string                 `protobuf:"bytes,1,opt,name=node,proto3" json:"node,omitempty"`
+	PublicKey     []byte                 `protobuf:"bytes,2,opt,name=public_key,json=publicKey,proto3" json:"public_key,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReturnKey) Reset() {
+	*x = ReturnKey{}
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[19]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReturnKey) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReturnKey) ProtoMessage() {}
+
+func (x *ReturnKey) ProtoReflect() protoreflect.Message {
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[19]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReturnKey.ProtoReflect.Descriptor instead.
+func (*ReturnKey) Descriptor() ([]byte, []int) {
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{19}
+}
+
+func (x *ReturnKey) GetNode() string {
+	if x != nil {
+		return x.Node
+	}
+	return ""
+}
+
+func (x *ReturnKey) GetPublicKey() []byte {
+	if x != nil {
+		return x.PublicKey
+	}
+	return nil
+}
+
 // Lineage says that the state was restored from a backup, and from which. A cluster
 // that was restored has the keys of the one that was backed up. What nodes of the one
 // have signed or stored is worth nothing to nodes of the other, since their histories
@@ -1981,7 +2359,7 @@ type Lineage struct {
 
 func (x *Lineage) Reset() {
 	*x = Lineage{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[15]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1993,7 +2371,7 @@ func (x *Lineage) String() string {
 func (*Lineage) ProtoMessage() {}
 
 func (x *Lineage) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[15]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2006,7 +2384,7 @@ func (x *Lineage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Lineage.ProtoReflect.Descriptor instead.
 func (*Lineage) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{15}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *Lineage) GetId() []byte {
@@ -2052,20 +2430,23 @@ func (x *Lineage) GetRestored() int64 {
 }
 
 // OriginKey is an Ed25519 key with which unsealed nodes sign what enters the state.
-// There is one for each generation of the keyring.
 type OriginKey struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Generation    uint32                 `protobuf:"varint,1,opt,name=generation,proto3" json:"generation,omitempty"`
-	PublicKey     []byte                 `protobuf:"bytes,2,opt,name=public_key,json=publicKey,proto3" json:"public_key,omitempty"`
-	WrappedSeed   []byte                 `protobuf:"bytes,3,opt,name=wrapped_seed,json=wrappedSeed,proto3" json:"wrapped_seed,omitempty"`
-	Created       int64                  `protobuf:"varint,4,opt,name=created,proto3" json:"created,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Its number, which is in all signatures: the generation of the keyring that it was
+	// made with.
+	Generation  uint32 `protobuf:"varint,1,opt,name=generation,proto3" json:"generation,omitempty"`
+	PublicKey   []byte `protobuf:"bytes,2,opt,name=public_key,json=publicKey,proto3" json:"public_key,omitempty"`
+	WrappedSeed []byte `protobuf:"bytes,3,opt,name=wrapped_seed,json=wrappedSeed,proto3" json:"wrapped_seed,omitempty"`
+	Created     int64  `protobuf:"varint,4,opt,name=created,proto3" json:"created,omitempty"`
+	// The generation of the keyring that wraps the seed; 0 if it is that of field 1.
+	WrappedGeneration uint32 `protobuf:"varint,5,opt,name=wrapped_generation,json=wrappedGeneration,proto3" json:"wrapped_generation,omitempty"`
+	unknownFields     protoimpl.UnknownFields
+	sizeCache         protoimpl.SizeCache
 }
 
 func (x *OriginKey) Reset() {
 	*x = OriginKey{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[16]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2077,7 +2458,7 @@ func (x *OriginKey) String() string {
 func (*OriginKey) ProtoMessage() {}
 
 func (x *OriginKey) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[16]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2090,7 +2471,7 @@ func (x *OriginKey) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OriginKey.ProtoReflect.Descriptor instead.
 func (*OriginKey) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{16}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *OriginKey) GetGeneration() uint32 {
@@ -2121,20 +2502,29 @@ func (x *OriginKey) GetCreated() int64 {
 	return 0
 }
 
+func (x *OriginKey) GetWrappedGeneration() uint32 {
+	if x != nil {
+		return x.WrappedGeneration
+	}
+	return 0
+}
+
 type ShareSet struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Id            []byte                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"` // 16 bytes
-	Epoch         uint32                 `protobuf:"varint,2,opt,name=epoch,proto3" json:"epoch,omitempty"`
-	Threshold     uint32                 `protobuf:"varint,3,opt,name=threshold,proto3" json:"threshold,omitempty"`
-	Count         uint32                 `protobuf:"varint,4,opt,name=count,proto3" json:"count,omitempty"`
-	Commitments   [][]byte               `protobuf:"bytes,5,rep,name=commitments,proto3" json:"commitments,omitempty"` // by share index, from 1
+	state       protoimpl.MessageState `protogen:"open.v1"`
+	Id          []byte                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"` // 16 bytes
+	Epoch       uint32                 `protobuf:"varint,2,opt,name=epoch,proto3" json:"epoch,omitempty"`
+	Threshold   uint32                 `protobuf:"varint,3,opt,name=threshold,proto3" json:"threshold,omitempty"`
+	Count       uint32                 `protobuf:"varint,4,opt,name=count,proto3" json:"count,omitempty"`
+	Commitments [][]byte               `protobuf:"bytes,5,rep,name=commitments,proto3" json:"commitments,omitempty"` // by share index, from 1
+	// Who keeps the shares, by share index, or absent if that is not known.
+	Custodians    []*ShareCustodian `protobuf:"bytes,10,rep,name=custodians,proto3" json:"custodians,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *ShareSet) Reset() {
 	*x = ShareSet{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[17]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2146,7 +2536,7 @@ func (x *ShareSet) String() string {
 func (*ShareSet) ProtoMessage() {}
 
 func (x *ShareSet) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[17]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2159,7 +2549,7 @@ func (x *ShareSet) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShareSet.ProtoReflect.Descriptor instead.
 func (*ShareSet) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{17}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *ShareSet) GetId() []byte {
@@ -2197,18 +2587,82 @@ func (x *ShareSet) GetCommitments() [][]byte {
 	return nil
 }
 
+func (x *ShareSet) GetCustodians() []*ShareCustodian {
+	if x != nil {
+		return x.Custodians
+	}
+	return nil
+}
+
+// ShareCustodian is who keeps a share. It is what operators have said: nothing depends on it.
+type ShareCustodian struct {
+	state          protoimpl.MessageState `protogen:"open.v1"`
+	Name           string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	KeyFingerprint string                 `protobuf:"bytes,2,opt,name=key_fingerprint,json=keyFingerprint,proto3" json:"key_fingerprint,omitempty"` // of the public key that the share was encrypted to, or ""
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
+}
+
+func (x *ShareCustodian) Reset() {
+	*x = ShareCustodian{}
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[23]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ShareCustodian) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ShareCustodian) ProtoMessage() {}
+
+func (x *ShareCustodian) ProtoReflect() protoreflect.Message {
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[23]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ShareCustodian.ProtoReflect.Descriptor instead.
+func (*ShareCustodian) Descriptor() ([]byte, []int) {
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{23}
+}
+
+func (x *ShareCustodian) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *ShareCustodian) GetKeyFingerprint() string {
+	if x != nil {
+		return x.KeyFingerprint
+	}
+	return ""
+}
+
 type WrappedKEK struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Generation    uint32                 `protobuf:"varint,1,opt,name=generation,proto3" json:"generation,omitempty"`
-	Wrapped       []byte                 `protobuf:"bytes,2,opt,name=wrapped,proto3" json:"wrapped,omitempty"`
-	Created       int64                  `protobuf:"varint,3,opt,name=created,proto3" json:"created,omitempty"`
+	state      protoimpl.MessageState `protogen:"open.v1"`
+	Generation uint32                 `protobuf:"varint,1,opt,name=generation,proto3" json:"generation,omitempty"`
+	Wrapped    []byte                 `protobuf:"bytes,2,opt,name=wrapped,proto3" json:"wrapped,omitempty"`
+	Created    int64                  `protobuf:"varint,3,opt,name=created,proto3" json:"created,omitempty"`
+	// The key again, wrapped by the generation before it, so that unsealed nodes, which do
+	// not keep the root key, can add it to their keyrings. It is there until everything in
+	// the state is wrapped by this generation; until then the generation is not settled.
+	Handover      []byte `protobuf:"bytes,4,opt,name=handover,proto3" json:"handover,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *WrappedKEK) Reset() {
 	*x = WrappedKEK{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[18]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2220,7 +2674,7 @@ func (x *WrappedKEK) String() string {
 func (*WrappedKEK) ProtoMessage() {}
 
 func (x *WrappedKEK) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[18]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2233,7 +2687,7 @@ func (x *WrappedKEK) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WrappedKEK.ProtoReflect.Descriptor instead.
 func (*WrappedKEK) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{18}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *WrappedKEK) GetGeneration() uint32 {
@@ -2255,6 +2709,13 @@ func (x *WrappedKEK) GetCreated() int64 {
 		return x.Created
 	}
 	return 0
+}
+
+func (x *WrappedKEK) GetHandover() []byte {
+	if x != nil {
+		return x.Handover
+	}
+	return nil
 }
 
 // Key is a KMS key without its policy, tags and aliases.
@@ -2290,7 +2751,7 @@ type Key struct {
 
 func (x *Key) Reset() {
 	*x = Key{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[19]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2302,7 +2763,7 @@ func (x *Key) String() string {
 func (*Key) ProtoMessage() {}
 
 func (x *Key) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[19]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2315,7 +2776,7 @@ func (x *Key) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Key.ProtoReflect.Descriptor instead.
 func (*Key) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{19}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *Key) GetId() []byte {
@@ -2477,7 +2938,7 @@ type Rotation struct {
 
 func (x *Rotation) Reset() {
 	*x = Rotation{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[20]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2489,7 +2950,7 @@ func (x *Rotation) String() string {
 func (*Rotation) ProtoMessage() {}
 
 func (x *Rotation) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[20]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2502,7 +2963,7 @@ func (x *Rotation) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Rotation.ProtoReflect.Descriptor instead.
 func (*Rotation) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{20}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *Rotation) GetEnabled() bool {
@@ -2537,7 +2998,7 @@ type UsedToken struct {
 
 func (x *UsedToken) Reset() {
 	*x = UsedToken{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[21]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2549,7 +3010,7 @@ func (x *UsedToken) String() string {
 func (*UsedToken) ProtoMessage() {}
 
 func (x *UsedToken) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[21]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2562,7 +3023,7 @@ func (x *UsedToken) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UsedToken.ProtoReflect.Descriptor instead.
 func (*UsedToken) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{21}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *UsedToken) GetId() []byte {
@@ -2599,7 +3060,7 @@ type Material struct {
 
 func (x *Material) Reset() {
 	*x = Material{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[22]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2611,7 +3072,7 @@ func (x *Material) String() string {
 func (*Material) ProtoMessage() {}
 
 func (x *Material) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[22]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2624,7 +3085,7 @@ func (x *Material) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Material.ProtoReflect.Descriptor instead.
 func (*Material) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{22}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *Material) GetId() []byte {
@@ -2734,7 +3195,7 @@ type Grant struct {
 
 func (x *Grant) Reset() {
 	*x = Grant{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[23]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2746,7 +3207,7 @@ func (x *Grant) String() string {
 func (*Grant) ProtoMessage() {}
 
 func (x *Grant) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[23]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2759,7 +3220,7 @@ func (x *Grant) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Grant.ProtoReflect.Descriptor instead.
 func (*Grant) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{23}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *Grant) GetKey() []byte {
@@ -2884,7 +3345,7 @@ type GrantContext struct {
 
 func (x *GrantContext) Reset() {
 	*x = GrantContext{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[24]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2896,7 +3357,7 @@ func (x *GrantContext) String() string {
 func (*GrantContext) ProtoMessage() {}
 
 func (x *GrantContext) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[24]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2909,7 +3370,7 @@ func (x *GrantContext) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GrantContext.ProtoReflect.Descriptor instead.
 func (*GrantContext) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{24}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *GrantContext) GetPairs() []*Tag {
@@ -2931,7 +3392,7 @@ type GrantID struct {
 
 func (x *GrantID) Reset() {
 	*x = GrantID{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[25]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2943,7 +3404,7 @@ func (x *GrantID) String() string {
 func (*GrantID) ProtoMessage() {}
 
 func (x *GrantID) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[25]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2956,7 +3417,7 @@ func (x *GrantID) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GrantID.ProtoReflect.Descriptor instead.
 func (*GrantID) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{25}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *GrantID) GetKey() []byte {
@@ -3001,7 +3462,7 @@ type KeyGrants struct {
 
 func (x *KeyGrants) Reset() {
 	*x = KeyGrants{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[26]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3013,7 +3474,7 @@ func (x *KeyGrants) String() string {
 func (*KeyGrants) ProtoMessage() {}
 
 func (x *KeyGrants) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[26]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3026,7 +3487,7 @@ func (x *KeyGrants) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KeyGrants.ProtoReflect.Descriptor instead.
 func (*KeyGrants) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{26}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *KeyGrants) GetKey() []byte {
@@ -3090,7 +3551,7 @@ type KeyStore struct {
 
 func (x *KeyStore) Reset() {
 	*x = KeyStore{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[27]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3102,7 +3563,7 @@ func (x *KeyStore) String() string {
 func (*KeyStore) ProtoMessage() {}
 
 func (x *KeyStore) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[27]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3115,7 +3576,7 @@ func (x *KeyStore) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KeyStore.ProtoReflect.Descriptor instead.
 func (*KeyStore) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{27}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *KeyStore) GetId() string {
@@ -3247,7 +3708,7 @@ type KeyStoreID struct {
 
 func (x *KeyStoreID) Reset() {
 	*x = KeyStoreID{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[28]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3259,7 +3720,7 @@ func (x *KeyStoreID) String() string {
 func (*KeyStoreID) ProtoMessage() {}
 
 func (x *KeyStoreID) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[28]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3272,7 +3733,7 @@ func (x *KeyStoreID) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KeyStoreID.ProtoReflect.Descriptor instead.
 func (*KeyStoreID) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{28}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *KeyStoreID) GetId() string {
@@ -3301,7 +3762,7 @@ type KeyStores struct {
 
 func (x *KeyStores) Reset() {
 	*x = KeyStores{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[29]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3313,7 +3774,7 @@ func (x *KeyStores) String() string {
 func (*KeyStores) ProtoMessage() {}
 
 func (x *KeyStores) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[29]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3326,7 +3787,7 @@ func (x *KeyStores) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KeyStores.ProtoReflect.Descriptor instead.
 func (*KeyStores) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{29}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *KeyStores) GetCount() uint32 {
@@ -3364,7 +3825,7 @@ type StoreKeys struct {
 
 func (x *StoreKeys) Reset() {
 	*x = StoreKeys{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[30]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3376,7 +3837,7 @@ func (x *StoreKeys) String() string {
 func (*StoreKeys) ProtoMessage() {}
 
 func (x *StoreKeys) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[30]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3389,7 +3850,7 @@ func (x *StoreKeys) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StoreKeys.ProtoReflect.Descriptor instead.
 func (*StoreKeys) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{30}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *StoreKeys) GetStore() string {
@@ -3436,7 +3897,7 @@ type KeyUse struct {
 
 func (x *KeyUse) Reset() {
 	*x = KeyUse{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[31]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3448,7 +3909,7 @@ func (x *KeyUse) String() string {
 func (*KeyUse) ProtoMessage() {}
 
 func (x *KeyUse) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[31]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3461,7 +3922,7 @@ func (x *KeyUse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KeyUse.ProtoReflect.Descriptor instead.
 func (*KeyUse) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{31}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *KeyUse) GetKey() []byte {
@@ -3526,7 +3987,7 @@ type CredentialUse struct {
 
 func (x *CredentialUse) Reset() {
 	*x = CredentialUse{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[32]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3538,7 +3999,7 @@ func (x *CredentialUse) String() string {
 func (*CredentialUse) ProtoMessage() {}
 
 func (x *CredentialUse) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[32]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3551,7 +4012,7 @@ func (x *CredentialUse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CredentialUse.ProtoReflect.Descriptor instead.
 func (*CredentialUse) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{32}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *CredentialUse) GetAccount() uint64 {
@@ -3596,7 +4057,7 @@ type KeyPolicy struct {
 
 func (x *KeyPolicy) Reset() {
 	*x = KeyPolicy{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[33]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3608,7 +4069,7 @@ func (x *KeyPolicy) String() string {
 func (*KeyPolicy) ProtoMessage() {}
 
 func (x *KeyPolicy) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[33]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3621,7 +4082,7 @@ func (x *KeyPolicy) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KeyPolicy.ProtoReflect.Descriptor instead.
 func (*KeyPolicy) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{33}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *KeyPolicy) GetKey() []byte {
@@ -3678,7 +4139,7 @@ type Binding struct {
 
 func (x *Binding) Reset() {
 	*x = Binding{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[34]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3690,7 +4151,7 @@ func (x *Binding) String() string {
 func (*Binding) ProtoMessage() {}
 
 func (x *Binding) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[34]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3703,7 +4164,7 @@ func (x *Binding) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Binding.ProtoReflect.Descriptor instead.
 func (*Binding) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{34}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *Binding) GetName() string {
@@ -3733,7 +4194,7 @@ type KeyTags struct {
 
 func (x *KeyTags) Reset() {
 	*x = KeyTags{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[35]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3745,7 +4206,7 @@ func (x *KeyTags) String() string {
 func (*KeyTags) ProtoMessage() {}
 
 func (x *KeyTags) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[35]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3758,7 +4219,7 @@ func (x *KeyTags) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KeyTags.ProtoReflect.Descriptor instead.
 func (*KeyTags) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{35}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *KeyTags) GetKey() []byte {
@@ -3806,7 +4267,7 @@ type Tag struct {
 
 func (x *Tag) Reset() {
 	*x = Tag{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[36]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3818,7 +4279,7 @@ func (x *Tag) String() string {
 func (*Tag) ProtoMessage() {}
 
 func (x *Tag) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[36]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3831,7 +4292,7 @@ func (x *Tag) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Tag.ProtoReflect.Descriptor instead.
 func (*Tag) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{36}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *Tag) GetKey() string {
@@ -3863,7 +4324,7 @@ type Alias struct {
 
 func (x *Alias) Reset() {
 	*x = Alias{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[37]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3875,7 +4336,7 @@ func (x *Alias) String() string {
 func (*Alias) ProtoMessage() {}
 
 func (x *Alias) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[37]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3888,7 +4349,7 @@ func (x *Alias) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Alias.ProtoReflect.Descriptor instead.
 func (*Alias) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{37}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *Alias) GetName() string {
@@ -3951,7 +4412,7 @@ type AliasName struct {
 
 func (x *AliasName) Reset() {
 	*x = AliasName{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[38]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3963,7 +4424,7 @@ func (x *AliasName) String() string {
 func (*AliasName) ProtoMessage() {}
 
 func (x *AliasName) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[38]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3976,7 +4437,7 @@ func (x *AliasName) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AliasName.ProtoReflect.Descriptor instead.
 func (*AliasName) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{38}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *AliasName) GetName() string {
@@ -4021,13 +4482,17 @@ type Credential struct {
 	// Of the access key of a break-glass ceremony: when it ends, in Unix nanoseconds of
 	// cluster time. It never changes. 0 for all other credentials, which have no end.
 	BreakGlassUntil int64 `protobuf:"varint,12,opt,name=break_glass_until,json=breakGlassUntil,proto3" json:"break_glass_until,omitempty"`
+	// wrapped_secret and generation as the credential was made, once the secret was
+	// wrapped again by a newer generation. Sessions are bound to them.
+	FirstWrapped    []byte `protobuf:"bytes,13,opt,name=first_wrapped,json=firstWrapped,proto3" json:"first_wrapped,omitempty"`
+	FirstGeneration uint32 `protobuf:"varint,14,opt,name=first_generation,json=firstGeneration,proto3" json:"first_generation,omitempty"`
 	unknownFields   protoimpl.UnknownFields
 	sizeCache       protoimpl.SizeCache
 }
 
 func (x *Credential) Reset() {
 	*x = Credential{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[39]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4039,7 +4504,7 @@ func (x *Credential) String() string {
 func (*Credential) ProtoMessage() {}
 
 func (x *Credential) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[39]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4052,7 +4517,7 @@ func (x *Credential) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Credential.ProtoReflect.Descriptor instead.
 func (*Credential) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{39}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *Credential) GetId() string {
@@ -4146,6 +4611,20 @@ func (x *Credential) GetBreakGlassUntil() int64 {
 	return 0
 }
 
+func (x *Credential) GetFirstWrapped() []byte {
+	if x != nil {
+		return x.FirstWrapped
+	}
+	return nil
+}
+
+func (x *Credential) GetFirstGeneration() uint32 {
+	if x != nil {
+		return x.FirstGeneration
+	}
+	return 0
+}
+
 // CredentialID names a credential.
 type CredentialID struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -4157,7 +4636,7 @@ type CredentialID struct {
 
 func (x *CredentialID) Reset() {
 	*x = CredentialID{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[40]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4169,7 +4648,7 @@ func (x *CredentialID) String() string {
 func (*CredentialID) ProtoMessage() {}
 
 func (x *CredentialID) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[40]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4182,7 +4661,7 @@ func (x *CredentialID) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CredentialID.ProtoReflect.Descriptor instead.
 func (*CredentialID) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{40}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *CredentialID) GetId() string {
@@ -4215,7 +4694,7 @@ type Account struct {
 
 func (x *Account) Reset() {
 	*x = Account{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[41]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4227,7 +4706,7 @@ func (x *Account) String() string {
 func (*Account) ProtoMessage() {}
 
 func (x *Account) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[41]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4240,7 +4719,7 @@ func (x *Account) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Account.ProtoReflect.Descriptor instead.
 func (*Account) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{41}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *Account) GetAccount() uint64 {
@@ -4300,7 +4779,7 @@ type User struct {
 
 func (x *User) Reset() {
 	*x = User{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[42]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4312,7 +4791,7 @@ func (x *User) String() string {
 func (*User) ProtoMessage() {}
 
 func (x *User) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[42]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4325,7 +4804,7 @@ func (x *User) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use User.ProtoReflect.Descriptor instead.
 func (*User) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{42}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *User) GetAccount() uint64 {
@@ -4422,7 +4901,7 @@ type InlinePolicy struct {
 
 func (x *InlinePolicy) Reset() {
 	*x = InlinePolicy{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[43]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4434,7 +4913,7 @@ func (x *InlinePolicy) String() string {
 func (*InlinePolicy) ProtoMessage() {}
 
 func (x *InlinePolicy) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[43]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4447,7 +4926,7 @@ func (x *InlinePolicy) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InlinePolicy.ProtoReflect.Descriptor instead.
 func (*InlinePolicy) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{43}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *InlinePolicy) GetName() string {
@@ -4480,7 +4959,7 @@ type Group struct {
 
 func (x *Group) Reset() {
 	*x = Group{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[44]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4492,7 +4971,7 @@ func (x *Group) String() string {
 func (*Group) ProtoMessage() {}
 
 func (x *Group) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[44]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4505,7 +4984,7 @@ func (x *Group) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Group.ProtoReflect.Descriptor instead.
 func (*Group) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{44}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *Group) GetAccount() uint64 {
@@ -4589,7 +5068,7 @@ type Role struct {
 
 func (x *Role) Reset() {
 	*x = Role{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[45]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4601,7 +5080,7 @@ func (x *Role) String() string {
 func (*Role) ProtoMessage() {}
 
 func (x *Role) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[45]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4614,7 +5093,7 @@ func (x *Role) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Role.ProtoReflect.Descriptor instead.
 func (*Role) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{45}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{51}
 }
 
 func (x *Role) GetAccount() uint64 {
@@ -4745,7 +5224,7 @@ type Policy struct {
 
 func (x *Policy) Reset() {
 	*x = Policy{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[46]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4757,7 +5236,7 @@ func (x *Policy) String() string {
 func (*Policy) ProtoMessage() {}
 
 func (x *Policy) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[46]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4770,7 +5249,7 @@ func (x *Policy) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Policy.ProtoReflect.Descriptor instead.
 func (*Policy) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{46}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{52}
 }
 
 func (x *Policy) GetAccount() uint64 {
@@ -4871,7 +5350,7 @@ type PolicyVersion struct {
 
 func (x *PolicyVersion) Reset() {
 	*x = PolicyVersion{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[47]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4883,7 +5362,7 @@ func (x *PolicyVersion) String() string {
 func (*PolicyVersion) ProtoMessage() {}
 
 func (x *PolicyVersion) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[47]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4896,7 +5375,7 @@ func (x *PolicyVersion) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PolicyVersion.ProtoReflect.Descriptor instead.
 func (*PolicyVersion) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{47}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{53}
 }
 
 func (x *PolicyVersion) GetAccount() uint64 {
@@ -4952,7 +5431,7 @@ type PolicyVersionID struct {
 
 func (x *PolicyVersionID) Reset() {
 	*x = PolicyVersionID{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[48]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4964,7 +5443,7 @@ func (x *PolicyVersionID) String() string {
 func (*PolicyVersionID) ProtoMessage() {}
 
 func (x *PolicyVersionID) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[48]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4977,7 +5456,7 @@ func (x *PolicyVersionID) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PolicyVersionID.ProtoReflect.Descriptor instead.
 func (*PolicyVersionID) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{48}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{54}
 }
 
 func (x *PolicyVersionID) GetAccount() uint64 {
@@ -5014,7 +5493,7 @@ type GroupMembers struct {
 
 func (x *GroupMembers) Reset() {
 	*x = GroupMembers{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[49]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[55]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5026,7 +5505,7 @@ func (x *GroupMembers) String() string {
 func (*GroupMembers) ProtoMessage() {}
 
 func (x *GroupMembers) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[49]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[55]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5039,7 +5518,7 @@ func (x *GroupMembers) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GroupMembers.ProtoReflect.Descriptor instead.
 func (*GroupMembers) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{49}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{55}
 }
 
 func (x *GroupMembers) GetAccount() uint64 {
@@ -5084,7 +5563,7 @@ type PolicyUses struct {
 
 func (x *PolicyUses) Reset() {
 	*x = PolicyUses{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[50]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[56]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5096,7 +5575,7 @@ func (x *PolicyUses) String() string {
 func (*PolicyUses) ProtoMessage() {}
 
 func (x *PolicyUses) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[50]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[56]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5109,7 +5588,7 @@ func (x *PolicyUses) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PolicyUses.ProtoReflect.Descriptor instead.
 func (*PolicyUses) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{50}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{56}
 }
 
 func (x *PolicyUses) GetAccount() uint64 {
@@ -5160,7 +5639,7 @@ type OidcProvider struct {
 
 func (x *OidcProvider) Reset() {
 	*x = OidcProvider{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[51]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[57]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5172,7 +5651,7 @@ func (x *OidcProvider) String() string {
 func (*OidcProvider) ProtoMessage() {}
 
 func (x *OidcProvider) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[51]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[57]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5185,7 +5664,7 @@ func (x *OidcProvider) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OidcProvider.ProtoReflect.Descriptor instead.
 func (*OidcProvider) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{51}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{57}
 }
 
 func (x *OidcProvider) GetAccount() uint64 {
@@ -5266,7 +5745,7 @@ type CertificateMapping struct {
 
 func (x *CertificateMapping) Reset() {
 	*x = CertificateMapping{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[52]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[58]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5278,7 +5757,7 @@ func (x *CertificateMapping) String() string {
 func (*CertificateMapping) ProtoMessage() {}
 
 func (x *CertificateMapping) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[52]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[58]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5291,7 +5770,7 @@ func (x *CertificateMapping) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CertificateMapping.ProtoReflect.Descriptor instead.
 func (*CertificateMapping) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{52}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{58}
 }
 
 func (x *CertificateMapping) GetAccount() uint64 {
@@ -5346,7 +5825,7 @@ type CertificateMappingID struct {
 
 func (x *CertificateMappingID) Reset() {
 	*x = CertificateMappingID{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[53]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[59]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5358,7 +5837,7 @@ func (x *CertificateMappingID) String() string {
 func (*CertificateMappingID) ProtoMessage() {}
 
 func (x *CertificateMappingID) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[53]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[59]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5371,7 +5850,7 @@ func (x *CertificateMappingID) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CertificateMappingID.ProtoReflect.Descriptor instead.
 func (*CertificateMappingID) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{53}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{59}
 }
 
 func (x *CertificateMappingID) GetAccount() uint64 {
@@ -5388,6 +5867,113 @@ func (x *CertificateMappingID) GetPattern() string {
 	return ""
 }
 
+// Setting is a small value that parts of the nodes keep in the state, so that whichever node
+// leads goes on where another one stopped. Whoever replaces or deletes one has read it. Nothing
+// that a request may do depends on it.
+type Setting struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"` // such as "audit-sink/…"
+	Value         []byte                 `protobuf:"bytes,2,opt,name=value,proto3" json:"value,omitempty"`
+	Version       uint64                 `protobuf:"varint,15,opt,name=version,proto3" json:"version,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Setting) Reset() {
+	*x = Setting{}
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[60]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Setting) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Setting) ProtoMessage() {}
+
+func (x *Setting) ProtoReflect() protoreflect.Message {
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[60]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Setting.ProtoReflect.Descriptor instead.
+func (*Setting) Descriptor() ([]byte, []int) {
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{60}
+}
+
+func (x *Setting) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *Setting) GetValue() []byte {
+	if x != nil {
+		return x.Value
+	}
+	return nil
+}
+
+func (x *Setting) GetVersion() uint64 {
+	if x != nil {
+		return x.Version
+	}
+	return 0
+}
+
+type SettingName struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SettingName) Reset() {
+	*x = SettingName{}
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[61]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SettingName) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SettingName) ProtoMessage() {}
+
+func (x *SettingName) ProtoReflect() protoreflect.Message {
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[61]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SettingName.ProtoReflect.Descriptor instead.
+func (*SettingName) Descriptor() ([]byte, []int) {
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{61}
+}
+
+func (x *SettingName) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
 // EntityID names a user, group, role, policy or identity provider.
 type EntityID struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -5399,7 +5985,7 @@ type EntityID struct {
 
 func (x *EntityID) Reset() {
 	*x = EntityID{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[54]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[62]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5411,7 +5997,7 @@ func (x *EntityID) String() string {
 func (*EntityID) ProtoMessage() {}
 
 func (x *EntityID) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[54]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[62]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5424,7 +6010,7 @@ func (x *EntityID) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EntityID.ProtoReflect.Descriptor instead.
 func (*EntityID) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{54}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{62}
 }
 
 func (x *EntityID) GetAccount() uint64 {
@@ -5454,7 +6040,7 @@ type DeleteKey struct {
 
 func (x *DeleteKey) Reset() {
 	*x = DeleteKey{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[55]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[63]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5466,7 +6052,7 @@ func (x *DeleteKey) String() string {
 func (*DeleteKey) ProtoMessage() {}
 
 func (x *DeleteKey) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[55]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[63]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5479,7 +6065,7 @@ func (x *DeleteKey) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteKey.ProtoReflect.Descriptor instead.
 func (*DeleteKey) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{55}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{63}
 }
 
 func (x *DeleteKey) GetKey() []byte {
@@ -5518,7 +6104,7 @@ type Tombstone struct {
 
 func (x *Tombstone) Reset() {
 	*x = Tombstone{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[56]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[64]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5530,7 +6116,7 @@ func (x *Tombstone) String() string {
 func (*Tombstone) ProtoMessage() {}
 
 func (x *Tombstone) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[56]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[64]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5543,7 +6129,7 @@ func (x *Tombstone) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Tombstone.ProtoReflect.Descriptor instead.
 func (*Tombstone) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{56}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{64}
 }
 
 func (x *Tombstone) GetKey() []byte {
@@ -5595,7 +6181,7 @@ type KeyAliases struct {
 
 func (x *KeyAliases) Reset() {
 	*x = KeyAliases{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[57]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[65]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5607,7 +6193,7 @@ func (x *KeyAliases) String() string {
 func (*KeyAliases) ProtoMessage() {}
 
 func (x *KeyAliases) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[57]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[65]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5620,7 +6206,7 @@ func (x *KeyAliases) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KeyAliases.ProtoReflect.Descriptor instead.
 func (*KeyAliases) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{57}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{65}
 }
 
 func (x *KeyAliases) GetKey() []byte {
@@ -5698,6 +6284,7 @@ type SnapshotItem struct {
 	//	*SnapshotItem_OidcProvider
 	//	*SnapshotItem_CredentialUse
 	//	*SnapshotItem_CertificateMapping
+	//	*SnapshotItem_Setting
 	Item          isSnapshotItem_Item `protobuf_oneof:"item"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -5705,7 +6292,7 @@ type SnapshotItem struct {
 
 func (x *SnapshotItem) Reset() {
 	*x = SnapshotItem{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[58]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[66]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5717,7 +6304,7 @@ func (x *SnapshotItem) String() string {
 func (*SnapshotItem) ProtoMessage() {}
 
 func (x *SnapshotItem) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[58]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[66]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5730,7 +6317,7 @@ func (x *SnapshotItem) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SnapshotItem.ProtoReflect.Descriptor instead.
 func (*SnapshotItem) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{58}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{66}
 }
 
 func (x *SnapshotItem) GetItem() isSnapshotItem_Item {
@@ -6028,6 +6615,15 @@ func (x *SnapshotItem) GetCertificateMapping() *CertificateMapping {
 	return nil
 }
 
+func (x *SnapshotItem) GetSetting() *Setting {
+	if x != nil {
+		if x, ok := x.Item.(*SnapshotItem_Setting); ok {
+			return x.Setting
+		}
+	}
+	return nil
+}
+
 type isSnapshotItem_Item interface {
 	isSnapshotItem_Item()
 }
@@ -6160,6 +6756,10 @@ type SnapshotItem_CertificateMapping struct {
 	CertificateMapping *CertificateMapping `protobuf:"bytes,32,opt,name=certificate_mapping,json=certificateMapping,proto3,oneof"`
 }
 
+type SnapshotItem_Setting struct {
+	Setting *Setting `protobuf:"bytes,33,opt,name=setting,proto3,oneof"`
+}
+
 func (*SnapshotItem_Header) isSnapshotItem_Item() {}
 
 func (*SnapshotItem_Cluster) isSnapshotItem_Item() {}
@@ -6224,6 +6824,8 @@ func (*SnapshotItem_CredentialUse) isSnapshotItem_Item() {}
 
 func (*SnapshotItem_CertificateMapping) isSnapshotItem_Item() {}
 
+func (*SnapshotItem_Setting) isSnapshotItem_Item() {}
+
 type SnapshotHeader struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Schema        uint32                 `protobuf:"varint,1,opt,name=schema,proto3" json:"schema,omitempty"`
@@ -6253,7 +6855,7 @@ type SnapshotHeader struct {
 
 func (x *SnapshotHeader) Reset() {
 	*x = SnapshotHeader{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[59]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[67]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6265,7 +6867,7 @@ func (x *SnapshotHeader) String() string {
 func (*SnapshotHeader) ProtoMessage() {}
 
 func (x *SnapshotHeader) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[59]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[67]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6278,7 +6880,7 @@ func (x *SnapshotHeader) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SnapshotHeader.ProtoReflect.Descriptor instead.
 func (*SnapshotHeader) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{59}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{67}
 }
 
 func (x *SnapshotHeader) GetSchema() uint32 {
@@ -6382,7 +6984,7 @@ type StateChecks struct {
 
 func (x *StateChecks) Reset() {
 	*x = StateChecks{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[60]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[68]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6394,7 +6996,7 @@ func (x *StateChecks) String() string {
 func (*StateChecks) ProtoMessage() {}
 
 func (x *StateChecks) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[60]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[68]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6407,7 +7009,7 @@ func (x *StateChecks) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StateChecks.ProtoReflect.Descriptor instead.
 func (*StateChecks) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{60}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{68}
 }
 
 func (x *StateChecks) GetChecks() []*StateCheck {
@@ -6430,7 +7032,7 @@ type Observation struct {
 
 func (x *Observation) Reset() {
 	*x = Observation{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[61]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[69]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6442,7 +7044,7 @@ func (x *Observation) String() string {
 func (*Observation) ProtoMessage() {}
 
 func (x *Observation) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[61]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[69]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6455,7 +7057,7 @@ func (x *Observation) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Observation.ProtoReflect.Descriptor instead.
 func (*Observation) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{61}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{69}
 }
 
 func (x *Observation) GetHeard() int64 {
@@ -6485,7 +7087,7 @@ type Attestation struct {
 
 func (x *Attestation) Reset() {
 	*x = Attestation{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[62]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[70]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6497,7 +7099,7 @@ func (x *Attestation) String() string {
 func (*Attestation) ProtoMessage() {}
 
 func (x *Attestation) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[62]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[70]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6510,7 +7112,7 @@ func (x *Attestation) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Attestation.ProtoReflect.Descriptor instead.
 func (*Attestation) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{62}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{70}
 }
 
 func (x *Attestation) GetGeneration() uint32 {
@@ -6537,7 +7139,7 @@ type SnapshotEnd struct {
 
 func (x *SnapshotEnd) Reset() {
 	*x = SnapshotEnd{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[63]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[71]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6549,7 +7151,7 @@ func (x *SnapshotEnd) String() string {
 func (*SnapshotEnd) ProtoMessage() {}
 
 func (x *SnapshotEnd) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[63]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[71]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6562,7 +7164,7 @@ func (x *SnapshotEnd) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SnapshotEnd.ProtoReflect.Descriptor instead.
 func (*SnapshotEnd) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{63}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{71}
 }
 
 func (x *SnapshotEnd) GetItems() uint64 {
@@ -6586,7 +7188,7 @@ type Session struct {
 
 func (x *Session) Reset() {
 	*x = Session{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[64]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[72]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6598,7 +7200,7 @@ func (x *Session) String() string {
 func (*Session) ProtoMessage() {}
 
 func (x *Session) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[64]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[72]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6611,7 +7213,7 @@ func (x *Session) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Session.ProtoReflect.Descriptor instead.
 func (*Session) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{64}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{72}
 }
 
 func (x *Session) GetNode() string {
@@ -6650,17 +7252,20 @@ func (x *Session) GetBatches() []*AppliedBatch {
 }
 
 type AppliedBatch struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Seq           uint64                 `protobuf:"varint,1,opt,name=seq,proto3" json:"seq,omitempty"`
-	Index         uint64                 `protobuf:"varint,2,opt,name=index,proto3" json:"index,omitempty"`
-	Verdicts      []byte                 `protobuf:"bytes,3,opt,name=verdicts,proto3" json:"verdicts,omitempty"`
+	state    protoimpl.MessageState `protogen:"open.v1"`
+	Seq      uint64                 `protobuf:"varint,1,opt,name=seq,proto3" json:"seq,omitempty"`
+	Index    uint64                 `protobuf:"varint,2,opt,name=index,proto3" json:"index,omitempty"`
+	Verdicts []byte                 `protobuf:"bytes,3,opt,name=verdicts,proto3" json:"verdicts,omitempty"`
+	// The size of the audit log before the batch. Batches that were applied at feature level 1
+	// do not have it.
+	FirstRecord   *uint64 `protobuf:"varint,4,opt,name=first_record,json=firstRecord,proto3,oneof" json:"first_record,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *AppliedBatch) Reset() {
 	*x = AppliedBatch{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[65]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[73]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6672,7 +7277,7 @@ func (x *AppliedBatch) String() string {
 func (*AppliedBatch) ProtoMessage() {}
 
 func (x *AppliedBatch) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[65]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[73]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6685,7 +7290,7 @@ func (x *AppliedBatch) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AppliedBatch.ProtoReflect.Descriptor instead.
 func (*AppliedBatch) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{65}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{73}
 }
 
 func (x *AppliedBatch) GetSeq() uint64 {
@@ -6707,6 +7312,13 @@ func (x *AppliedBatch) GetVerdicts() []byte {
 		return x.Verdicts
 	}
 	return nil
+}
+
+func (x *AppliedBatch) GetFirstRecord() uint64 {
+	if x != nil && x.FirstRecord != nil {
+		return *x.FirstRecord
+	}
+	return 0
 }
 
 var file_fsm_fsmpb_fsm_proto_extTypes = []protoimpl.ExtensionInfo{
@@ -6825,7 +7437,7 @@ const file_fsm_fsmpb_fsm_proto_rawDesc = "" +
 	"\x04Read\x12)\n" +
 	"\x04kind\x18\x01 \x01(\x0e2\x15.conclave.fsm.v1.KindR\x04kind\x12\x0e\n" +
 	"\x02id\x18\x02 \x01(\fR\x02id\x12\x18\n" +
-	"\aversion\x18\x03 \x01(\x04R\aversion\"\xec\x0f\n" +
+	"\aversion\x18\x03 \x01(\x04R\aversion\"\xfc\x10\n" +
 	"\x06Change\x12;\n" +
 	"\vput_cluster\x18\x01 \x01(\v2\x18.conclave.fsm.v1.ClusterH\x00R\n" +
 	"putCluster\x12/\n" +
@@ -6865,8 +7477,11 @@ const file_fsm_fsmpb_fsm_proto_rawDesc = "" +
 	"\x17put_certificate_mapping\x18\x1c \x01(\v2#.conclave.fsm.v1.CertificateMappingH\x00R\x15putCertificateMapping\x12e\n" +
 	"\x1adelete_certificate_mapping\x18\x1d \x01(\v2%.conclave.fsm.v1.CertificateMappingIDH\x00R\x18deleteCertificateMapping\x12>\n" +
 	"\vraise_level\x18\x1e \x01(\v2\x1b.conclave.fsm.v1.RaiseLevelH\x00R\n" +
-	"raiseLevelB\b\n" +
-	"\x06change\"\xe5\x04\n" +
+	"raiseLevel\x12A\n" +
+	"\vput_setting\x18\x1f \x01(\v2\x18.conclave.fsm.v1.SettingB\x04\x88\xb5\x18\x02H\x00R\n" +
+	"putSetting\x12K\n" +
+	"\x0edelete_setting\x18  \x01(\v2\x1c.conclave.fsm.v1.SettingNameB\x04\x88\xb5\x18\x02H\x00R\rdeleteSettingB\b\n" +
+	"\x06change\"\xf7\x06\n" +
 	"\aCluster\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\fR\x02id\x12\x18\n" +
 	"\aaccount\x18\x02 \x01(\tR\aaccount\x12\x16\n" +
@@ -6886,7 +7501,40 @@ const file_fsm_fsmpb_fsm_proto_rawDesc = "" +
 	"\vorigin_keys\x18\x10 \x03(\v2\x1a.conclave.fsm.v1.OriginKeyR\n" +
 	"originKeys\x12\x18\n" +
 	"\aversion\x18\x0f \x01(\x04R\aversion\x122\n" +
-	"\alineage\x18\x11 \x01(\v2\x18.conclave.fsm.v1.LineageR\alineage\"\xa1\x01\n" +
+	"\alineage\x18\x11 \x01(\v2\x18.conclave.fsm.v1.LineageR\alineage\x12B\n" +
+	"\vpeer_unseal\x18\x14 \x01(\v2\x1b.conclave.fsm.v1.PeerUnsealB\x04\x88\xb5\x18\x02R\n" +
+	"peerUnseal\x121\n" +
+	"\x05seals\x18\x15 \x03(\v2\x15.conclave.fsm.v1.SealB\x04\x88\xb5\x18\x02R\x05seals\x12I\n" +
+	"\tauthority\x18\x18 \x01(\v2%.conclave.fsm.v1.CertificateAuthorityB\x04\x88\xb5\x18\x02R\tauthority\x12N\n" +
+	"\x10used_join_tokens\x18\x19 \x03(\v2\x1e.conclave.fsm.v1.UsedJoinTokenB\x04\x88\xb5\x18\x02R\x0eusedJoinTokens\"\x93\x01\n" +
+	"\x14CertificateAuthority\x12 \n" +
+	"\vcertificate\x18\x01 \x01(\fR\vcertificate\x12\x1f\n" +
+	"\vwrapped_key\x18\x02 \x01(\fR\n" +
+	"wrappedKey\x12\x1e\n" +
+	"\n" +
+	"generation\x18\x03 \x01(\rR\n" +
+	"generation\x12\x18\n" +
+	"\acreated\x18\x04 \x01(\x03R\acreated\"T\n" +
+	"\rUsedJoinToken\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\fR\x02id\x12\x19\n" +
+	"\bkey_hash\x18\x02 \x01(\fR\akeyHash\x12\x18\n" +
+	"\aexpires\x18\x03 \x01(\x03R\aexpires\"x\n" +
+	"\x04Seal\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1f\n" +
+	"\vwrapped_key\x18\x02 \x01(\fR\n" +
+	"wrappedKey\x12!\n" +
+	"\fwrapped_root\x18\x03 \x01(\fR\vwrappedRoot\x12\x18\n" +
+	"\acreated\x18\x04 \x01(\x03R\acreated\"\\\n" +
+	"\n" +
+	"PeerUnseal\x12\x1e\n" +
+	"\n" +
+	"agreements\x18\x01 \x01(\rR\n" +
+	"agreements\x12.\n" +
+	"\x04keys\x18\x02 \x03(\v2\x1a.conclave.fsm.v1.ReturnKeyR\x04keys\">\n" +
+	"\tReturnKey\x12\x12\n" +
+	"\x04node\x18\x01 \x01(\tR\x04node\x12\x1d\n" +
+	"\n" +
+	"public_key\x18\x02 \x01(\fR\tpublicKey\"\xa1\x01\n" +
 	"\aLineage\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\fR\x02id\x12\x16\n" +
 	"\x06backup\x18\x02 \x01(\fR\x06backup\x12\x14\n" +
@@ -6895,7 +7543,7 @@ const file_fsm_fsmpb_fsm_proto_rawDesc = "" +
 	"audit_size\x18\x04 \x01(\x04R\tauditSize\x12\x1d\n" +
 	"\n" +
 	"audit_root\x18\x05 \x01(\fR\tauditRoot\x12\x1a\n" +
-	"\brestored\x18\x06 \x01(\x03R\brestored\"\x87\x01\n" +
+	"\brestored\x18\x06 \x01(\x03R\brestored\"\xbc\x01\n" +
 	"\tOriginKey\x12\x1e\n" +
 	"\n" +
 	"generation\x18\x01 \x01(\rR\n" +
@@ -6903,20 +7551,29 @@ const file_fsm_fsmpb_fsm_proto_rawDesc = "" +
 	"\n" +
 	"public_key\x18\x02 \x01(\fR\tpublicKey\x12!\n" +
 	"\fwrapped_seed\x18\x03 \x01(\fR\vwrappedSeed\x12\x18\n" +
-	"\acreated\x18\x04 \x01(\x03R\acreated\"\x86\x01\n" +
+	"\acreated\x18\x04 \x01(\x03R\acreated\x123\n" +
+	"\x12wrapped_generation\x18\x05 \x01(\rB\x04\x88\xb5\x18\x02R\x11wrappedGeneration\"\xcd\x01\n" +
 	"\bShareSet\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\fR\x02id\x12\x14\n" +
 	"\x05epoch\x18\x02 \x01(\rR\x05epoch\x12\x1c\n" +
 	"\tthreshold\x18\x03 \x01(\rR\tthreshold\x12\x14\n" +
 	"\x05count\x18\x04 \x01(\rR\x05count\x12 \n" +
-	"\vcommitments\x18\x05 \x03(\fR\vcommitments\"`\n" +
+	"\vcommitments\x18\x05 \x03(\fR\vcommitments\x12E\n" +
+	"\n" +
+	"custodians\x18\n" +
+	" \x03(\v2\x1f.conclave.fsm.v1.ShareCustodianB\x04\x88\xb5\x18\x02R\n" +
+	"custodians\"M\n" +
+	"\x0eShareCustodian\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12'\n" +
+	"\x0fkey_fingerprint\x18\x02 \x01(\tR\x0ekeyFingerprint\"\x82\x01\n" +
 	"\n" +
 	"WrappedKEK\x12\x1e\n" +
 	"\n" +
 	"generation\x18\x01 \x01(\rR\n" +
 	"generation\x12\x18\n" +
 	"\awrapped\x18\x02 \x01(\fR\awrapped\x12\x18\n" +
-	"\acreated\x18\x03 \x01(\x03R\acreated\"\xed\x05\n" +
+	"\acreated\x18\x03 \x01(\x03R\acreated\x12 \n" +
+	"\bhandover\x18\x04 \x01(\fB\x04\x88\xb5\x18\x02R\bhandover\"\xed\x05\n" +
 	"\x03Key\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\fR\x02id\x12\x16\n" +
 	"\x06region\x18\x02 \x01(\tR\x06region\x12!\n" +
@@ -7080,7 +7737,7 @@ const file_fsm_fsmpb_fsm_proto_rawDesc = "" +
 	"\tAliasName\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x16\n" +
 	"\x06region\x18\x02 \x01(\tR\x06region\x12\x18\n" +
-	"\aaccount\x18\x03 \x01(\x04R\aaccount\"\xa6\x03\n" +
+	"\aaccount\x18\x03 \x01(\x04R\aaccount\"\x82\x04\n" +
 	"\n" +
 	"Credential\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x123\n" +
@@ -7098,7 +7755,9 @@ const file_fsm_fsmpb_fsm_proto_rawDesc = "" +
 	" \x01(\rR\fsessionEpoch\x12\x18\n" +
 	"\aversion\x18\x0f \x01(\x04R\aversion\x12\x18\n" +
 	"\aaccount\x18\v \x01(\x04R\aaccount\x12*\n" +
-	"\x11break_glass_until\x18\f \x01(\x03R\x0fbreakGlassUntil\"8\n" +
+	"\x11break_glass_until\x18\f \x01(\x03R\x0fbreakGlassUntil\x12)\n" +
+	"\rfirst_wrapped\x18\r \x01(\fB\x04\x88\xb5\x18\x02R\ffirstWrapped\x12/\n" +
+	"\x10first_generation\x18\x0e \x01(\rB\x04\x88\xb5\x18\x02R\x0ffirstGeneration\"8\n" +
 	"\fCredentialID\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x18\n" +
 	"\aaccount\x18\x02 \x01(\x04R\aaccount\"\x81\x01\n" +
@@ -7209,7 +7868,13 @@ const file_fsm_fsmpb_fsm_proto_rawDesc = "" +
 	"\aversion\x18\x0f \x01(\x04R\aversion\"J\n" +
 	"\x14CertificateMappingID\x12\x18\n" +
 	"\aaccount\x18\x01 \x01(\x04R\aaccount\x12\x18\n" +
-	"\apattern\x18\x02 \x01(\tR\apattern\"8\n" +
+	"\apattern\x18\x02 \x01(\tR\apattern\"M\n" +
+	"\aSetting\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\fR\x05value\x12\x18\n" +
+	"\aversion\x18\x0f \x01(\x04R\aversion\"!\n" +
+	"\vSettingName\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\"8\n" +
 	"\bEntityID\x12\x18\n" +
 	"\aaccount\x18\x01 \x01(\x04R\aaccount\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\"O\n" +
@@ -7229,7 +7894,7 @@ const file_fsm_fsmpb_fsm_proto_rawDesc = "" +
 	"\x06region\x18\x02 \x01(\tR\x06region\x12\x14\n" +
 	"\x05count\x18\x03 \x01(\rR\x05count\x12\x18\n" +
 	"\aversion\x18\x0f \x01(\x04R\aversion\x12\x18\n" +
-	"\aaccount\x18\x04 \x01(\x04R\aaccount\"\xf2\x0e\n" +
+	"\aaccount\x18\x04 \x01(\x04R\aaccount\"\xae\x0f\n" +
 	"\fSnapshotItem\x129\n" +
 	"\x06header\x18\x01 \x01(\v2\x1f.conclave.fsm.v1.SnapshotHeaderH\x00R\x06header\x124\n" +
 	"\acluster\x18\x02 \x01(\v2\x18.conclave.fsm.v1.ClusterH\x00R\acluster\x12(\n" +
@@ -7271,7 +7936,8 @@ const file_fsm_fsmpb_fsm_proto_rawDesc = "" +
 	"policyUses\x12D\n" +
 	"\roidc_provider\x18\x1e \x01(\v2\x1d.conclave.fsm.v1.OidcProviderH\x00R\foidcProvider\x12G\n" +
 	"\x0ecredential_use\x18\x1f \x01(\v2\x1e.conclave.fsm.v1.CredentialUseH\x00R\rcredentialUse\x12V\n" +
-	"\x13certificate_mapping\x18  \x01(\v2#.conclave.fsm.v1.CertificateMappingH\x00R\x12certificateMappingB\x06\n" +
+	"\x13certificate_mapping\x18  \x01(\v2#.conclave.fsm.v1.CertificateMappingH\x00R\x12certificateMapping\x12:\n" +
+	"\asetting\x18! \x01(\v2\x18.conclave.fsm.v1.SettingB\x04\x88\xb5\x18\x02H\x00R\asettingB\x06\n" +
 	"\x04item\"\x80\x03\n" +
 	"\x0eSnapshotHeader\x12\x16\n" +
 	"\x06schema\x18\x01 \x01(\rR\x06schema\x12\x14\n" +
@@ -7306,11 +7972,13 @@ const file_fsm_fsmpb_fsm_proto_rawDesc = "" +
 	"\vincarnation\x18\x02 \x01(\x04R\vincarnation\x12#\n" +
 	"\rsettled_below\x18\x03 \x01(\x04R\fsettledBelow\x12\x1c\n" +
 	"\twatermark\x18\x04 \x01(\x04R\twatermark\x127\n" +
-	"\abatches\x18\x05 \x03(\v2\x1d.conclave.fsm.v1.AppliedBatchR\abatches\"R\n" +
+	"\abatches\x18\x05 \x03(\v2\x1d.conclave.fsm.v1.AppliedBatchR\abatches\"\x91\x01\n" +
 	"\fAppliedBatch\x12\x10\n" +
 	"\x03seq\x18\x01 \x01(\x04R\x03seq\x12\x14\n" +
 	"\x05index\x18\x02 \x01(\x04R\x05index\x12\x1a\n" +
-	"\bverdicts\x18\x03 \x01(\fR\bverdicts*\x85\x04\n" +
+	"\bverdicts\x18\x03 \x01(\fR\bverdicts\x12,\n" +
+	"\ffirst_record\x18\x04 \x01(\x04B\x04\x88\xb5\x18\x02H\x00R\vfirstRecord\x88\x01\x01B\x0f\n" +
+	"\r_first_record*\x9d\x04\n" +
 	"\x04Kind\x12\x14\n" +
 	"\x10KIND_UNSPECIFIED\x10\x00\x12\x10\n" +
 	"\fKIND_CLUSTER\x10\x01\x12\f\n" +
@@ -7341,7 +8009,8 @@ const file_fsm_fsmpb_fsm_proto_rawDesc = "" +
 	"\x10KIND_POLICY_USES\x10\x16\x12\x16\n" +
 	"\x12KIND_OIDC_PROVIDER\x10\x17\x12\x10\n" +
 	"\fKIND_KEY_USE\x10\x18\x12\x1c\n" +
-	"\x18KIND_CERTIFICATE_MAPPING\x10\x19*\xba\x01\n" +
+	"\x18KIND_CERTIFICATE_MAPPING\x10\x19\x12\x16\n" +
+	"\fKIND_SETTING\x10\x1a\x1a\x04\x88\xb5\x18\x02*\xba\x01\n" +
 	"\bKeyState\x12\x19\n" +
 	"\x15KEY_STATE_UNSPECIFIED\x10\x00\x12\x15\n" +
 	"\x11KEY_STATE_ENABLED\x10\x01\x12\x16\n" +
@@ -7375,7 +8044,7 @@ func file_fsm_fsmpb_fsm_proto_rawDescGZIP() []byte {
 }
 
 var file_fsm_fsmpb_fsm_proto_enumTypes = make([]protoimpl.EnumInfo, 4)
-var file_fsm_fsmpb_fsm_proto_msgTypes = make([]protoimpl.MessageInfo, 66)
+var file_fsm_fsmpb_fsm_proto_msgTypes = make([]protoimpl.MessageInfo, 74)
 var file_fsm_fsmpb_fsm_proto_goTypes = []any{
 	(Kind)(0),                             // 0: conclave.fsm.v1.Kind
 	(KeyState)(0),                         // 1: conclave.fsm.v1.KeyState
@@ -7396,59 +8065,67 @@ var file_fsm_fsmpb_fsm_proto_goTypes = []any{
 	(*Read)(nil),                          // 16: conclave.fsm.v1.Read
 	(*Change)(nil),                        // 17: conclave.fsm.v1.Change
 	(*Cluster)(nil),                       // 18: conclave.fsm.v1.Cluster
-	(*Lineage)(nil),                       // 19: conclave.fsm.v1.Lineage
-	(*OriginKey)(nil),                     // 20: conclave.fsm.v1.OriginKey
-	(*ShareSet)(nil),                      // 21: conclave.fsm.v1.ShareSet
-	(*WrappedKEK)(nil),                    // 22: conclave.fsm.v1.WrappedKEK
-	(*Key)(nil),                           // 23: conclave.fsm.v1.Key
-	(*Rotation)(nil),                      // 24: conclave.fsm.v1.Rotation
-	(*UsedToken)(nil),                     // 25: conclave.fsm.v1.UsedToken
-	(*Material)(nil),                      // 26: conclave.fsm.v1.Material
-	(*Grant)(nil),                         // 27: conclave.fsm.v1.Grant
-	(*GrantContext)(nil),                  // 28: conclave.fsm.v1.GrantContext
-	(*GrantID)(nil),                       // 29: conclave.fsm.v1.GrantID
-	(*KeyGrants)(nil),                     // 30: conclave.fsm.v1.KeyGrants
-	(*KeyStore)(nil),                      // 31: conclave.fsm.v1.KeyStore
-	(*KeyStoreID)(nil),                    // 32: conclave.fsm.v1.KeyStoreID
-	(*KeyStores)(nil),                     // 33: conclave.fsm.v1.KeyStores
-	(*StoreKeys)(nil),                     // 34: conclave.fsm.v1.StoreKeys
-	(*KeyUse)(nil),                        // 35: conclave.fsm.v1.KeyUse
-	(*CredentialUse)(nil),                 // 36: conclave.fsm.v1.CredentialUse
-	(*KeyPolicy)(nil),                     // 37: conclave.fsm.v1.KeyPolicy
-	(*Binding)(nil),                       // 38: conclave.fsm.v1.Binding
-	(*KeyTags)(nil),                       // 39: conclave.fsm.v1.KeyTags
-	(*Tag)(nil),                           // 40: conclave.fsm.v1.Tag
-	(*Alias)(nil),                         // 41: conclave.fsm.v1.Alias
-	(*AliasName)(nil),                     // 42: conclave.fsm.v1.AliasName
-	(*Credential)(nil),                    // 43: conclave.fsm.v1.Credential
-	(*CredentialID)(nil),                  // 44: conclave.fsm.v1.CredentialID
-	(*Account)(nil),                       // 45: conclave.fsm.v1.Account
-	(*User)(nil),                          // 46: conclave.fsm.v1.User
-	(*InlinePolicy)(nil),                  // 47: conclave.fsm.v1.InlinePolicy
-	(*Group)(nil),                         // 48: conclave.fsm.v1.Group
-	(*Role)(nil),                          // 49: conclave.fsm.v1.Role
-	(*Policy)(nil),                        // 50: conclave.fsm.v1.Policy
-	(*PolicyVersion)(nil),                 // 51: conclave.fsm.v1.PolicyVersion
-	(*PolicyVersionID)(nil),               // 52: conclave.fsm.v1.PolicyVersionID
-	(*GroupMembers)(nil),                  // 53: conclave.fsm.v1.GroupMembers
-	(*PolicyUses)(nil),                    // 54: conclave.fsm.v1.PolicyUses
-	(*OidcProvider)(nil),                  // 55: conclave.fsm.v1.OidcProvider
-	(*CertificateMapping)(nil),            // 56: conclave.fsm.v1.CertificateMapping
-	(*CertificateMappingID)(nil),          // 57: conclave.fsm.v1.CertificateMappingID
-	(*EntityID)(nil),                      // 58: conclave.fsm.v1.EntityID
-	(*DeleteKey)(nil),                     // 59: conclave.fsm.v1.DeleteKey
-	(*Tombstone)(nil),                     // 60: conclave.fsm.v1.Tombstone
-	(*KeyAliases)(nil),                    // 61: conclave.fsm.v1.KeyAliases
-	(*SnapshotItem)(nil),                  // 62: conclave.fsm.v1.SnapshotItem
-	(*SnapshotHeader)(nil),                // 63: conclave.fsm.v1.SnapshotHeader
-	(*StateChecks)(nil),                   // 64: conclave.fsm.v1.StateChecks
-	(*Observation)(nil),                   // 65: conclave.fsm.v1.Observation
-	(*Attestation)(nil),                   // 66: conclave.fsm.v1.Attestation
-	(*SnapshotEnd)(nil),                   // 67: conclave.fsm.v1.SnapshotEnd
-	(*Session)(nil),                       // 68: conclave.fsm.v1.Session
-	(*AppliedBatch)(nil),                  // 69: conclave.fsm.v1.AppliedBatch
-	(*descriptorpb.FieldOptions)(nil),     // 70: google.protobuf.FieldOptions
-	(*descriptorpb.EnumValueOptions)(nil), // 71: google.protobuf.EnumValueOptions
+	(*CertificateAuthority)(nil),          // 19: conclave.fsm.v1.CertificateAuthority
+	(*UsedJoinToken)(nil),                 // 20: conclave.fsm.v1.UsedJoinToken
+	(*Seal)(nil),                          // 21: conclave.fsm.v1.Seal
+	(*PeerUnseal)(nil),                    // 22: conclave.fsm.v1.PeerUnseal
+	(*ReturnKey)(nil),                     // 23: conclave.fsm.v1.ReturnKey
+	(*Lineage)(nil),                       // 24: conclave.fsm.v1.Lineage
+	(*OriginKey)(nil),                     // 25: conclave.fsm.v1.OriginKey
+	(*ShareSet)(nil),                      // 26: conclave.fsm.v1.ShareSet
+	(*ShareCustodian)(nil),                // 27: conclave.fsm.v1.ShareCustodian
+	(*WrappedKEK)(nil),                    // 28: conclave.fsm.v1.WrappedKEK
+	(*Key)(nil),                           // 29: conclave.fsm.v1.Key
+	(*Rotation)(nil),                      // 30: conclave.fsm.v1.Rotation
+	(*UsedToken)(nil),                     // 31: conclave.fsm.v1.UsedToken
+	(*Material)(nil),                      // 32: conclave.fsm.v1.Material
+	(*Grant)(nil),                         // 33: conclave.fsm.v1.Grant
+	(*GrantContext)(nil),                  // 34: conclave.fsm.v1.GrantContext
+	(*GrantID)(nil),                       // 35: conclave.fsm.v1.GrantID
+	(*KeyGrants)(nil),                     // 36: conclave.fsm.v1.KeyGrants
+	(*KeyStore)(nil),                      // 37: conclave.fsm.v1.KeyStore
+	(*KeyStoreID)(nil),                    // 38: conclave.fsm.v1.KeyStoreID
+	(*KeyStores)(nil),                     // 39: conclave.fsm.v1.KeyStores
+	(*StoreKeys)(nil),                     // 40: conclave.fsm.v1.StoreKeys
+	(*KeyUse)(nil),                        // 41: conclave.fsm.v1.KeyUse
+	(*CredentialUse)(nil),                 // 42: conclave.fsm.v1.CredentialUse
+	(*KeyPolicy)(nil),                     // 43: conclave.fsm.v1.KeyPolicy
+	(*Binding)(nil),                       // 44: conclave.fsm.v1.Binding
+	(*KeyTags)(nil),                       // 45: conclave.fsm.v1.KeyTags
+	(*Tag)(nil),                           // 46: conclave.fsm.v1.Tag
+	(*Alias)(nil),                         // 47: conclave.fsm.v1.Alias
+	(*AliasName)(nil),                     // 48: conclave.fsm.v1.AliasName
+	(*Credential)(nil),                    // 49: conclave.fsm.v1.Credential
+	(*CredentialID)(nil),                  // 50: conclave.fsm.v1.CredentialID
+	(*Account)(nil),                       // 51: conclave.fsm.v1.Account
+	(*User)(nil),                          // 52: conclave.fsm.v1.User
+	(*InlinePolicy)(nil),                  // 53: conclave.fsm.v1.InlinePolicy
+	(*Group)(nil),                         // 54: conclave.fsm.v1.Group
+	(*Role)(nil),                          // 55: conclave.fsm.v1.Role
+	(*Policy)(nil),                        // 56: conclave.fsm.v1.Policy
+	(*PolicyVersion)(nil),                 // 57: conclave.fsm.v1.PolicyVersion
+	(*PolicyVersionID)(nil),               // 58: conclave.fsm.v1.PolicyVersionID
+	(*GroupMembers)(nil),                  // 59: conclave.fsm.v1.GroupMembers
+	(*PolicyUses)(nil),                    // 60: conclave.fsm.v1.PolicyUses
+	(*OidcProvider)(nil),                  // 61: conclave.fsm.v1.OidcProvider
+	(*CertificateMapping)(nil),            // 62: conclave.fsm.v1.CertificateMapping
+	(*CertificateMappingID)(nil),          // 63: conclave.fsm.v1.CertificateMappingID
+	(*Setting)(nil),                       // 64: conclave.fsm.v1.Setting
+	(*SettingName)(nil),                   // 65: conclave.fsm.v1.SettingName
+	(*EntityID)(nil),                      // 66: conclave.fsm.v1.EntityID
+	(*DeleteKey)(nil),                     // 67: conclave.fsm.v1.DeleteKey
+	(*Tombstone)(nil),                     // 68: conclave.fsm.v1.Tombstone
+	(*KeyAliases)(nil),                    // 69: conclave.fsm.v1.KeyAliases
+	(*SnapshotItem)(nil),                  // 70: conclave.fsm.v1.SnapshotItem
+	(*SnapshotHeader)(nil),                // 71: conclave.fsm.v1.SnapshotHeader
+	(*StateChecks)(nil),                   // 72: conclave.fsm.v1.StateChecks
+	(*Observation)(nil),                   // 73: conclave.fsm.v1.Observation
+	(*Attestation)(nil),                   // 74: conclave.fsm.v1.Attestation
+	(*SnapshotEnd)(nil),                   // 75: conclave.fsm.v1.SnapshotEnd
+	(*Session)(nil),                       // 76: conclave.fsm.v1.Session
+	(*AppliedBatch)(nil),                  // 77: conclave.fsm.v1.AppliedBatch
+	(*descriptorpb.FieldOptions)(nil),     // 78: google.protobuf.FieldOptions
+	(*descriptorpb.EnumValueOptions)(nil), // 79: google.protobuf.EnumValueOptions
 }
 var file_fsm_fsmpb_fsm_proto_depIdxs = []int32{
 	6,   // 0: conclave.fsm.v1.Entry.clock:type_name -> conclave.fsm.v1.Clock
@@ -7464,99 +8141,108 @@ var file_fsm_fsmpb_fsm_proto_depIdxs = []int32{
 	15,  // 10: conclave.fsm.v1.Record.uses:type_name -> conclave.fsm.v1.Use
 	0,   // 11: conclave.fsm.v1.Read.kind:type_name -> conclave.fsm.v1.Kind
 	18,  // 12: conclave.fsm.v1.Change.put_cluster:type_name -> conclave.fsm.v1.Cluster
-	23,  // 13: conclave.fsm.v1.Change.put_key:type_name -> conclave.fsm.v1.Key
-	37,  // 14: conclave.fsm.v1.Change.put_key_policy:type_name -> conclave.fsm.v1.KeyPolicy
-	39,  // 15: conclave.fsm.v1.Change.put_key_tags:type_name -> conclave.fsm.v1.KeyTags
-	41,  // 16: conclave.fsm.v1.Change.put_alias:type_name -> conclave.fsm.v1.Alias
-	42,  // 17: conclave.fsm.v1.Change.delete_alias:type_name -> conclave.fsm.v1.AliasName
-	43,  // 18: conclave.fsm.v1.Change.put_credential:type_name -> conclave.fsm.v1.Credential
-	59,  // 19: conclave.fsm.v1.Change.delete_key:type_name -> conclave.fsm.v1.DeleteKey
+	29,  // 13: conclave.fsm.v1.Change.put_key:type_name -> conclave.fsm.v1.Key
+	43,  // 14: conclave.fsm.v1.Change.put_key_policy:type_name -> conclave.fsm.v1.KeyPolicy
+	45,  // 15: conclave.fsm.v1.Change.put_key_tags:type_name -> conclave.fsm.v1.KeyTags
+	47,  // 16: conclave.fsm.v1.Change.put_alias:type_name -> conclave.fsm.v1.Alias
+	48,  // 17: conclave.fsm.v1.Change.delete_alias:type_name -> conclave.fsm.v1.AliasName
+	49,  // 18: conclave.fsm.v1.Change.put_credential:type_name -> conclave.fsm.v1.Credential
+	67,  // 19: conclave.fsm.v1.Change.delete_key:type_name -> conclave.fsm.v1.DeleteKey
 	9,   // 20: conclave.fsm.v1.Change.confirm_time:type_name -> conclave.fsm.v1.ConfirmTime
-	27,  // 21: conclave.fsm.v1.Change.put_grant:type_name -> conclave.fsm.v1.Grant
-	29,  // 22: conclave.fsm.v1.Change.delete_grant:type_name -> conclave.fsm.v1.GrantID
-	31,  // 23: conclave.fsm.v1.Change.put_key_store:type_name -> conclave.fsm.v1.KeyStore
-	32,  // 24: conclave.fsm.v1.Change.delete_key_store:type_name -> conclave.fsm.v1.KeyStoreID
-	44,  // 25: conclave.fsm.v1.Change.delete_credential:type_name -> conclave.fsm.v1.CredentialID
-	45,  // 26: conclave.fsm.v1.Change.put_account:type_name -> conclave.fsm.v1.Account
-	46,  // 27: conclave.fsm.v1.Change.put_user:type_name -> conclave.fsm.v1.User
-	58,  // 28: conclave.fsm.v1.Change.delete_user:type_name -> conclave.fsm.v1.EntityID
-	48,  // 29: conclave.fsm.v1.Change.put_group:type_name -> conclave.fsm.v1.Group
-	58,  // 30: conclave.fsm.v1.Change.delete_group:type_name -> conclave.fsm.v1.EntityID
-	49,  // 31: conclave.fsm.v1.Change.put_role:type_name -> conclave.fsm.v1.Role
-	58,  // 32: conclave.fsm.v1.Change.delete_role:type_name -> conclave.fsm.v1.EntityID
-	50,  // 33: conclave.fsm.v1.Change.put_policy:type_name -> conclave.fsm.v1.Policy
-	58,  // 34: conclave.fsm.v1.Change.delete_policy:type_name -> conclave.fsm.v1.EntityID
-	51,  // 35: conclave.fsm.v1.Change.put_policy_version:type_name -> conclave.fsm.v1.PolicyVersion
-	52,  // 36: conclave.fsm.v1.Change.delete_policy_version:type_name -> conclave.fsm.v1.PolicyVersionID
-	55,  // 37: conclave.fsm.v1.Change.put_oidc_provider:type_name -> conclave.fsm.v1.OidcProvider
-	58,  // 38: conclave.fsm.v1.Change.delete_oidc_provider:type_name -> conclave.fsm.v1.EntityID
-	56,  // 39: conclave.fsm.v1.Change.put_certificate_mapping:type_name -> conclave.fsm.v1.CertificateMapping
-	57,  // 40: conclave.fsm.v1.Change.delete_certificate_mapping:type_name -> conclave.fsm.v1.CertificateMappingID
+	33,  // 21: conclave.fsm.v1.Change.put_grant:type_name -> conclave.fsm.v1.Grant
+	35,  // 22: conclave.fsm.v1.Change.delete_grant:type_name -> conclave.fsm.v1.GrantID
+	37,  // 23: conclave.fsm.v1.Change.put_key_store:type_name -> conclave.fsm.v1.KeyStore
+	38,  // 24: conclave.fsm.v1.Change.delete_key_store:type_name -> conclave.fsm.v1.KeyStoreID
+	50,  // 25: conclave.fsm.v1.Change.delete_credential:type_name -> conclave.fsm.v1.CredentialID
+	51,  // 26: conclave.fsm.v1.Change.put_account:type_name -> conclave.fsm.v1.Account
+	52,  // 27: conclave.fsm.v1.Change.put_user:type_name -> conclave.fsm.v1.User
+	66,  // 28: conclave.fsm.v1.Change.delete_user:type_name -> conclave.fsm.v1.EntityID
+	54,  // 29: conclave.fsm.v1.Change.put_group:type_name -> conclave.fsm.v1.Group
+	66,  // 30: conclave.fsm.v1.Change.delete_group:type_name -> conclave.fsm.v1.EntityID
+	55,  // 31: conclave.fsm.v1.Change.put_role:type_name -> conclave.fsm.v1.Role
+	66,  // 32: conclave.fsm.v1.Change.delete_role:type_name -> conclave.fsm.v1.EntityID
+	56,  // 33: conclave.fsm.v1.Change.put_policy:type_name -> conclave.fsm.v1.Policy
+	66,  // 34: conclave.fsm.v1.Change.delete_policy:type_name -> conclave.fsm.v1.EntityID
+	57,  // 35: conclave.fsm.v1.Change.put_policy_version:type_name -> conclave.fsm.v1.PolicyVersion
+	58,  // 36: conclave.fsm.v1.Change.delete_policy_version:type_name -> conclave.fsm.v1.PolicyVersionID
+	61,  // 37: conclave.fsm.v1.Change.put_oidc_provider:type_name -> conclave.fsm.v1.OidcProvider
+	66,  // 38: conclave.fsm.v1.Change.delete_oidc_provider:type_name -> conclave.fsm.v1.EntityID
+	62,  // 39: conclave.fsm.v1.Change.put_certificate_mapping:type_name -> conclave.fsm.v1.CertificateMapping
+	63,  // 40: conclave.fsm.v1.Change.delete_certificate_mapping:type_name -> conclave.fsm.v1.CertificateMappingID
 	10,  // 41: conclave.fsm.v1.Change.raise_level:type_name -> conclave.fsm.v1.RaiseLevel
-	21,  // 42: conclave.fsm.v1.Cluster.shares:type_name -> conclave.fsm.v1.ShareSet
-	22,  // 43: conclave.fsm.v1.Cluster.keyring:type_name -> conclave.fsm.v1.WrappedKEK
-	20,  // 44: conclave.fsm.v1.Cluster.origin_keys:type_name -> conclave.fsm.v1.OriginKey
-	19,  // 45: conclave.fsm.v1.Cluster.lineage:type_name -> conclave.fsm.v1.Lineage
-	1,   // 46: conclave.fsm.v1.Key.state:type_name -> conclave.fsm.v1.KeyState
-	26,  // 47: conclave.fsm.v1.Key.materials:type_name -> conclave.fsm.v1.Material
-	24,  // 48: conclave.fsm.v1.Key.rotation:type_name -> conclave.fsm.v1.Rotation
-	25,  // 49: conclave.fsm.v1.Key.used_tokens:type_name -> conclave.fsm.v1.UsedToken
-	28,  // 50: conclave.fsm.v1.Grant.context_equals:type_name -> conclave.fsm.v1.GrantContext
-	28,  // 51: conclave.fsm.v1.Grant.context_subset:type_name -> conclave.fsm.v1.GrantContext
-	40,  // 52: conclave.fsm.v1.GrantContext.pairs:type_name -> conclave.fsm.v1.Tag
-	2,   // 53: conclave.fsm.v1.KeyStore.state:type_name -> conclave.fsm.v1.ConnectionState
-	38,  // 54: conclave.fsm.v1.KeyPolicy.bindings:type_name -> conclave.fsm.v1.Binding
-	40,  // 55: conclave.fsm.v1.KeyTags.tags:type_name -> conclave.fsm.v1.Tag
-	3,   // 56: conclave.fsm.v1.Credential.kind:type_name -> conclave.fsm.v1.CredentialKind
-	47,  // 57: conclave.fsm.v1.User.inline:type_name -> conclave.fsm.v1.InlinePolicy
-	40,  // 58: conclave.fsm.v1.User.tags:type_name -> conclave.fsm.v1.Tag
-	47,  // 59: conclave.fsm.v1.Group.inline:type_name -> conclave.fsm.v1.InlinePolicy
-	47,  // 60: conclave.fsm.v1.Role.inline:type_name -> conclave.fsm.v1.InlinePolicy
-	40,  // 61: conclave.fsm.v1.Role.tags:type_name -> conclave.fsm.v1.Tag
-	38,  // 62: conclave.fsm.v1.Role.trust_bindings:type_name -> conclave.fsm.v1.Binding
-	40,  // 63: conclave.fsm.v1.Policy.tags:type_name -> conclave.fsm.v1.Tag
-	40,  // 64: conclave.fsm.v1.OidcProvider.tags:type_name -> conclave.fsm.v1.Tag
-	63,  // 65: conclave.fsm.v1.SnapshotItem.header:type_name -> conclave.fsm.v1.SnapshotHeader
-	18,  // 66: conclave.fsm.v1.SnapshotItem.cluster:type_name -> conclave.fsm.v1.Cluster
-	23,  // 67: conclave.fsm.v1.SnapshotItem.key:type_name -> conclave.fsm.v1.Key
-	37,  // 68: conclave.fsm.v1.SnapshotItem.key_policy:type_name -> conclave.fsm.v1.KeyPolicy
-	39,  // 69: conclave.fsm.v1.SnapshotItem.key_tags:type_name -> conclave.fsm.v1.KeyTags
-	41,  // 70: conclave.fsm.v1.SnapshotItem.alias:type_name -> conclave.fsm.v1.Alias
-	61,  // 71: conclave.fsm.v1.SnapshotItem.key_aliases:type_name -> conclave.fsm.v1.KeyAliases
-	43,  // 72: conclave.fsm.v1.SnapshotItem.credential:type_name -> conclave.fsm.v1.Credential
-	60,  // 73: conclave.fsm.v1.SnapshotItem.tombstone:type_name -> conclave.fsm.v1.Tombstone
-	11,  // 74: conclave.fsm.v1.SnapshotItem.node:type_name -> conclave.fsm.v1.RegisterNode
-	68,  // 75: conclave.fsm.v1.SnapshotItem.session:type_name -> conclave.fsm.v1.Session
-	67,  // 76: conclave.fsm.v1.SnapshotItem.end:type_name -> conclave.fsm.v1.SnapshotEnd
-	27,  // 77: conclave.fsm.v1.SnapshotItem.grant:type_name -> conclave.fsm.v1.Grant
-	30,  // 78: conclave.fsm.v1.SnapshotItem.key_grants:type_name -> conclave.fsm.v1.KeyGrants
-	31,  // 79: conclave.fsm.v1.SnapshotItem.key_store:type_name -> conclave.fsm.v1.KeyStore
-	33,  // 80: conclave.fsm.v1.SnapshotItem.key_stores:type_name -> conclave.fsm.v1.KeyStores
-	34,  // 81: conclave.fsm.v1.SnapshotItem.store_keys:type_name -> conclave.fsm.v1.StoreKeys
-	35,  // 82: conclave.fsm.v1.SnapshotItem.key_use:type_name -> conclave.fsm.v1.KeyUse
-	66,  // 83: conclave.fsm.v1.SnapshotItem.attestation:type_name -> conclave.fsm.v1.Attestation
-	64,  // 84: conclave.fsm.v1.SnapshotItem.state_checks:type_name -> conclave.fsm.v1.StateChecks
-	65,  // 85: conclave.fsm.v1.SnapshotItem.observation:type_name -> conclave.fsm.v1.Observation
-	45,  // 86: conclave.fsm.v1.SnapshotItem.account:type_name -> conclave.fsm.v1.Account
-	46,  // 87: conclave.fsm.v1.SnapshotItem.user:type_name -> conclave.fsm.v1.User
-	48,  // 88: conclave.fsm.v1.SnapshotItem.group:type_name -> conclave.fsm.v1.Group
-	49,  // 89: conclave.fsm.v1.SnapshotItem.role:type_name -> conclave.fsm.v1.Role
-	50,  // 90: conclave.fsm.v1.SnapshotItem.policy:type_name -> conclave.fsm.v1.Policy
-	51,  // 91: conclave.fsm.v1.SnapshotItem.policy_version:type_name -> conclave.fsm.v1.PolicyVersion
-	53,  // 92: conclave.fsm.v1.SnapshotItem.group_members:type_name -> conclave.fsm.v1.GroupMembers
-	54,  // 93: conclave.fsm.v1.SnapshotItem.policy_uses:type_name -> conclave.fsm.v1.PolicyUses
-	55,  // 94: conclave.fsm.v1.SnapshotItem.oidc_provider:type_name -> conclave.fsm.v1.OidcProvider
-	36,  // 95: conclave.fsm.v1.SnapshotItem.credential_use:type_name -> conclave.fsm.v1.CredentialUse
-	56,  // 96: conclave.fsm.v1.SnapshotItem.certificate_mapping:type_name -> conclave.fsm.v1.CertificateMapping
-	8,   // 97: conclave.fsm.v1.StateChecks.checks:type_name -> conclave.fsm.v1.StateCheck
-	69,  // 98: conclave.fsm.v1.Session.batches:type_name -> conclave.fsm.v1.AppliedBatch
-	70,  // 99: conclave.fsm.v1.since:extendee -> google.protobuf.FieldOptions
-	71,  // 100: conclave.fsm.v1.value_since:extendee -> google.protobuf.EnumValueOptions
-	101, // [101:101] is the sub-list for method output_type
-	101, // [101:101] is the sub-list for method input_type
-	101, // [101:101] is the sub-list for extension type_name
-	99,  // [99:101] is the sub-list for extension extendee
-	0,   // [0:99] is the sub-list for field type_name
+	64,  // 42: conclave.fsm.v1.Change.put_setting:type_name -> conclave.fsm.v1.Setting
+	65,  // 43: conclave.fsm.v1.Change.delete_setting:type_name -> conclave.fsm.v1.SettingName
+	26,  // 44: conclave.fsm.v1.Cluster.shares:type_name -> conclave.fsm.v1.ShareSet
+	28,  // 45: conclave.fsm.v1.Cluster.keyring:type_name -> conclave.fsm.v1.WrappedKEK
+	25,  // 46: conclave.fsm.v1.Cluster.origin_keys:type_name -> conclave.fsm.v1.OriginKey
+	24,  // 47: conclave.fsm.v1.Cluster.lineage:type_name -> conclave.fsm.v1.Lineage
+	22,  // 48: conclave.fsm.v1.Cluster.peer_unseal:type_name -> conclave.fsm.v1.PeerUnseal
+	21,  // 49: conclave.fsm.v1.Cluster.seals:type_name -> conclave.fsm.v1.Seal
+	19,  // 50: conclave.fsm.v1.Cluster.authority:type_name -> conclave.fsm.v1.CertificateAuthority
+	20,  // 51: conclave.fsm.v1.Cluster.used_join_tokens:type_name -> conclave.fsm.v1.UsedJoinToken
+	23,  // 52: conclave.fsm.v1.PeerUnseal.keys:type_name -> conclave.fsm.v1.ReturnKey
+	27,  // 53: conclave.fsm.v1.ShareSet.custodians:type_name -> conclave.fsm.v1.ShareCustodian
+	1,   // 54: conclave.fsm.v1.Key.state:type_name -> conclave.fsm.v1.KeyState
+	32,  // 55: conclave.fsm.v1.Key.materials:type_name -> conclave.fsm.v1.Material
+	30,  // 56: conclave.fsm.v1.Key.rotation:type_name -> conclave.fsm.v1.Rotation
+	31,  // 57: conclave.fsm.v1.Key.used_tokens:type_name -> conclave.fsm.v1.UsedToken
+	34,  // 58: conclave.fsm.v1.Grant.context_equals:type_name -> conclave.fsm.v1.GrantContext
+	34,  // 59: conclave.fsm.v1.Grant.context_subset:type_name -> conclave.fsm.v1.GrantContext
+	46,  // 60: conclave.fsm.v1.GrantContext.pairs:type_name -> conclave.fsm.v1.Tag
+	2,   // 61: conclave.fsm.v1.KeyStore.state:type_name -> conclave.fsm.v1.ConnectionState
+	44,  // 62: conclave.fsm.v1.KeyPolicy.bindings:type_name -> conclave.fsm.v1.Binding
+	46,  // 63: conclave.fsm.v1.KeyTags.tags:type_name -> conclave.fsm.v1.Tag
+	3,   // 64: conclave.fsm.v1.Credential.kind:type_name -> conclave.fsm.v1.CredentialKind
+	53,  // 65: conclave.fsm.v1.User.inline:type_name -> conclave.fsm.v1.InlinePolicy
+	46,  // 66: conclave.fsm.v1.User.tags:type_name -> conclave.fsm.v1.Tag
+	53,  // 67: conclave.fsm.v1.Group.inline:type_name -> conclave.fsm.v1.InlinePolicy
+	53,  // 68: conclave.fsm.v1.Role.inline:type_name -> conclave.fsm.v1.InlinePolicy
+	46,  // 69: conclave.fsm.v1.Role.tags:type_name -> conclave.fsm.v1.Tag
+	44,  // 70: conclave.fsm.v1.Role.trust_bindings:type_name -> conclave.fsm.v1.Binding
+	46,  // 71: conclave.fsm.v1.Policy.tags:type_name -> conclave.fsm.v1.Tag
+	46,  // 72: conclave.fsm.v1.OidcProvider.tags:type_name -> conclave.fsm.v1.Tag
+	71,  // 73: conclave.fsm.v1.SnapshotItem.header:type_name -> conclave.fsm.v1.SnapshotHeader
+	18,  // 74: conclave.fsm.v1.SnapshotItem.cluster:type_name -> conclave.fsm.v1.Cluster
+	29,  // 75: conclave.fsm.v1.SnapshotItem.key:type_name -> conclave.fsm.v1.Key
+	43,  // 76: conclave.fsm.v1.SnapshotItem.key_policy:type_name -> conclave.fsm.v1.KeyPolicy
+	45,  // 77: conclave.fsm.v1.SnapshotItem.key_tags:type_name -> conclave.fsm.v1.KeyTags
+	47,  // 78: conclave.fsm.v1.SnapshotItem.alias:type_name -> conclave.fsm.v1.Alias
+	69,  // 79: conclave.fsm.v1.SnapshotItem.key_aliases:type_name -> conclave.fsm.v1.KeyAliases
+	49,  // 80: conclave.fsm.v1.SnapshotItem.credential:type_name -> conclave.fsm.v1.Credential
+	68,  // 81: conclave.fsm.v1.SnapshotItem.tombstone:type_name -> conclave.fsm.v1.Tombstone
+	11,  // 82: conclave.fsm.v1.SnapshotItem.node:type_name -> conclave.fsm.v1.RegisterNode
+	76,  // 83: conclave.fsm.v1.SnapshotItem.session:type_name -> conclave.fsm.v1.Session
+	75,  // 84: conclave.fsm.v1.SnapshotItem.end:type_name -> conclave.fsm.v1.SnapshotEnd
+	33,  // 85: conclave.fsm.v1.SnapshotItem.grant:type_name -> conclave.fsm.v1.Grant
+	36,  // 86: conclave.fsm.v1.SnapshotItem.key_grants:type_name -> conclave.fsm.v1.KeyGrants
+	37,  // 87: conclave.fsm.v1.SnapshotItem.key_store:type_name -> conclave.fsm.v1.KeyStore
+	39,  // 88: conclave.fsm.v1.SnapshotItem.key_stores:type_name -> conclave.fsm.v1.KeyStores
+	40,  // 89: conclave.fsm.v1.SnapshotItem.store_keys:type_name -> conclave.fsm.v1.StoreKeys
+	41,  // 90: conclave.fsm.v1.SnapshotItem.key_use:type_name -> conclave.fsm.v1.KeyUse
+	74,  // 91: conclave.fsm.v1.SnapshotItem.attestation:type_name -> conclave.fsm.v1.Attestation
+	72,  // 92: conclave.fsm.v1.SnapshotItem.state_checks:type_name -> conclave.fsm.v1.StateChecks
+	73,  // 93: conclave.fsm.v1.SnapshotItem.observation:type_name -> conclave.fsm.v1.Observation
+	51,  // 94: conclave.fsm.v1.SnapshotItem.account:type_name -> conclave.fsm.v1.Account
+	52,  // 95: conclave.fsm.v1.SnapshotItem.user:type_name -> conclave.fsm.v1.User
+	54,  // 96: conclave.fsm.v1.SnapshotItem.group:type_name -> conclave.fsm.v1.Group
+	55,  // 97: conclave.fsm.v1.SnapshotItem.role:type_name -> conclave.fsm.v1.Role
+	56,  // 98: conclave.fsm.v1.SnapshotItem.policy:type_name -> conclave.fsm.v1.Policy
+	57,  // 99: conclave.fsm.v1.SnapshotItem.policy_version:type_name -> conclave.fsm.v1.PolicyVersion
+	59,  // 100: conclave.fsm.v1.SnapshotItem.group_members:type_name -> conclave.fsm.v1.GroupMembers
+	60,  // 101: conclave.fsm.v1.SnapshotItem.policy_uses:type_name -> conclave.fsm.v1.PolicyUses
+	61,  // 102: conclave.fsm.v1.SnapshotItem.oidc_provider:type_name -> conclave.fsm.v1.OidcProvider
+	42,  // 103: conclave.fsm.v1.SnapshotItem.credential_use:type_name -> conclave.fsm.v1.CredentialUse
+	62,  // 104: conclave.fsm.v1.SnapshotItem.certificate_mapping:type_name -> conclave.fsm.v1.CertificateMapping
+	64,  // 105: conclave.fsm.v1.SnapshotItem.setting:type_name -> conclave.fsm.v1.Setting
+	8,   // 106: conclave.fsm.v1.StateChecks.checks:type_name -> conclave.fsm.v1.StateCheck
+	77,  // 107: conclave.fsm.v1.Session.batches:type_name -> conclave.fsm.v1.AppliedBatch
+	78,  // 108: conclave.fsm.v1.since:extendee -> google.protobuf.FieldOptions
+	79,  // 109: conclave.fsm.v1.value_since:extendee -> google.protobuf.EnumValueOptions
+	110, // [110:110] is the sub-list for method output_type
+	110, // [110:110] is the sub-list for method input_type
+	110, // [110:110] is the sub-list for extension type_name
+	108, // [108:110] is the sub-list for extension extendee
+	0,   // [0:108] is the sub-list for field type_name
 }
 
 func init() { file_fsm_fsmpb_fsm_proto_init() }
@@ -7599,8 +8285,10 @@ func file_fsm_fsmpb_fsm_proto_init() {
 		(*Change_PutCertificateMapping)(nil),
 		(*Change_DeleteCertificateMapping)(nil),
 		(*Change_RaiseLevel)(nil),
+		(*Change_PutSetting)(nil),
+		(*Change_DeleteSetting)(nil),
 	}
-	file_fsm_fsmpb_fsm_proto_msgTypes[58].OneofWrappers = []any{
+	file_fsm_fsmpb_fsm_proto_msgTypes[66].OneofWrappers = []any{
 		(*SnapshotItem_Header)(nil),
 		(*SnapshotItem_Cluster)(nil),
 		(*SnapshotItem_Key)(nil),
@@ -7633,14 +8321,16 @@ func file_fsm_fsmpb_fsm_proto_init() {
 		(*SnapshotItem_OidcProvider)(nil),
 		(*SnapshotItem_CredentialUse)(nil),
 		(*SnapshotItem_CertificateMapping)(nil),
+		(*SnapshotItem_Setting)(nil),
 	}
+	file_fsm_fsmpb_fsm_proto_msgTypes[73].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_fsm_fsmpb_fsm_proto_rawDesc), len(file_fsm_fsmpb_fsm_proto_rawDesc)),
 			NumEnums:      4,
-			NumMessages:   66,
+			NumMessages:   74,
 			NumExtensions: 2,
 			NumServices:   0,
 		},

@@ -1,6 +1,6 @@
-// Package keymaterial has the rules for the versions of a key's material: what a change of
-// a key may add, replace and remove. Each rule is a sentence for people, and a function
-// returns the one that is broken, or "".
+// Package keymaterial has the rules for a key's state and the versions of its material: what
+// a change of a key may add, replace and remove. Each rule is a sentence for people, and a
+// function returns the one that is broken, or "".
 package keymaterial
 
 import (
@@ -13,11 +13,12 @@ import (
 // External is the origin of keys whose material is imported.
 const External = "EXTERNAL"
 
-// Lost reports whether a key had material that it no longer has.
+// Lost reports whether a key had material that it no longer has. Material that a newer
+// generation of the keyring wraps is not lost.
 func Lost(was, is *fsmpb.Key) bool {
 	for _, m := range was.GetMaterials() {
 		kept := slices.ContainsFunc(is.Materials, func(n *fsmpb.Material) bool {
-			return bytes.Equal(n.Id, m.Id) && bytes.Equal(n.Wrapped, m.Wrapped)
+			return bytes.Equal(n.Id, m.Id) && (bytes.Equal(n.Wrapped, m.Wrapped) || len(n.Wrapped) > 0 && n.Generation > m.Generation)
 		})
 		if len(m.Wrapped) > 0 && !kept {
 			return true
@@ -95,6 +96,11 @@ func checkOne(origin string, was, n *fsmpb.Material, generation func(uint32) boo
 		return "it changes when key material became current"
 	}
 	same := was.Generation == n.Generation && bytes.Equal(was.Wrapped, n.Wrapped)
+	// Material is wrapped again after the keyring got another generation. Whether it is the
+	// same material cannot be seen here: it is as long.
+	if len(was.Wrapped) > 0 && len(n.Wrapped) == len(was.Wrapped) && n.Generation > was.Generation && generation(n.Generation) {
+		same = true
+	}
 	if origin != External {
 		if !same || rotated || was.ValidTo != n.ValidTo || was.Description != n.Description {
 			return "it changes generated key material"

@@ -28,6 +28,8 @@ type session struct {
 type Answer struct {
 	Index    uint64 // of the Raft entry that applied the batch
 	Verdicts []byte // one for each record; not written to
+	// First is the size of the audit log before the batch; nil at feature level 1.
+	First *uint64
 }
 
 // Standing is what is known of a batch before it is applied.
@@ -127,7 +129,7 @@ func (s Sessions) Proto() []*fsmpb.Session {
 		}
 		for _, seq := range slices.Sorted(maps.Keys(n.batches)) {
 			a := n.batches[seq]
-			p.Batches = append(p.Batches, &fsmpb.AppliedBatch{Seq: seq, Index: a.Index, Verdicts: a.Verdicts})
+			p.Batches = append(p.Batches, &fsmpb.AppliedBatch{Seq: seq, Index: a.Index, Verdicts: a.Verdicts, FirstRecord: a.First})
 		}
 		all = append(all, p)
 	}
@@ -141,7 +143,7 @@ func (s Sessions) Add(p *fsmpb.Session) {
 		batches: make(map[uint64]Answer, len(p.Batches)),
 	}
 	for _, b := range p.Batches {
-		n.batches[b.Seq] = Answer{Index: b.Index, Verdicts: b.Verdicts}
+		n.batches[b.Seq] = Answer{Index: b.Index, Verdicts: b.Verdicts, First: b.FirstRecord}
 	}
 	s.of[p.Node] = n
 }

@@ -126,12 +126,13 @@ func TestSnapshot(t *testing.T) {
 	for _, seq := range []uint64{9, 7, 8} {
 		b := batch(5, seq)
 		b.SettledBelow = 7
-		s.Applied(b, Answer{Index: seq, Verdicts: []byte{1, 2}}, window)
+		s.Applied(b, Answer{Index: seq, Verdicts: []byte{1, 2}, First: &seq}, window)
 	}
 	saved := s.Proto()
 	want := []*fsmpb.Session{
 		{Node: "n1", Incarnation: 5, Watermark: 3, SettledBelow: 7, Batches: []*fsmpb.AppliedBatch{
-			{Seq: 7, Index: 7, Verdicts: []byte{1, 2}}, {Seq: 8, Index: 8, Verdicts: []byte{1, 2}}, {Seq: 9, Index: 9, Verdicts: []byte{1, 2}},
+			{Seq: 7, Index: 7, Verdicts: []byte{1, 2}, FirstRecord: new(uint64(7))}, {Seq: 8, Index: 8, Verdicts: []byte{1, 2}, FirstRecord: new(uint64(8))},
+			{Seq: 9, Index: 9, Verdicts: []byte{1, 2}, FirstRecord: new(uint64(9))},
 		}},
 		{Node: "n2", Incarnation: 5, Watermark: 3},
 		{Node: "n3", Incarnation: 5, Watermark: 3},
