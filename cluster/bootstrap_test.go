@@ -363,6 +363,7 @@ func TestSurveyOfForgedEntries(t *testing.T) {
 	empty := fsm.New(fsm.Config{})
 	starting := bootstrap.New(bootstrap.Config{
 		Node: id, Disk: disk, State: empty.Current, Watermark: empty.Watermark, Unsealed: func() bool { return false },
+		Configuration: func() (uint64, raft.Configuration) { return 0, raft.Configuration{} },
 	})
 	for _, node := range c.ids {
 		seen, err := starting.Answer(t.Context(), &clusterpb.HelloRequest{Node: node})

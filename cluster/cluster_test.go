@@ -22,6 +22,7 @@ import (
 	"github.com/conclavekms/conclave/cluster/pki"
 	"github.com/conclavekms/conclave/fsm"
 	"github.com/conclavekms/conclave/fsm/fsmpb"
+	"github.com/conclavekms/conclave/fsm/level"
 	"github.com/conclavekms/conclave/fsm/origin"
 	"github.com/conclavekms/conclave/integration/harness/ports"
 )
@@ -44,6 +45,10 @@ type testCluster struct {
 	t     *testing.T
 	ca    *pki.CA
 	peers map[string]string
+	// later are the addresses of nodes that join the cluster when it runs.
+	later map[string]string
+	// named are the members that the operator names to each of them.
+	named map[string]map[string]string
 	ids   []string
 	nodes map[string]*testNode
 	edit  func(id string, c *Config)
@@ -93,6 +98,21 @@ func newCluster(t *testing.T, n int, edit func(id string, c *Config)) *testClust
 	return c
 }
 
+// join makes the files of a node that joins the cluster, and does not start it.
+func (c *testCluster) join(id string) (addr string) {
+	if c.later == nil {
+		c.later, c.named = make(map[string]string), make(map[string]map[string]string)
+	}
+	addr = freeAddr(c.t)
+	c.later[id], c.named[id] = addr, make(map[string]string)
+	for _, s := range c.leader().members.Configuration().Servers {
+		c.named[id][string(s.ID)] = string(s.Address)
+	}
+	c.ids = append(c.ids, id)
+	c.nodes[id] = &testNode{id: id, dir: filepath.Join(c.t.TempDir(), id), down: true, faults: make(chan error, 16)}
+	return addr
+}
+
 // startCluster makes n nodes and waits until one leads.
 func startCluster(t *testing.T, n int, edit func(id string, c *Config)) *testCluster {
 	t.Helper()
@@ -109,6 +129,9 @@ func (c *testCluster) config(id string) Config {
 		NodeID: id, DataDir: tn.dir, Identity: clustertest.Identity(c.t, c.ca, id), Listen: c.peers[id],
 		Peers: c.peers, BootstrapExpect: len(c.peers), Timeouts: quick, Logger: testLogger(),
 		OnFault: func(err error) { tn.faults <- err },
+	}
+	if addr := c.later[id]; addr != "" {
+		cfg.Listen, cfg.BootstrapExpect, cfg.Peers = addr, 0, c.named[id]
 	}
 	if c.edit != nil {
 		c.edit(id, &cfg)
@@ -182,6 +205,26 @@ func (c *testCluster) found() {
 	clustertest.Eventually(c.t, time.Minute, "an initialised cluster", func() bool {
 		for _, n := range c.up() {
 			if !n.auth.Initialised() {
+				return false
+			}
+		}
+		return true
+	})
+}
+
+// finalize raises the feature level to the newest one, once all running nodes have
+// registered.
+func (c *testCluster) finalize() {
+	c.t.Helper()
+	for _, n := range c.up() {
+		mustPropose(c.t, n, clustertest.Record())
+	}
+	r := clustertest.Record()
+	r.Changes = []*fsmpb.Change{{Change: &fsmpb.Change_RaiseLevel{RaiseLevel: &fsmpb.RaiseLevel{Level: level.Newest}}}}
+	mustPropose(c.t, c.leader(), r)
+	clustertest.Eventually(c.t, time.Minute, "the newest feature level", func() bool {
+		for _, n := range c.up() {
+			if n.State().Level() != level.Newest {
 				return false
 			}
 		}

@@ -37,6 +37,10 @@ type AuditLog interface {
 	Read(from uint64, max, maxBytes int) ([]auditlog.Entry, error)
 	// Size returns the number of entries that can be read.
 	Size() uint64
+	// Scrub returns auditlog.ErrCorrupt if full segment n is damaged, and Repair replaces it by
+	// the entries that fetch returns, if they are the cluster's.
+	Scrub(n uint64) error
+	Repair(n uint64, fetch func(from uint64) ([]auditlog.Entry, error)) error
 	// OnNoSpace registers the function that a write calls when the disk is full.
 	OnNoSpace(auditlog.NoSpace)
 }
@@ -65,6 +69,10 @@ type Config struct {
 	// DataDir holds the node's identity file, and the Raft log and snapshots in its
 	// [GroupDir]. It is created with mode 0700.
 	DataDir string
+	// ReturnKeyFile is the path of the file with the key by which this node, after a restart,
+	// proves to its peers that it is the one that they know; see package
+	// internal/peerunseal. The default is a file in DataDir.
+	ReturnKeyFile string
 	// Identity is the node's certificate, its key and the cluster's CA.
 	Identity *pki.Identity
 	// Listen is the address of the peer port, host:port. Raft and the peer

@@ -18,6 +18,8 @@ import (
 const (
 	identityFile   = "node.json"
 	identityFormat = 1
+	// returnKeyFile has the node's return keys, unless Config.ReturnKeyFile is set.
+	returnKeyFile = "return.key"
 )
 
 // nodeFile is the content of the identity file of a data directory.
@@ -87,28 +89,17 @@ func openDataDir(path, node string, now time.Time) (*dataDir, error) {
 	if err := os.Chmod(path, 0o700); err != nil {
 		return nil, err
 	}
+	var err error
 	d := &dataDir{path: path}
-	b, err := os.ReadFile(filepath.Join(path, identityFile))
+	d.file, err = readNodeFile(path)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
 		d.file = nodeFile{Format: identityFormat, Node: node}
 	case err != nil:
 		return nil, err
-	default:
-		if err := json.Unmarshal(b, &d.file); err != nil {
-			return nil, fmt.Errorf("%w: %s: %w", ErrDataDir, identityFile, err)
-		}
-	}
-	if d.file.Format != identityFormat {
-		return nil, fmt.Errorf("%w: %s has format %d, this binary knows %d", ErrDataDir, identityFile, d.file.Format, identityFormat)
 	}
 	if d.file.Node != node {
 		return nil, fmt.Errorf("%w: %s is of node %q, and this is node %q", ErrDataDir, path, d.file.Node, node)
-	}
-	for _, g := range d.file.Joined {
-		if err := wire.CheckGroup(g); err != nil {
-			return nil, fmt.Errorf("%w: %s: %w", ErrDataDir, identityFile, err)
-		}
 	}
 	d.file.Incarnation = max(d.file.Incarnation+1, uint64(max(now.UnixNano(), 0)))
 	return d, d.save()
@@ -134,4 +125,36 @@ func (d *dataDir) save() error {
 		return err
 	}
 	return durable.Replace(filepath.Join(d.path, identityFile), append(b, '\n'))
+}
+
+// DataDirOwner returns the id of the node that a data directory is of, and the lineage of
+// its state if that was restored from a backup. Both are empty for a directory that is
+// empty or missing. Nothing in the directory is changed, so a node may be using it.
+func DataDirOwner(data string) (node, lineage string, err error) {
+	f, err := readNodeFile(data)
+	if errors.Is(err, fs.ErrNotExist) {
+		return "", "", nil
+	}
+	return f.Node, f.Lineage, err
+}
+
+// readNodeFile reads the identity file of a data directory. Its error is fs.ErrNotExist if there
+// is none, and wraps ErrDataDir if this binary cannot use it.
+func readNodeFile(path string) (f nodeFile, err error) {
+	b, err := os.ReadFile(filepath.Join(path, identityFile))
+	if err != nil {
+		return f, err
+	}
+	if err := json.Unmarshal(b, &f); err != nil {
+		return f, fmt.Errorf("%w: %s: %w", ErrDataDir, identityFile, err)
+	}
+	if f.Format != identityFormat {
+		return f, fmt.Errorf("%w: %s has format %d, this binary knows %d", ErrDataDir, identityFile, f.Format, identityFormat)
+	}
+	for _, g := range f.Joined {
+		if err := wire.CheckGroup(g); err != nil {
+			return f, fmt.Errorf("%w: %s: %w", ErrDataDir, identityFile, err)
+		}
+	}
+	return f, nil
 }

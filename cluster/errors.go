@@ -4,6 +4,7 @@ import (
 	"errors"
 
 	"github.com/conclavekms/conclave/cluster/internal/bootstrap"
+	"github.com/conclavekms/conclave/cluster/internal/changes"
 	"github.com/conclavekms/conclave/cluster/internal/commit"
 	"github.com/conclavekms/conclave/cluster/internal/handover"
 	"github.com/conclavekms/conclave/cluster/internal/lifecycle"
@@ -43,6 +44,11 @@ var (
 	ErrSealed = commit.ErrSealed
 	// ErrNoTransfer is returned when no other node is fit to take over the leadership.
 	ErrNoTransfer = handover.ErrNoTransfer
+	// ErrRefused is returned for a change of the members that is not possible.
+	ErrRefused = changes.ErrRefused
+	// ErrNotReady is returned for a change of the members that would weaken the cluster at
+	// the moment.
+	ErrNotReady = changes.ErrNotReady
 )
 
 // Errors that stop a node for good. Config.OnFault receives them, wrapped.
@@ -62,6 +68,8 @@ var (
 	ErrRolledBack = bootstrap.ErrRolledBack
 	// ErrRelease means that the cluster writes what this release cannot read.
 	ErrRelease = bootstrap.ErrRelease
+	// ErrRemoved means that this node was removed from the cluster.
+	ErrRemoved = changes.ErrRemoved
 	// ErrDataDir means that the data directory is damaged or belongs to another node.
 	ErrDataDir = errors.New("unusable data directory")
 	// ErrTransferStuck means that the leader refuses writes because of a leadership

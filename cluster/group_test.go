@@ -53,6 +53,18 @@ func TestRequestsOfAnotherGroup(t *testing.T) {
 				_, err := client.Attest(ctx, &clusterpb.AttestRequest{Group: group})
 				return err
 			},
+			"AskUnseal": func() error {
+				_, err := client.AskUnseal(ctx, &clusterpb.AskUnsealRequest{Group: group})
+				return err
+			},
+			"ChallengeUnseal": func() error {
+				_, err := client.ChallengeUnseal(ctx, &clusterpb.ChallengeUnsealRequest{Group: group})
+				return err
+			},
+			"DeliverUnseal": func() error {
+				_, err := client.DeliverUnseal(ctx, &clusterpb.DeliverUnsealRequest{Group: group})
+				return err
+			},
 			"FetchAudit": func() error {
 				stream, err := client.FetchAudit(ctx, &clusterpb.FetchAuditRequest{Group: group})
 				if err == nil {

@@ -123,7 +123,7 @@ func TestOnLeader(t *testing.T) {
 		clustertest.Eventually(t, time.Minute, "the function to run on the leader alone", only(l.id))
 		// On a busy machine a transfer can take longer than Raft waits for it.
 		clustertest.Eventually(t, time.Minute, "another leader", func() bool {
-			return c.leader() != l || l.TransferLeadership(within(t, 5*time.Second)) == nil && c.leader() != l
+			return c.leader() != l || l.Changes().TransferLeadership(within(t, 5*time.Second), "") == nil && c.leader() != l
 		})
 	}
 	c.noFaults()
@@ -154,7 +154,7 @@ func TestFlappingLeadership(t *testing.T) {
 	moved := 0
 	for range 10 {
 		l := c.leader()
-		if l.TransferLeadership(within(t, 2*time.Second)) == nil {
+		if l.Changes().TransferLeadership(within(t, 2*time.Second), "") == nil {
 			moved++
 		}
 	}
@@ -286,23 +286,88 @@ func TestSnapshotBySize(t *testing.T) {
 	c.noFaults()
 }
 
-// liar serves audit entries that do not fit.
-type liar struct{ *auditlog.Log }
+// lies are what a node can send instead of entries that it was asked for.
+var lies = []struct {
+	name string
+	tell func(l *auditlog.Log, from uint64, es []auditlog.Entry) ([]auditlog.Entry, error)
+}{
+	{"corrupted", func(_ *auditlog.Log, _ uint64, es []auditlog.Entry) ([]auditlog.Entry, error) {
+		es[len(es)-1].Body[0] ^= 1
+		return es, nil
+	}},
+	{"forged", func(_ *auditlog.Log, _ uint64, es []auditlog.Entry) ([]auditlog.Entry, error) {
+		for i := range es {
+			es[i].Body = append([]byte("forged"), es[i].Body...)
+		}
+		return es, nil
+	}},
+	{"truncated", func(_ *auditlog.Log, _ uint64, es []auditlog.Entry) ([]auditlog.Entry, error) { return es[:0], nil }},
+	{"without one", func(_ *auditlog.Log, _ uint64, es []auditlog.Entry) ([]auditlog.Entry, error) {
+		return append(es[:1:1], es[2:]...), nil
+	}},
+	{"reordered", func(_ *auditlog.Log, _ uint64, es []auditlog.Entry) ([]auditlog.Entry, error) {
+		es[0], es[1] = es[1], es[0]
+		return es, nil
+	}},
+	{"reordered and renumbered", func(_ *auditlog.Log, _ uint64, es []auditlog.Entry) ([]auditlog.Entry, error) {
+		es[0], es[1] = es[1], es[0]
+		es[0].Index, es[1].Index = es[1].Index, es[0].Index
+		return es, nil
+	}},
+	{"stale", func(l *auditlog.Log, from uint64, es []auditlog.Entry) ([]auditlog.Entry, error) {
+		return l.Read(from^1, len(es), 1<<20)
+	}},
+	{"stale and renumbered", func(l *auditlog.Log, from uint64, es []auditlog.Entry) ([]auditlog.Entry, error) {
+		old, err := l.Read(from^1, len(es), 1<<20)
+		for i := range old {
+			old[i].Index = from + uint64(i)
+		}
+		return old, err
+	}},
+}
+
+// liar is the log of a node that tells each of the lies to the node that it is read for. When it
+// has told all, it is honest.
+type liar struct {
+	*auditlog.Log
+	told *atomic.Int64
+}
 
 func (l liar) Read(from uint64, max, maxBytes int) ([]auditlog.Entry, error) {
 	es, err := l.Log.Read(from, max, maxBytes)
-	for i := range es {
-		es[i].Body = append([]byte("forged"), es[i].Body...)
+	if n := l.told.Load(); err == nil && len(es) > 2 && n < int64(len(lies)) {
+		l.told.Add(1)
+		return lies[n].tell(l.Log, from, es)
 	}
 	return es, err
 }
 
+// shy is the log of a node that has nothing to send until the liar has told everything.
+type shy struct {
+	*auditlog.Log
+	told *atomic.Int64
+}
+
+func (l shy) Read(from uint64, max, maxBytes int) ([]auditlog.Entry, error) {
+	if l.told.Load() < int64(len(lies)) {
+		return nil, auditlog.ErrMissing
+	}
+	return l.Log.Read(from, max, maxBytes)
+}
+
+// TestBackfillSurvivesALyingPeer: a node whose audit log is empty fetches it over the peer port
+// from a node that sends whatever is wrong. It takes none of that, and has the
+// others' log in the end.
 func TestBackfillSurvivesALyingPeer(t *testing.T) {
 	t.Parallel()
 	c := newCluster(t, 3, func(_ string, cfg *Config) { cfg.TrailingLogs = 5 })
+	var told atomic.Int64
 	c.wrap = func(id string, l *auditlog.Log) AuditLog {
-		if id == "n1" {
-			return liar{l}
+		switch id {
+		case "n1":
+			return liar{l, &told}
+		case "n2":
+			return shy{l, &told}
 		}
 		return l
 	}
@@ -319,14 +384,28 @@ func TestBackfillSurvivesALyingPeer(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+	if err := os.RemoveAll(filepath.Join(GroupDir(victim.dir), "audit")); err != nil {
+		t.Fatal(err)
+	}
 	c.start("n3")
 	clustertest.Eventually(t, time.Minute, "a complete audit log", func() bool {
 		_, _, missing := victim.audit.Missing()
 		return !missing && victim.audit.Size() == 52
 	})
-	for id, n := range leaves(t, victim) {
-		if n != 1 {
-			t.Errorf("%x is %d times in the log", id, n)
+	if n := told.Load(); n != int64(len(lies)) {
+		t.Errorf("only %d of %d lies were told", n, len(lies))
+	}
+	mine, err := victim.audit.Read(0, 100, 1<<20)
+	if err != nil {
+		t.Fatal(err)
+	}
+	theirs, err := c.nodes["n2"].audit.Read(0, 100, 1<<20)
+	if err != nil || len(mine) != len(theirs) {
+		t.Fatalf("%d entries, %d on another node: %v", len(mine), len(theirs), err)
+	}
+	for i := range mine {
+		if mine[i].LeafHash() != theirs[i].LeafHash() {
+			t.Errorf("entry %d is not the other node's", i)
 		}
 	}
 	c.noFaults()
@@ -435,6 +514,18 @@ func TestGossipDecidesNothing(t *testing.T) {
 	lie(c.followers()[0].id, "127.0.0.1:1") // a member's name with a false address
 	if got := members(); got != before {
 		t.Errorf("the Raft configuration is %s, was %s", got, before)
+	}
+	c.finalize()
+	gone := c.followers()[0]
+	c.shrink(gone.id)
+	before = members()
+	lie(gone.id, addrs[gone.id])
+	if got := members(); got != before || c.leader().members.Has(gone.id) {
+		t.Errorf("with gossip of %s, which was removed, the Raft configuration is %s, was %s", gone.id, got, before)
+	}
+	gone.end(t, true)
+	for len(gone.faults) > 0 {
+		<-gone.faults // it was removed
 	}
 	if a := c.leader().gossip.Address("stranger"); a != "" {
 		t.Errorf("a stranger is in the address book: %s", a)

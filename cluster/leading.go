@@ -12,10 +12,6 @@ func (n *Node) OnLeader(f func(ctx context.Context)) { n.terms.OnLeader(f) }
 // over.
 func (n *Node) SetCanLead(f func() bool) { n.handover.SetCanLead(f) }
 
-// TransferLeadership hands the leadership to the best placed other voter and returns when
-// this node has stopped leading. Only one transfer runs at a time.
-func (n *Node) TransferLeadership(ctx context.Context) error { return n.handover.Transfer(ctx) }
-
 // IsLeader reports whether this node believes that it leads. It proves nothing; whatever
 // must be certain goes through the log.
 func (n *Node) IsLeader() bool { return n.handover.Leads() }

@@ -20,6 +20,8 @@ type metrics struct {
 	resubmitted  prometheus.Counter
 	leaders      prometheus.Counter
 	transfers    *prometheus.CounterVec
+	scrubbed     prometheus.Counter
+	repaired     prometheus.Counter
 	fenced       prometheus.Gauge
 	registered   []prometheus.Collector
 }
@@ -65,6 +67,12 @@ func newMetrics() *metrics {
 		transfers: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "conclave_raft_leadership_transfers_total", Help: "Leadership transfers that this node began.",
 		}, []string{"result"}),
+		scrubbed: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "conclave_audit_scrubbed_segments_total", Help: "Full segments of the audit log that were compared with their roots in the state.",
+		}),
+		repaired: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "conclave_audit_repaired_segments_total", Help: "Damaged segments of the audit log that were replaced by another node's.",
+		}),
 		fenced: prometheus.NewGauge(prometheus.GaugeOpts{
 			Name: "conclave_node_fenced", Help: "1 when the node took itself out of the cluster.",
 		}),
@@ -89,7 +97,7 @@ func (m *metrics) register(r prometheus.Registerer, n *Node) error {
 	}
 	var errs []error
 	for _, c := range []prometheus.Collector{
-		m.commit, m.entryRecords, m.disk, m.snapshot, m.refused, m.forgeries, m.unproven, m.forwarded, m.resubmitted, m.leaders, m.transfers, m.fenced,
+		m.commit, m.entryRecords, m.disk, m.snapshot, m.refused, m.forgeries, m.unproven, m.forwarded, m.resubmitted, m.leaders, m.transfers, m.scrubbed, m.repaired, m.fenced,
 		gauge("conclave_raft_is_leader", "1 on the leader.", func() float64 { return boolean(n.IsLeader()) }),
 		gauge("conclave_raft_term", "Raft term.", ofRaft(func(r *raft.Raft) float64 { return float64(r.CurrentTerm()) })),
 		gauge("conclave_raft_last_index", "Newest index in the Raft log.", ofRaft(func(r *raft.Raft) float64 { return float64(r.LastIndex()) })),
@@ -97,6 +105,23 @@ func (m *metrics) register(r prometheus.Registerer, n *Node) error {
 		gauge("conclave_raft_applied_index", "Newest applied Raft index.", ofRaft(func(r *raft.Raft) float64 { return float64(r.AppliedIndex()) })),
 		gauge("conclave_raft_last_contact_seconds", "Time since this node heard of the leader; 0 on the leader.", func() float64 {
 			return n.Status().LastContact.Seconds()
+		}),
+		gauge("conclave_voters", "Members of the cluster that vote, as far as this node knows.", func() float64 {
+			voters, _ := memberNode{n}.count()
+			return float64(voters)
+		}),
+		gauge("conclave_replicas", "Members of the cluster without a vote, as far as this node knows.", func() float64 {
+			_, replicas := memberNode{n}.count()
+			return float64(replicas)
+		}),
+		gauge("conclave_ready_voters", "Voters that are ready: they answer, are unsealed and caught up. On the leader; elsewhere NaN.", func() float64 {
+			return n.health.on(func(h Health) float64 {
+				_, ready := h.Voters()
+				return float64(ready)
+			})
+		}),
+		gauge("conclave_failure_tolerance", "How many of the ready voters may fail before there is no majority; below 0 if there is none. On the leader; elsewhere NaN.", func() float64 {
+			return n.health.on(func(h Health) float64 { return float64(h.Tolerance()) })
 		}),
 		gauge("conclave_feature_level", "Feature level of the cluster, as far as this node has applied the log.", func() float64 { return float64(n.State().Level()) }),
 		gauge("conclave_batches_in_flight", "Batches of this node without an answer.", func() float64 { return float64(n.proposer.InFlight()) }),
@@ -116,6 +141,9 @@ func (m *metrics) register(r prometheus.Registerer, n *Node) error {
 		}),
 		gauge("conclave_disk_behind_seconds", "How long the oldest write that something waits for has taken already.", func() float64 {
 			return n.store.Meter().Behind().Seconds()
+		}),
+		gauge("conclave_audit_damaged_segments", "Segments of the audit log that are damaged here and could not be repaired yet.", func() float64 {
+			return float64(n.scrubber.Damaged())
 		}),
 		gauge("conclave_audit_missing_entries", "Audit entries that this node has to fetch from others.", func() float64 {
 			from, to, ok := n.cfg.Audit.Missing()

@@ -22,6 +22,7 @@ import (
 	"github.com/conclavekms/conclave/cluster/internal/backfill"
 	"github.com/conclavekms/conclave/cluster/internal/barrier"
 	"github.com/conclavekms/conclave/cluster/internal/bootstrap"
+	"github.com/conclavekms/conclave/cluster/internal/changes"
 	"github.com/conclavekms/conclave/cluster/internal/clockguard"
 	"github.com/conclavekms/conclave/cluster/internal/commit"
 	"github.com/conclavekms/conclave/cluster/internal/handover"
@@ -30,11 +31,13 @@ import (
 	"github.com/conclavekms/conclave/cluster/internal/membership"
 	"github.com/conclavekms/conclave/cluster/internal/peerport"
 	"github.com/conclavekms/conclave/cluster/internal/peers"
+	"github.com/conclavekms/conclave/cluster/internal/peerunseal"
 	"github.com/conclavekms/conclave/cluster/internal/raftend"
 	"github.com/conclavekms/conclave/cluster/internal/raftlog"
 	"github.com/conclavekms/conclave/cluster/internal/raftlogger"
 	"github.com/conclavekms/conclave/cluster/internal/rafttransport"
 	"github.com/conclavekms/conclave/cluster/internal/room"
+	"github.com/conclavekms/conclave/cluster/internal/scrub"
 	"github.com/conclavekms/conclave/cluster/internal/standing"
 	"github.com/conclavekms/conclave/cluster/internal/voters"
 	"github.com/conclavekms/conclave/fsm"
@@ -76,6 +79,11 @@ type Node struct {
 	standings *standing.Standings
 	guard     *clockguard.Guard
 	voters    *voters.Voters
+	changes   *changes.Changes
+	strangers chan string // see memberNode.stranger
+	health    lastHealth
+	// PeerUnseal is this node's part in the unsealing of others, and the way to ask them.
+	PeerUnseal *peerunseal.Peers
 
 	// Raft and the applied state.
 	raft     atomic.Pointer[raft.Raft]
@@ -85,6 +93,7 @@ type Node struct {
 	applied  applied
 	installs map[uint64]int // used on the apply goroutine only
 	backfill *backfill.Backfill
+	scrubber *scrub.Scrubber
 
 	// The path of a record, and leadership.
 	proposer  *commit.Proposer
@@ -106,7 +115,7 @@ func Open(cfg Config) (*Node, error) {
 	n := &Node{
 		cfg: cfg, log: cfg.Logger, metrics: newMetrics(),
 		notify:   make(chan bool, 64),
-		installs: make(map[uint64]int), opened: make(chan struct{}), raftEnd: make(raftend.End),
+		installs: make(map[uint64]int), opened: make(chan struct{}), strangers: make(chan string, 16), raftEnd: make(raftend.End),
 	}
 	n.life = lifecycle.New(n.fenced)
 	n.guard = clockguard.New(cfg.Clock, cfg.NodeID)
@@ -117,7 +126,7 @@ func Open(cfg Config) (*Node, error) {
 			return ""
 		}
 		return n.gossip.Address(node)
-	}})
+	}, Registered: memberNode{n}.registered, Stranger: memberNode{n}.stranger})
 	err := n.open()
 	close(n.opened)
 	if err != nil {
@@ -156,7 +165,7 @@ func (n *Node) open() error {
 		n.metrics.refused.WithLabelValues(reason).Inc()
 	}, hosts(n.cfg.Peers))
 	n.server = peers.NewServer(peers.ServerConfig{
-		CutOffs: &n.cutOffs, AttestEvery: n.cfg.Timeouts.Snapshot / 2, Dropped: n.cfg.Hooks.DropAnswer, Log: n.log,
+		ID: n.cfg.NodeID, CutOffs: &n.cutOffs, AttestEvery: n.cfg.Timeouts.Snapshot / 2, Dropped: n.cfg.Hooks.DropAnswer, Log: n.log,
 	}, serviceNode{n})
 	n.life.Go(func() { n.server.Serve(n.port.Peers) }) // returns when the listener is closed
 	if err := n.metrics.register(n.cfg.Registerer, n); err != nil {
@@ -174,7 +183,11 @@ func (n *Node) open() error {
 	n.life.Go(func() { n.onDisk.Survey(n.life.Context()) })
 	n.life.Go(n.terms.Watch)
 	n.life.Go(func() { n.backfill.Run(n.life.Context()) })
+	n.life.Go(func() { n.scrubber.Run(n.life.Context()) })
 	n.life.Go(n.watchLog)
+	n.life.Go(memberNode{n}.watch)
+	n.life.Go(memberNode{n}.meetStrangers)
+	n.life.Go(memberNode{n}.watchHealth)
 	n.life.Go(n.handover.WatchDisk)
 	n.life.Go(func() { n.space.Watch(n.life.Context()) })
 	return n.boot.Join(n.life.Context())
@@ -196,6 +209,9 @@ func (n *Node) assemble() {
 		Go: n.life.Go, Forwarded: n.metrics.forwarded, Log: n.log,
 	})
 	n.backfill = backfill.New(n.cfg.Audit, n.Peers, n.peers.FetchAudit, n.log)
+	n.scrubber = scrub.New(scrub.Config{
+		Log: n.cfg.Audit, Others: n.Peers, Fetch: n.peers.FetchAudit, Scrubbed: n.metrics.scrubbed, Repaired: n.metrics.repaired, Logger: n.log,
+	})
 	asks := votersNode{n}
 	n.voters = voters.New(voters.Config{
 		ID: n.cfg.NodeID, Heartbeat: n.cfg.Timeouts.Heartbeat, Clock: n.cfg.Clock, Guard: n.guard, Standings: n.standings,
@@ -237,6 +253,14 @@ func (n *Node) assemble() {
 		},
 		WaitApplied: n.WaitApplied, Life: n.life,
 	})
+	n.changes = memberNode{n}.newChanges()
+	n.PeerUnseal = peerunseal.New(peerunseal.Config{
+		ID: n.cfg.NodeID, Incarnation: n.dir.file.Incarnation, DiskIndex: n.onDisk.LastIndex, Heartbeat: t.Heartbeat,
+		Members: n.members.All, Voters: n.members.Voters, Client: n.peers.Client, At: n.peers.At, ProvedAt: n.standings.ProvedAt,
+		State: n.State, Registered: func(node string) *fsmpb.RegisterNode { r, _ := n.State().Node(node); return r },
+		StateAt: n.machine.fsm.StateAt, WaitApplied: n.WaitApplied, Watermark: n.machine.watermark, Barrier: n.Barrier,
+		KeyFile: or(n.cfg.ReturnKeyFile, filepath.Join(n.dir.path, returnKeyFile)), Log: n.log,
+	})
 	n.boot = bootstrap.New(n.bootstrapConfig())
 }
 
@@ -245,8 +269,13 @@ func (n *Node) bootstrapConfig() bootstrap.Config {
 	c := bootstrap.Config{
 		Node: n.cfg.NodeID, Advertise: n.advertise, Peers: n.cfg.Peers, Expect: n.cfg.BootstrapExpect, Release: n.cfg.Release, Known: n.cfg.Hooks.Known,
 		Incarnation: n.dir.file.Incarnation, Disk: n.onDisk, Patience: n.cfg.Timeouts.Hello, Before: n.cfg.Hooks.BeforeBootstrap, Log: n.log,
-		Others: n.Peers, State: n.State, Watermark: n.machine.watermark, Unsealed: n.auth.Unsealed, Sign: n.auth.Sign, Barrier: n.Barrier,
+		Others: n.Peers, Configuration: memberNode{n}.committed, Learn: memberNode{n}.learn, State: n.State, Watermark: n.machine.watermark, Unsealed: n.auth.Unsealed, Sign: n.auth.Sign, Barrier: n.Barrier,
 		StartRaft: func() error { return n.life.Start(n.startRaft) }, Go: n.life.Go, Fault: n.life.Fence,
+		Lineage: n.peers.Lineage, SetLineage: func(lineage string) error {
+			n.dir.file.Lineage = lineage
+			n.cfg.Identity.SetLineage(lineage)
+			return n.dir.save()
+		},
 		Client: func(node string) (clusterpb.PeerClient, error) {
 			client, err := n.peers.Client(node)
 			n.peers.Reset(node)
@@ -286,7 +315,10 @@ func (n *Node) openDisk() error {
 		return fmt.Errorf("snapshots: %w", err)
 	}
 	n.space = room.New(diskspace.NewTracker(n.dir.path, n.cfg.Space, n.cfg.Hooks.StatDisk), n.store.Gate(), n.log)
-	n.snapshots = n.space.Snapshots(&snapshotStore{SnapshotStore: privateSnapshots{files, filepath.Join(path, "snapshots")}, state: n.State})
+	n.snapshots = n.space.Snapshots(&snapshotStore{SnapshotStore: privateSnapshots{files, filepath.Join(path, "snapshots")}, state: n.State, note: n.members.History().Note})
+	if list, err := n.snapshots.List(); err == nil && len(list) > 0 {
+		n.members.History().Note(list[0].ConfigurationIndex, list[0].Configuration)
+	}
 	n.space.Look() // before Raft stores anything
 	if err := makePrivate(filepath.Join(path, "snapshots")); err != nil {
 		return err
@@ -306,7 +338,7 @@ func (n *Node) startRaft() (err error) {
 	rc.NotifyCh = n.notify
 	n.trans = rafttransport.New(rafttransport.Config{
 		ID: n.cfg.NodeID, Advertise: n.advertise, Timeout: n.cfg.Timeouts.raftTimeout(),
-		Standings: n.standings, CutOffs: &n.cutOffs, Unproven: n.metrics.unproven, Log: n.log,
+		Standings: n.standings, CutOffs: &n.cutOffs, History: n.members.History(), Unproven: n.metrics.unproven, Log: n.log,
 	}, transportNode{n})
 	n.life.Go(func() { n.trans.Serve(n.port.Raft) })
 	cache, err := raft.NewLogCache(512, n.store.ForRaft())
@@ -384,7 +416,7 @@ func (n *Node) stop(ctx context.Context) error {
 	// If Raft is nil the start failed early, and the parts used below may not exist.
 	if n.raft.Load() != nil && n.IsLeader() && n.life.Fenced() == nil && len(n.members.Voters()) > 1 {
 		tctx, cancel := context.WithTimeout(ctx, 2*n.cfg.Timeouts.Election)
-		if err := n.TransferLeadership(tctx); err != nil {
+		if err := n.handover.Transfer(tctx, ""); err != nil {
 			n.log.Warn("could not hand over the leadership", "err", err)
 		}
 		cancel()
@@ -494,82 +526,4 @@ func (n *Node) registration() *fsmpb.RegisterNode {
 		// replaced.
 		Watermark: n.State().Index(),
 	}
-}
-
-// dialLeader opens the Proposer's link to the leader, or returns nil.
-func (n *Node) dialLeader(answer func(*clusterpb.SubmitResponse)) commit.Link {
-	if n.life.Context().Err() != nil || n.life.Fenced() != nil {
-		return nil
-	}
-	leader, _ := n.Leader()
-	switch leader {
-	case "":
-		return nil
-	case n.cfg.NodeID:
-		return n.committer.Link(leader, func(r *clusterpb.SubmitResponse) {
-			if drop := n.cfg.Hooks.DropAnswer; drop == nil || !drop(leader, r) {
-				answer(r)
-			}
-		})
-	}
-	link, err := n.peers.Link(n.life.Context(), leader, answer)
-	if err != nil {
-		return nil
-	}
-	return link
-}
-
-// State returns the newest applied state.
-func (n *Node) State() *fsm.State { return n.machine.fsm.Current() }
-
-// Propose submits a record and returns its verdict. ctx only limits the time until the
-// record is submitted. After that Propose waits for the outcome for up to Timeouts.Outcome.
-//
-// Nothing was submitted if the error is that of ctx, ErrNoLeader, ErrOverloaded, ErrFenced,
-// ErrShutdown or ErrRecord. After ErrOutcomeUnknown the record may still take effect.
-func (n *Node) Propose(ctx context.Context, r *fsmpb.Record) (fsm.Decision, error) {
-	return n.propose(ctx, r, false)
-}
-
-func (n *Node) propose(ctx context.Context, r *fsmpb.Record, exclusive bool) (fsm.Decision, error) {
-	if err := n.life.Usable(); err != nil {
-		return fsm.Decision{}, err
-	}
-	if n.auth.Powerless() {
-		return fsm.Decision{}, fmt.Errorf("%w: %w", ErrNoLeader, ErrSealed)
-	}
-	return n.proposer.Propose(ctx, r, exclusive)
-}
-
-// WaitApplied returns once State().Index() is at least index. The index must be that of a
-// command, as in a Decision: the state does not advance for other entries.
-func (n *Node) WaitApplied(ctx context.Context, index uint64) error {
-	return n.applied.wait(ctx, index, n.life.Context().Done())
-}
-
-// ProposeExclusive builds a record on the newest state and proposes it while nothing else
-// can change that state, so that it meets no conflict. It works on the leader only. All
-// other proposals of the cluster wait meanwhile, so build must be quick.
-func (n *Node) ProposeExclusive(ctx context.Context, build func(*fsm.State) (*fsmpb.Record, error)) (fsm.Decision, error) {
-	if err := n.life.Usable(); err != nil {
-		return fsm.Decision{}, err
-	}
-	// The record goes through the Proposer like any other, so the Proposer's link must lead
-	// to this node.
-	if n.proposer.Leader() != n.cfg.NodeID {
-		if !n.IsLeader() {
-			return fsm.Decision{}, ErrNotLeader
-		}
-		return fsm.Decision{}, ErrNoLeader
-	}
-	release, err := n.committer.Hold(ctx)
-	if err != nil {
-		return fsm.Decision{}, err
-	}
-	defer release()
-	r, err := build(n.State())
-	if err != nil {
-		return fsm.Decision{}, err
-	}
-	return n.propose(ctx, r, true)
 }

@@ -114,11 +114,12 @@ func TestLostAnswers(t *testing.T) {
 			return drop
 		}
 	})
+	c.finalize() // so that repeated answers say which records there are
 	dropping.Store(true)
 	var mu sync.Mutex
 	var late int
 	var wg sync.WaitGroup
-	sent := make(map[[16]byte]bool)
+	sent := make(map[[16]byte]uint64) // the index that each was told
 	for _, n := range c.up() {
 		for range 4 {
 			wg.Add(1)
@@ -131,8 +132,12 @@ func TestLostAnswers(t *testing.T) {
 						t.Errorf("%s: Propose = %+v, %v", n.id, v, err)
 						return
 					}
+					if v.Record == nil {
+						t.Errorf("%s: the answer for %x names no record", n.id, r.RequestId)
+						return
+					}
 					mu.Lock()
-					sent[[16]byte(r.RequestId)] = true
+					sent[[16]byte(r.RequestId)] = *v.Record
 					if v.TooLate() {
 						late++
 					}
@@ -151,10 +156,13 @@ func TestLostAnswers(t *testing.T) {
 		t.Error("no verdict is late, though answers were lost for longer than Release")
 	}
 	c.converged()
-	got := leaves(t, c.leader())
-	for id := range sent {
+	got, l := leaves(t, c.leader()), c.leader().audit
+	for id, index := range sent {
 		if got[id] != 1 {
 			t.Errorf("request %x is %d times in the log", id, got[id])
+		}
+		if e, err := l.Read(index, 1, 1<<20); err != nil || len(e) == 0 || e[0].RequestID != id {
+			t.Errorf("request %x was told of record %d, which is of another one (%v)", id, index, err)
 		}
 	}
 	c.noFaults()

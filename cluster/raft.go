@@ -45,6 +45,7 @@ func (t transportNode) Connect(ctx context.Context, node string) (*peerport.Conn
 }
 func (t transportNode) NodeAt(addr string) (string, bool) { return t.n.members.NodeAt(addr) }
 func (t transportNode) Raft() *raft.Raft                  { return t.n.raft.Load() }
+func (t transportNode) IsMember(node string) bool         { return t.n.members.Has(node) }
 func (t transportNode) Configuration() raft.Configuration { return t.n.members.Configuration() }
 func (t transportNode) Leader() string {
 	leader, _ := t.n.Leader()

@@ -7,6 +7,7 @@ import (
 	"io"
 	"log/slog"
 	"maps"
+	"net"
 	"os"
 	"path/filepath"
 	"slices"
@@ -42,6 +43,9 @@ func (r Restored) Validate() error {
 	for _, id := range slices.Sorted(maps.Keys(r.Nodes)) {
 		if err := pki.CheckNodeID(id); err != nil {
 			return err
+		}
+		if _, _, err := net.SplitHostPort(r.Nodes[id]); err != nil {
+			return fmt.Errorf("node %s: %w", id, err)
 		}
 		if seen[r.Nodes[id]] {
 			return fmt.Errorf("two nodes have the address %s", r.Nodes[id])

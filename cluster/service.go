@@ -23,12 +23,12 @@ func (s serviceNode) Clock(from string, noGrowth bool) *clusterpb.ClockResponse 
 	if leader, _ := n.Leader(); leader == from {
 		n.space.Told(noGrowth)
 	}
-	r := &clusterpb.ClockResponse{Node: n.cfg.NodeID, Wall: n.cfg.Clock.Now().UnixNano(), CanLead: n.handover.CanLead(), Disk: n.handover.Disk()}
-	if rf := n.raft.Load(); rf != nil {
-		r.LastIndex, r.Term, r.Leads = rf.LastIndex(), rf.CurrentTerm(), n.IsLeader()
-	}
-	return r
+	return memberNode{n}.clock()
 }
+func (s serviceNode) Verify(generation uint32, domain string, digest [32]byte, sig []byte) bool {
+	return s.n.boot.Verify(generation, domain, digest, sig)
+}
+func (s serviceNode) Removed(index uint64) { memberNode(s).removed(index) }
 func (s serviceNode) CheckSubmission(kind string, encoded []byte, generation uint32, mac []byte) error {
 	return s.n.auth.CheckSubmission(kind, encoded, generation, mac)
 }
@@ -49,4 +49,13 @@ func (s serviceNode) StateAt(index uint64) *fsm.State { return s.n.machine.fsm.S
 func (s serviceNode) Unsealed() bool                  { return s.n.auth.Unsealed() }
 func (s serviceNode) Sign(domain string, digest [32]byte) (uint32, []byte, error) {
 	return s.n.auth.Sign(domain, digest)
+}
+func (s serviceNode) AskUnseal(ctx context.Context, from string, session [32]byte) (string, error) {
+	return s.n.PeerUnseal.Give(ctx, from, session)
+}
+func (s serviceNode) ChallengeUnseal(from string, nonce []byte) (*clusterpb.ChallengeUnsealResponse, error) {
+	return s.n.PeerUnseal.Challenge(from, nonce)
+}
+func (s serviceNode) DeliverUnseal(ctx context.Context, from string, nonce, part []byte) error {
+	return s.n.PeerUnseal.Deliver(ctx, from, nonce, part)
 }

@@ -18,6 +18,8 @@ import (
 type snapshotStore struct {
 	raft.SnapshotStore
 	state func() *fsm.State
+	// note is called with the configuration of each snapshot that was received.
+	note func(index uint64, c raft.Configuration)
 }
 
 // errSnapshotIndex is returned for a snapshot whose content has another index than its
@@ -30,7 +32,7 @@ func (s *snapshotStore) Create(version raft.SnapshotVersion, index, term uint64,
 	if err != nil {
 		return nil, err
 	}
-	return &snapshotSink{SnapshotSink: sink, index: index, state: s.state}, nil
+	return &snapshotSink{SnapshotSink: sink, index: index, state: s.state, note: func() { s.note(configIndex, c) }}, nil
 }
 
 // Open implements raft.SnapshotStore. It verifies the index in the metadata, because Raft
@@ -56,6 +58,7 @@ type snapshotSink struct {
 	raft.SnapshotSink
 	index uint64
 	state func() *fsm.State
+	note  func()
 	own   bool
 	check *io.PipeWriter
 	found chan error
@@ -89,7 +92,11 @@ func (s *snapshotSink) Close() error {
 			return errors.Join(fmt.Errorf("snapshot from another node: %w", err), s.SnapshotSink.Cancel())
 		}
 	}
-	return s.SnapshotSink.Close()
+	if err := s.SnapshotSink.Close(); err != nil {
+		return err
+	}
+	s.note()
+	return nil
 }
 
 // Cancel implements raft.SnapshotSink.

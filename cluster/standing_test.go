@@ -226,3 +226,44 @@ func TestStatesAreCompared(t *testing.T) {
 		t.Errorf("both differ: %v", n.Fault())
 	}
 }
+
+// A node that found its state to differ, such as after a fault of its memory, starts again
+// from its disk: the state is made anew from the snapshot and the log, and compared again.
+func TestDivergedNodeStartsAgain(t *testing.T) {
+	t.Parallel()
+	c := startCluster(t, 3, nil)
+	l := c.leader()
+	for range 3 {
+		mustPropose(t, l, clustertest.Record())
+	}
+	c.converged()
+	n, wrong := c.followers()[0], make([]byte, 32)
+	for _, o := range c.up() {
+		if o != n {
+			n.voters.CompareStates(t.Context(), o.id, n.State().Index(), wrong)
+		}
+	}
+	if !errors.Is(<-n.faults, fsm.ErrDiverged) {
+		t.Fatalf("fault %v", n.Fault())
+	}
+	mustPropose(t, l, clustertest.Record()) // the others go on
+	c.kill(n.id)
+	s, err := OpenStopped(n.dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	m, err := s.Replay(t.Context(), fsm.Config{})
+	if err = errors.Join(err, s.Close()); err != nil || m.Current().Index() < n.State().Index() {
+		t.Fatalf("the disk has the state at %d: %v", m.Current().Index(), err)
+	}
+	n = c.start(n.id)
+	for range 3 {
+		mustPropose(t, l, clustertest.Record())
+	}
+	c.converged()
+	index := l.State().Index()
+	clustertest.Eventually(t, time.Minute, "agreement with a majority", func() bool { return n.standings.Agree(index, 3) })
+	if n.Fault() != nil || n.State().Hash() != l.State().Hash() {
+		t.Errorf("after the restart: %v", n.Fault())
+	}
+}

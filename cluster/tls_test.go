@@ -93,6 +93,62 @@ func TestPeerPortAbuse(t *testing.T) {
 	c.noFaults()
 }
 
+// recordingConn keeps what was written to it.
+type recordingConn struct {
+	net.Conn
+	sent bytes.Buffer
+}
+
+func (c *recordingConn) Write(b []byte) (int, error) {
+	c.sent.Write(b)
+	return c.Conn.Write(b)
+}
+
+// TestReplayedConnection sends again what a member has sent, byte for byte.
+func TestReplayedConnection(t *testing.T) {
+	t.Parallel()
+	c := startCluster(t, 1, nil)
+	addr := c.peers["n1"]
+	certPEM, keyPEM, err := c.ca.Issue(pki.IssueRequest{Kind: pki.KindNode, Name: "n1", Validity: time.Hour})
+	if err != nil {
+		t.Fatal(err)
+	}
+	pair, err := tls.X509KeyPair(certPEM, keyPEM)
+	if err != nil {
+		t.Fatal(err)
+	}
+	dial := func() net.Conn {
+		conn, err := net.Dial("tcp", addr)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { conn.Close() })
+		conn.SetDeadline(time.Now().Add(peerport.HandshakeTimeout + 2*time.Second))
+		return conn
+	}
+	recorded := &recordingConn{Conn: dial()}
+	conn := tls.Client(recorded, &tls.Config{InsecureSkipVerify: true, Certificates: []tls.Certificate{pair}, NextProtos: []string{pki.ALPNPeer}})
+	if _, err := conn.Write([]byte("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\x00\x00\x00\x04\x00\x00\x00\x00\x00")); err != nil {
+		t.Fatal(err)
+	}
+	frame := make([]byte, 9) // of the server's settings
+	if _, err := io.ReadFull(conn, frame); err != nil || frame[3] != 4 {
+		t.Fatalf("the member is not answered: got % x, %v: the test proves nothing", frame, err)
+	}
+	replayed := dial()
+	if _, err := replayed.Write(recorded.sent.Bytes()); err != nil {
+		t.Fatal(err)
+	}
+	answer, err := io.ReadAll(replayed)
+	if errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Error("the connection was kept")
+	}
+	// The server hello, and an alert since the client's certificate cannot be decrypted.
+	t.Logf("%d bytes came back: %v", len(answer), err)
+	mustPropose(t, c.leader(), clustertest.Record())
+	c.noFaults()
+}
+
 // flood opens silent connections to addr, each from another of the addresses
 // 127.a.b.1, and goes on until the test ends. It returns once there were n.
 func flood(t *testing.T, addr string, n int) {

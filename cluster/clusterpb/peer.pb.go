@@ -208,6 +208,13 @@ type HelloResponse struct {
 	// level 2 on it is over the level as well.
 	Generation uint32 `protobuf:"varint,10,opt,name=generation,proto3" json:"generation,omitempty"`
 	Proof      []byte `protobuf:"bytes,11,opt,name=proof,proto3" json:"proof,omitempty"`
+	// The members of the cluster as the node knows them: the index of the Raft
+	// configuration, and its encoding.
+	ConfigurationIndex uint64 `protobuf:"varint,13,opt,name=configuration_index,json=configurationIndex,proto3" json:"configuration_index,omitempty"`
+	Configuration      []byte `protobuf:"bytes,14,opt,name=configuration,proto3" json:"configuration,omitempty"`
+	// The origin key's signature, of the same generation, over both nodes' ids, the nonce
+	// and the configuration; absent when there is no proof.
+	ConfigurationProof []byte `protobuf:"bytes,15,opt,name=configuration_proof,json=configurationProof,proto3" json:"configuration_proof,omitempty"`
 	// The cluster's feature level as the node knows it: the schema of its newest entries.
 	Level         uint32 `protobuf:"varint,12,opt,name=level,proto3" json:"level,omitempty"`
 	unknownFields protoimpl.UnknownFields
@@ -317,6 +324,27 @@ func (x *HelloResponse) GetGeneration() uint32 {
 func (x *HelloResponse) GetProof() []byte {
 	if x != nil {
 		return x.Proof
+	}
+	return nil
+}
+
+func (x *HelloResponse) GetConfigurationIndex() uint64 {
+	if x != nil {
+		return x.ConfigurationIndex
+	}
+	return 0
+}
+
+func (x *HelloResponse) GetConfiguration() []byte {
+	if x != nil {
+		return x.Configuration
+	}
+	return nil
+}
+
+func (x *HelloResponse) GetConfigurationProof() []byte {
+	if x != nil {
+		return x.ConfigurationProof
 	}
 	return nil
 }
@@ -449,7 +477,10 @@ type SubmitResponse struct {
 	// How long the batch had been with the leader, at least, before it can have been
 	// committed, in nanoseconds: until its entry was on the leader's own disk, from
 	// where it goes to the others.
-	Waited        int64 `protobuf:"varint,7,opt,name=waited,proto3" json:"waited,omitempty"`
+	Waited int64 `protobuf:"varint,7,opt,name=waited,proto3" json:"waited,omitempty"`
+	// The size of the audit log before the batch: the index that its first accepted record
+	// has. Not set for verdicts on an earlier submission of feature level 1.
+	FirstRecord   *uint64 `protobuf:"varint,8,opt,name=first_record,json=firstRecord,proto3,oneof" json:"first_record,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -522,6 +553,13 @@ func (x *SubmitResponse) GetRepeatedBatch() bool {
 func (x *SubmitResponse) GetWaited() int64 {
 	if x != nil {
 		return x.Waited
+	}
+	return 0
+}
+
+func (x *SubmitResponse) GetFirstRecord() uint64 {
+	if x != nil && x.FirstRecord != nil {
+		return *x.FirstRecord
 	}
 	return 0
 }
@@ -883,11 +921,15 @@ type ClockResponse struct {
 	StateIndex uint64 `protobuf:"varint,7,opt,name=state_index,json=stateIndex,proto3" json:"state_index,omitempty"`
 	StateHash  []byte `protobuf:"bytes,8,opt,name=state_hash,json=stateHash,proto3" json:"state_hash,omitempty"`
 	// The node's newest term, and whether it leads in it.
-	Term          uint64 `protobuf:"varint,9,opt,name=term,proto3" json:"term,omitempty"`
-	Leads         bool   `protobuf:"varint,10,opt,name=leads,proto3" json:"leads,omitempty"`
-	Disk          *Disk  `protobuf:"bytes,11,opt,name=disk,proto3" json:"disk,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	Term  uint64 `protobuf:"varint,9,opt,name=term,proto3" json:"term,omitempty"`
+	Leads bool   `protobuf:"varint,10,opt,name=leads,proto3" json:"leads,omitempty"`
+	Disk  *Disk  `protobuf:"bytes,11,opt,name=disk,proto3" json:"disk,omitempty"`
+	// How many audit entries the node lacks.
+	AuditMissing uint64 `protobuf:"varint,12,opt,name=audit_missing,json=auditMissing,proto3" json:"audit_missing,omitempty"`
+	// The index of the newest Raft configuration in the node's log.
+	ConfigurationIndex uint64 `protobuf:"varint,13,opt,name=configuration_index,json=configurationIndex,proto3" json:"configuration_index,omitempty"`
+	unknownFields      protoimpl.UnknownFields
+	sizeCache          protoimpl.SizeCache
 }
 
 func (x *ClockResponse) Reset() {
@@ -995,6 +1037,20 @@ func (x *ClockResponse) GetDisk() *Disk {
 		return x.Disk
 	}
 	return nil
+}
+
+func (x *ClockResponse) GetAuditMissing() uint64 {
+	if x != nil {
+		return x.AuditMissing
+	}
+	return 0
+}
+
+func (x *ClockResponse) GetConfigurationIndex() uint64 {
+	if x != nil {
+		return x.ConfigurationIndex
+	}
+	return 0
 }
 
 // Disk is how a node's disk does.
@@ -1173,6 +1229,113 @@ func (x *AttestResponse) GetAttestation() *fsmpb.Attestation {
 	return nil
 }
 
+type RemovedRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The index of the configuration in which the node is no longer.
+	ConfigurationIndex uint64 `protobuf:"varint,1,opt,name=configuration_index,json=configurationIndex,proto3" json:"configuration_index,omitempty"`
+	// The origin key's signature over the node's id and that index. The id of a node that
+	// was removed is never used again, so neither is the signature.
+	Generation    uint32 `protobuf:"varint,2,opt,name=generation,proto3" json:"generation,omitempty"`
+	Proof         []byte `protobuf:"bytes,3,opt,name=proof,proto3" json:"proof,omitempty"`
+	Group         uint32 `protobuf:"varint,15,opt,name=group,proto3" json:"group,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RemovedRequest) Reset() {
+	*x = RemovedRequest{}
+	mi := &file_cluster_clusterpb_peer_proto_msgTypes[15]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RemovedRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RemovedRequest) ProtoMessage() {}
+
+func (x *RemovedRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_cluster_clusterpb_peer_proto_msgTypes[15]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RemovedRequest.ProtoReflect.Descriptor instead.
+func (*RemovedRequest) Descriptor() ([]byte, []int) {
+	return file_cluster_clusterpb_peer_proto_rawDescGZIP(), []int{15}
+}
+
+func (x *RemovedRequest) GetConfigurationIndex() uint64 {
+	if x != nil {
+		return x.ConfigurationIndex
+	}
+	return 0
+}
+
+func (x *RemovedRequest) GetGeneration() uint32 {
+	if x != nil {
+		return x.Generation
+	}
+	return 0
+}
+
+func (x *RemovedRequest) GetProof() []byte {
+	if x != nil {
+		return x.Proof
+	}
+	return nil
+}
+
+func (x *RemovedRequest) GetGroup() uint32 {
+	if x != nil {
+		return x.Group
+	}
+	return 0
+}
+
+type RemovedResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RemovedResponse) Reset() {
+	*x = RemovedResponse{}
+	mi := &file_cluster_clusterpb_peer_proto_msgTypes[16]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RemovedResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RemovedResponse) ProtoMessage() {}
+
+func (x *RemovedResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_cluster_clusterpb_peer_proto_msgTypes[16]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RemovedResponse.ProtoReflect.Descriptor instead.
+func (*RemovedResponse) Descriptor() ([]byte, []int) {
+	return file_cluster_clusterpb_peer_proto_rawDescGZIP(), []int{16}
+}
+
 type FetchAuditRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	From          uint64                 `protobuf:"varint,1,opt,name=from,proto3" json:"from,omitempty"`
@@ -1184,7 +1347,7 @@ type FetchAuditRequest struct {
 
 func (x *FetchAuditRequest) Reset() {
 	*x = FetchAuditRequest{}
-	mi := &file_cluster_clusterpb_peer_proto_msgTypes[15]
+	mi := &file_cluster_clusterpb_peer_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1196,7 +1359,7 @@ func (x *FetchAuditRequest) String() string {
 func (*FetchAuditRequest) ProtoMessage() {}
 
 func (x *FetchAuditRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_cluster_clusterpb_peer_proto_msgTypes[15]
+	mi := &file_cluster_clusterpb_peer_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1209,7 +1372,7 @@ func (x *FetchAuditRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FetchAuditRequest.ProtoReflect.Descriptor instead.
 func (*FetchAuditRequest) Descriptor() ([]byte, []int) {
-	return file_cluster_clusterpb_peer_proto_rawDescGZIP(), []int{15}
+	return file_cluster_clusterpb_peer_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *FetchAuditRequest) GetFrom() uint64 {
@@ -1242,7 +1405,7 @@ type FetchAuditResponse struct {
 
 func (x *FetchAuditResponse) Reset() {
 	*x = FetchAuditResponse{}
-	mi := &file_cluster_clusterpb_peer_proto_msgTypes[16]
+	mi := &file_cluster_clusterpb_peer_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1254,7 +1417,7 @@ func (x *FetchAuditResponse) String() string {
 func (*FetchAuditResponse) ProtoMessage() {}
 
 func (x *FetchAuditResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_cluster_clusterpb_peer_proto_msgTypes[16]
+	mi := &file_cluster_clusterpb_peer_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1267,7 +1430,7 @@ func (x *FetchAuditResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FetchAuditResponse.ProtoReflect.Descriptor instead.
 func (*FetchAuditResponse) Descriptor() ([]byte, []int) {
-	return file_cluster_clusterpb_peer_proto_rawDescGZIP(), []int{16}
+	return file_cluster_clusterpb_peer_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *FetchAuditResponse) GetEntries() []*AuditEntry {
@@ -1293,7 +1456,7 @@ type AuditEntry struct {
 
 func (x *AuditEntry) Reset() {
 	*x = AuditEntry{}
-	mi := &file_cluster_clusterpb_peer_proto_msgTypes[17]
+	mi := &file_cluster_clusterpb_peer_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1305,7 +1468,7 @@ func (x *AuditEntry) String() string {
 func (*AuditEntry) ProtoMessage() {}
 
 func (x *AuditEntry) ProtoReflect() protoreflect.Message {
-	mi := &file_cluster_clusterpb_peer_proto_msgTypes[17]
+	mi := &file_cluster_clusterpb_peer_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1318,7 +1481,7 @@ func (x *AuditEntry) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AuditEntry.ProtoReflect.Descriptor instead.
 func (*AuditEntry) Descriptor() ([]byte, []int) {
-	return file_cluster_clusterpb_peer_proto_rawDescGZIP(), []int{17}
+	return file_cluster_clusterpb_peer_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *AuditEntry) GetIndex() uint64 {
@@ -1377,6 +1540,341 @@ func (x *AuditEntry) GetBody() []byte {
 	return nil
 }
 
+type AskUnsealRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The caller's session: a hash of what it asks for, and of the key that the parts are to
+	// be encrypted to.
+	Session       []byte `protobuf:"bytes,1,opt,name=session,proto3" json:"session,omitempty"`
+	Group         uint32 `protobuf:"varint,15,opt,name=group,proto3" json:"group,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AskUnsealRequest) Reset() {
+	*x = AskUnsealRequest{}
+	mi := &file_cluster_clusterpb_peer_proto_msgTypes[20]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AskUnsealRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AskUnsealRequest) ProtoMessage() {}
+
+func (x *AskUnsealRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_cluster_clusterpb_peer_proto_msgTypes[20]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AskUnsealRequest.ProtoReflect.Descriptor instead.
+func (*AskUnsealRequest) Descriptor() ([]byte, []int) {
+	return file_cluster_clusterpb_peer_proto_rawDescGZIP(), []int{20}
+}
+
+func (x *AskUnsealRequest) GetSession() []byte {
+	if x != nil {
+		return x.Session
+	}
+	return nil
+}
+
+func (x *AskUnsealRequest) GetGroup() uint32 {
+	if x != nil {
+		return x.Group
+	}
+	return 0
+}
+
+type AskUnsealResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Why the node gives no part; empty if it has given one.
+	Refusal       string `protobuf:"bytes,1,opt,name=refusal,proto3" json:"refusal,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AskUnsealResponse) Reset() {
+	*x = AskUnsealResponse{}
+	mi := &file_cluster_clusterpb_peer_proto_msgTypes[21]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AskUnsealResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AskUnsealResponse) ProtoMessage() {}
+
+func (x *AskUnsealResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_cluster_clusterpb_peer_proto_msgTypes[21]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AskUnsealResponse.ProtoReflect.Descriptor instead.
+func (*AskUnsealResponse) Descriptor() ([]byte, []int) {
+	return file_cluster_clusterpb_peer_proto_rawDescGZIP(), []int{21}
+}
+
+func (x *AskUnsealResponse) GetRefusal() string {
+	if x != nil {
+		return x.Refusal
+	}
+	return ""
+}
+
+type ChallengeUnsealRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Nonce         []byte                 `protobuf:"bytes,1,opt,name=nonce,proto3" json:"nonce,omitempty"` // 32 bytes, used once
+	Group         uint32                 `protobuf:"varint,15,opt,name=group,proto3" json:"group,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ChallengeUnsealRequest) Reset() {
+	*x = ChallengeUnsealRequest{}
+	mi := &file_cluster_clusterpb_peer_proto_msgTypes[22]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ChallengeUnsealRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ChallengeUnsealRequest) ProtoMessage() {}
+
+func (x *ChallengeUnsealRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_cluster_clusterpb_peer_proto_msgTypes[22]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ChallengeUnsealRequest.ProtoReflect.Descriptor instead.
+func (*ChallengeUnsealRequest) Descriptor() ([]byte, []int) {
+	return file_cluster_clusterpb_peer_proto_rawDescGZIP(), []int{22}
+}
+
+func (x *ChallengeUnsealRequest) GetNonce() []byte {
+	if x != nil {
+		return x.Nonce
+	}
+	return nil
+}
+
+func (x *ChallengeUnsealRequest) GetGroup() uint32 {
+	if x != nil {
+		return x.Group
+	}
+	return 0
+}
+
+type ChallengeUnsealResponse struct {
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	Session []byte                 `protobuf:"bytes,1,opt,name=session,proto3" json:"session,omitempty"`
+	// The engine's proof for the nonce; see package keyengine/peerunseal.
+	Answer      []byte `protobuf:"bytes,2,opt,name=answer,proto3" json:"answer,omitempty"`
+	Incarnation uint64 `protobuf:"varint,3,opt,name=incarnation,proto3" json:"incarnation,omitempty"` // of the node that is asked
+	// The newest index that was on its disk when it started.
+	DiskIndex uint64 `protobuf:"varint,4,opt,name=disk_index,json=diskIndex,proto3" json:"disk_index,omitempty"`
+	// The newest state that it has applied, and a hash over the nonce, both nodes and the hash
+	// of that state.
+	StateIndex    uint64 `protobuf:"varint,5,opt,name=state_index,json=stateIndex,proto3" json:"state_index,omitempty"`
+	StateProof    []byte `protobuf:"bytes,6,opt,name=state_proof,json=stateProof,proto3" json:"state_proof,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ChallengeUnsealResponse) Reset() {
+	*x = ChallengeUnsealResponse{}
+	mi := &file_cluster_clusterpb_peer_proto_msgTypes[23]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ChallengeUnsealResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ChallengeUnsealResponse) ProtoMessage() {}
+
+func (x *ChallengeUnsealResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_cluster_clusterpb_peer_proto_msgTypes[23]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ChallengeUnsealResponse.ProtoReflect.Descriptor instead.
+func (*ChallengeUnsealResponse) Descriptor() ([]byte, []int) {
+	return file_cluster_clusterpb_peer_proto_rawDescGZIP(), []int{23}
+}
+
+func (x *ChallengeUnsealResponse) GetSession() []byte {
+	if x != nil {
+		return x.Session
+	}
+	return nil
+}
+
+func (x *ChallengeUnsealResponse) GetAnswer() []byte {
+	if x != nil {
+		return x.Answer
+	}
+	return nil
+}
+
+func (x *ChallengeUnsealResponse) GetIncarnation() uint64 {
+	if x != nil {
+		return x.Incarnation
+	}
+	return 0
+}
+
+func (x *ChallengeUnsealResponse) GetDiskIndex() uint64 {
+	if x != nil {
+		return x.DiskIndex
+	}
+	return 0
+}
+
+func (x *ChallengeUnsealResponse) GetStateIndex() uint64 {
+	if x != nil {
+		return x.StateIndex
+	}
+	return 0
+}
+
+func (x *ChallengeUnsealResponse) GetStateProof() []byte {
+	if x != nil {
+		return x.StateProof
+	}
+	return nil
+}
+
+type DeliverUnsealRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Nonce         []byte                 `protobuf:"bytes,1,opt,name=nonce,proto3" json:"nonce,omitempty"` // of the challenge
+	Part          []byte                 `protobuf:"bytes,2,opt,name=part,proto3" json:"part,omitempty"`   // the engine's
+	Group         uint32                 `protobuf:"varint,15,opt,name=group,proto3" json:"group,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DeliverUnsealRequest) Reset() {
+	*x = DeliverUnsealRequest{}
+	mi := &file_cluster_clusterpb_peer_proto_msgTypes[24]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DeliverUnsealRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DeliverUnsealRequest) ProtoMessage() {}
+
+func (x *DeliverUnsealRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_cluster_clusterpb_peer_proto_msgTypes[24]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DeliverUnsealRequest.ProtoReflect.Descriptor instead.
+func (*DeliverUnsealRequest) Descriptor() ([]byte, []int) {
+	return file_cluster_clusterpb_peer_proto_rawDescGZIP(), []int{24}
+}
+
+func (x *DeliverUnsealRequest) GetNonce() []byte {
+	if x != nil {
+		return x.Nonce
+	}
+	return nil
+}
+
+func (x *DeliverUnsealRequest) GetPart() []byte {
+	if x != nil {
+		return x.Part
+	}
+	return nil
+}
+
+func (x *DeliverUnsealRequest) GetGroup() uint32 {
+	if x != nil {
+		return x.Group
+	}
+	return 0
+}
+
+type DeliverUnsealResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DeliverUnsealResponse) Reset() {
+	*x = DeliverUnsealResponse{}
+	mi := &file_cluster_clusterpb_peer_proto_msgTypes[25]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DeliverUnsealResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DeliverUnsealResponse) ProtoMessage() {}
+
+func (x *DeliverUnsealResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_cluster_clusterpb_peer_proto_msgTypes[25]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DeliverUnsealResponse.ProtoReflect.Descriptor instead.
+func (*DeliverUnsealResponse) Descriptor() ([]byte, []int) {
+	return file_cluster_clusterpb_peer_proto_rawDescGZIP(), []int{25}
+}
+
 var File_cluster_clusterpb_peer_proto protoreflect.FileDescriptor
 
 const file_cluster_clusterpb_peer_proto_rawDesc = "" +
@@ -1393,7 +1891,7 @@ const file_cluster_clusterpb_peer_proto_rawDesc = "" +
 	"\n" +
 	"schema_max\x18\x06 \x01(\rR\tschemaMax\x12\x18\n" +
 	"\aversion\x18\a \x01(\tR\aversion\x12\x14\n" +
-	"\x05group\x18\x0f \x01(\rR\x05group\"\xdd\x02\n" +
+	"\x05group\x18\x0f \x01(\rR\x05group\"\xe5\x03\n" +
 	"\rHelloResponse\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\tR\x04node\x12\x16\n" +
 	"\x06formed\x18\x02 \x01(\bR\x06formed\x12\x1e\n" +
@@ -1412,7 +1910,10 @@ const file_cluster_clusterpb_peer_proto_rawDesc = "" +
 	"generation\x18\n" +
 	" \x01(\rR\n" +
 	"generation\x12\x14\n" +
-	"\x05proof\x18\v \x01(\fR\x05proof\x12\x14\n" +
+	"\x05proof\x18\v \x01(\fR\x05proof\x12/\n" +
+	"\x13configuration_index\x18\r \x01(\x04R\x12configurationIndex\x12$\n" +
+	"\rconfiguration\x18\x0e \x01(\fR\rconfiguration\x12/\n" +
+	"\x13configuration_proof\x18\x0f \x01(\fR\x12configurationProof\x12\x14\n" +
 	"\x05level\x18\f \x01(\rR\x05level\"\xcf\x01\n" +
 	"\rSubmitRequest\x12.\n" +
 	"\x05batch\x18\x01 \x01(\v2\x16.conclave.fsm.v1.BatchH\x00R\x05batch\x12;\n" +
@@ -1422,14 +1923,16 @@ const file_cluster_clusterpb_peer_proto_rawDesc = "" +
 	"generation\x12\x10\n" +
 	"\x03mac\x18\x04 \x01(\fR\x03mac\x12\x14\n" +
 	"\x05group\x18\x0f \x01(\rR\x05groupB\t\n" +
-	"\amessage\"\xd4\x01\n" +
+	"\amessage\"\x8d\x02\n" +
 	"\x0eSubmitResponse\x12\x10\n" +
 	"\x03seq\x18\x01 \x01(\x04R\x03seq\x129\n" +
 	"\x06status\x18\x02 \x01(\x0e2!.conclave.cluster.v1.SubmitStatusR\x06status\x12\x14\n" +
 	"\x05index\x18\x03 \x01(\x04R\x05index\x12\x1a\n" +
 	"\bverdicts\x18\x04 \x01(\fR\bverdicts\x12%\n" +
 	"\x0erepeated_batch\x18\x05 \x01(\bR\rrepeatedBatch\x12\x16\n" +
-	"\x06waited\x18\a \x01(\x03R\x06waitedJ\x04\b\x06\x10\a\"@\n" +
+	"\x06waited\x18\a \x01(\x03R\x06waited\x12&\n" +
+	"\ffirst_record\x18\b \x01(\x04H\x00R\vfirstRecord\x88\x01\x01B\x0f\n" +
+	"\r_first_recordJ\x04\b\x06\x10\a\"@\n" +
 	"\x0eExecuteRequest\x12\x18\n" +
 	"\apayload\x18\x01 \x01(\fR\apayload\x12\x14\n" +
 	"\x05group\x18\x0f \x01(\rR\x05group\"J\n" +
@@ -1449,7 +1952,7 @@ const file_cluster_clusterpb_peer_proto_rawDesc = "" +
 	"\fClockRequest\x12\x14\n" +
 	"\x05nonce\x18\x01 \x01(\fR\x05nonce\x12\x1b\n" +
 	"\tno_growth\x18\x02 \x01(\bR\bnoGrowth\x12\x14\n" +
-	"\x05group\x18\x0f \x01(\rR\x05group\"\xc0\x02\n" +
+	"\x05group\x18\x0f \x01(\rR\x05group\"\x96\x03\n" +
 	"\rClockResponse\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\tR\x04node\x12\x12\n" +
 	"\x04wall\x18\x02 \x01(\x03R\x04wall\x12\x19\n" +
@@ -1467,7 +1970,9 @@ const file_cluster_clusterpb_peer_proto_rawDesc = "" +
 	"\x04term\x18\t \x01(\x04R\x04term\x12\x14\n" +
 	"\x05leads\x18\n" +
 	" \x01(\bR\x05leads\x12-\n" +
-	"\x04disk\x18\v \x01(\v2\x19.conclave.cluster.v1.DiskR\x04disk\"J\n" +
+	"\x04disk\x18\v \x01(\v2\x19.conclave.cluster.v1.DiskR\x04disk\x12#\n" +
+	"\raudit_missing\x18\f \x01(\x04R\fauditMissing\x12/\n" +
+	"\x13configuration_index\x18\r \x01(\x04R\x12configurationIndex\"J\n" +
 	"\x04Disk\x12\x14\n" +
 	"\x05write\x18\x01 \x01(\x03R\x05write\x12\x16\n" +
 	"\x06behind\x18\x02 \x01(\x03R\x06behind\x12\x14\n" +
@@ -1479,7 +1984,15 @@ const file_cluster_clusterpb_peer_proto_rawDesc = "" +
 	"\x05group\x18\x0f \x01(\rR\x05group\"h\n" +
 	"\x0eAttestResponse\x12\x16\n" +
 	"\x06digest\x18\x01 \x01(\fR\x06digest\x12>\n" +
-	"\vattestation\x18\x02 \x01(\v2\x1c.conclave.fsm.v1.AttestationR\vattestation\"M\n" +
+	"\vattestation\x18\x02 \x01(\v2\x1c.conclave.fsm.v1.AttestationR\vattestation\"\x8d\x01\n" +
+	"\x0eRemovedRequest\x12/\n" +
+	"\x13configuration_index\x18\x01 \x01(\x04R\x12configurationIndex\x12\x1e\n" +
+	"\n" +
+	"generation\x18\x02 \x01(\rR\n" +
+	"generation\x12\x14\n" +
+	"\x05proof\x18\x03 \x01(\fR\x05proof\x12\x14\n" +
+	"\x05group\x18\x0f \x01(\rR\x05group\"\x11\n" +
+	"\x0fRemovedResponse\"M\n" +
 	"\x11FetchAuditRequest\x12\x12\n" +
 	"\x04from\x18\x01 \x01(\x04R\x04from\x12\x0e\n" +
 	"\x02to\x18\x02 \x01(\x04R\x02to\x12\x14\n" +
@@ -1501,14 +2014,37 @@ const file_cluster_clusterpb_peer_proto_rawDesc = "" +
 	"\n" +
 	"commitment\x18\a \x01(\fR\n" +
 	"commitment\x12\x12\n" +
-	"\x04body\x18\b \x01(\fR\x04body*\xb9\x01\n" +
+	"\x04body\x18\b \x01(\fR\x04body\"B\n" +
+	"\x10AskUnsealRequest\x12\x18\n" +
+	"\asession\x18\x01 \x01(\fR\asession\x12\x14\n" +
+	"\x05group\x18\x0f \x01(\rR\x05group\"-\n" +
+	"\x11AskUnsealResponse\x12\x18\n" +
+	"\arefusal\x18\x01 \x01(\tR\arefusal\"D\n" +
+	"\x16ChallengeUnsealRequest\x12\x14\n" +
+	"\x05nonce\x18\x01 \x01(\fR\x05nonce\x12\x14\n" +
+	"\x05group\x18\x0f \x01(\rR\x05group\"\xce\x01\n" +
+	"\x17ChallengeUnsealResponse\x12\x18\n" +
+	"\asession\x18\x01 \x01(\fR\asession\x12\x16\n" +
+	"\x06answer\x18\x02 \x01(\fR\x06answer\x12 \n" +
+	"\vincarnation\x18\x03 \x01(\x04R\vincarnation\x12\x1d\n" +
+	"\n" +
+	"disk_index\x18\x04 \x01(\x04R\tdiskIndex\x12\x1f\n" +
+	"\vstate_index\x18\x05 \x01(\x04R\n" +
+	"stateIndex\x12\x1f\n" +
+	"\vstate_proof\x18\x06 \x01(\fR\n" +
+	"stateProof\"V\n" +
+	"\x14DeliverUnsealRequest\x12\x14\n" +
+	"\x05nonce\x18\x01 \x01(\fR\x05nonce\x12\x12\n" +
+	"\x04part\x18\x02 \x01(\fR\x04part\x12\x14\n" +
+	"\x05group\x18\x0f \x01(\rR\x05group\"\x17\n" +
+	"\x15DeliverUnsealResponse*\xb9\x01\n" +
 	"\fSubmitStatus\x12\x1d\n" +
 	"\x19SUBMIT_STATUS_UNSPECIFIED\x10\x00\x12\x19\n" +
 	"\x15SUBMIT_STATUS_APPLIED\x10\x01\x12\x1c\n" +
 	"\x18SUBMIT_STATUS_NOT_LEADER\x10\x02\x12\x19\n" +
 	"\x15SUBMIT_STATUS_UNKNOWN\x10\x03\x12\x18\n" +
 	"\x14SUBMIT_STATUS_FENCED\x10\x04\x12\x1c\n" +
-	"\x18SUBMIT_STATUS_OVERLOADED\x10\x052\xb3\x05\n" +
+	"\x18SUBMIT_STATUS_OVERLOADED\x10\x052\xbb\b\n" +
 	"\x04Peer\x12N\n" +
 	"\x05Hello\x12!.conclave.cluster.v1.HelloRequest\x1a\".conclave.cluster.v1.HelloResponse\x12U\n" +
 	"\x06Submit\x12\".conclave.cluster.v1.SubmitRequest\x1a#.conclave.cluster.v1.SubmitResponse(\x010\x01\x12T\n" +
@@ -1518,7 +2054,11 @@ const file_cluster_clusterpb_peer_proto_rawDesc = "" +
 	"\tReadIndex\x12%.conclave.cluster.v1.ReadIndexRequest\x1a&.conclave.cluster.v1.ReadIndexResponse\x12Q\n" +
 	"\x06Attest\x12\".conclave.cluster.v1.AttestRequest\x1a#.conclave.cluster.v1.AttestResponse\x12_\n" +
 	"\n" +
-	"FetchAudit\x12&.conclave.cluster.v1.FetchAuditRequest\x1a'.conclave.cluster.v1.FetchAuditResponse0\x01B3Z1github.com/conclavekms/conclave/cluster/clusterpbb\x06proto3"
+	"FetchAudit\x12&.conclave.cluster.v1.FetchAuditRequest\x1a'.conclave.cluster.v1.FetchAuditResponse0\x01\x12T\n" +
+	"\aRemoved\x12#.conclave.cluster.v1.RemovedRequest\x1a$.conclave.cluster.v1.RemovedResponse\x12Z\n" +
+	"\tAskUnseal\x12%.conclave.cluster.v1.AskUnsealRequest\x1a&.conclave.cluster.v1.AskUnsealResponse\x12l\n" +
+	"\x0fChallengeUnseal\x12+.conclave.cluster.v1.ChallengeUnsealRequest\x1a,.conclave.cluster.v1.ChallengeUnsealResponse\x12f\n" +
+	"\rDeliverUnseal\x12).conclave.cluster.v1.DeliverUnsealRequest\x1a*.conclave.cluster.v1.DeliverUnsealResponseB3Z1github.com/conclavekms/conclave/cluster/clusterpbb\x06proto3"
 
 var (
 	file_cluster_clusterpb_peer_proto_rawDescOnce sync.Once
@@ -1533,38 +2073,46 @@ func file_cluster_clusterpb_peer_proto_rawDescGZIP() []byte {
 }
 
 var file_cluster_clusterpb_peer_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_cluster_clusterpb_peer_proto_msgTypes = make([]protoimpl.MessageInfo, 18)
+var file_cluster_clusterpb_peer_proto_msgTypes = make([]protoimpl.MessageInfo, 26)
 var file_cluster_clusterpb_peer_proto_goTypes = []any{
-	(SubmitStatus)(0),          // 0: conclave.cluster.v1.SubmitStatus
-	(*HelloRequest)(nil),       // 1: conclave.cluster.v1.HelloRequest
-	(*HelloResponse)(nil),      // 2: conclave.cluster.v1.HelloResponse
-	(*SubmitRequest)(nil),      // 3: conclave.cluster.v1.SubmitRequest
-	(*SubmitResponse)(nil),     // 4: conclave.cluster.v1.SubmitResponse
-	(*ExecuteRequest)(nil),     // 5: conclave.cluster.v1.ExecuteRequest
-	(*ExecuteResponse)(nil),    // 6: conclave.cluster.v1.ExecuteResponse
-	(*ReadIndexRequest)(nil),   // 7: conclave.cluster.v1.ReadIndexRequest
-	(*ReadIndexResponse)(nil),  // 8: conclave.cluster.v1.ReadIndexResponse
-	(*ProbeRequest)(nil),       // 9: conclave.cluster.v1.ProbeRequest
-	(*ProbeResponse)(nil),      // 10: conclave.cluster.v1.ProbeResponse
-	(*ClockRequest)(nil),       // 11: conclave.cluster.v1.ClockRequest
-	(*ClockResponse)(nil),      // 12: conclave.cluster.v1.ClockResponse
-	(*Disk)(nil),               // 13: conclave.cluster.v1.Disk
-	(*AttestRequest)(nil),      // 14: conclave.cluster.v1.AttestRequest
-	(*AttestResponse)(nil),     // 15: conclave.cluster.v1.AttestResponse
-	(*FetchAuditRequest)(nil),  // 16: conclave.cluster.v1.FetchAuditRequest
-	(*FetchAuditResponse)(nil), // 17: conclave.cluster.v1.FetchAuditResponse
-	(*AuditEntry)(nil),         // 18: conclave.cluster.v1.AuditEntry
-	(*fsmpb.Batch)(nil),        // 19: conclave.fsm.v1.Batch
-	(*fsmpb.RegisterNode)(nil), // 20: conclave.fsm.v1.RegisterNode
-	(*fsmpb.Attestation)(nil),  // 21: conclave.fsm.v1.Attestation
+	(SubmitStatus)(0),               // 0: conclave.cluster.v1.SubmitStatus
+	(*HelloRequest)(nil),            // 1: conclave.cluster.v1.HelloRequest
+	(*HelloResponse)(nil),           // 2: conclave.cluster.v1.HelloResponse
+	(*SubmitRequest)(nil),           // 3: conclave.cluster.v1.SubmitRequest
+	(*SubmitResponse)(nil),          // 4: conclave.cluster.v1.SubmitResponse
+	(*ExecuteRequest)(nil),          // 5: conclave.cluster.v1.ExecuteRequest
+	(*ExecuteResponse)(nil),         // 6: conclave.cluster.v1.ExecuteResponse
+	(*ReadIndexRequest)(nil),        // 7: conclave.cluster.v1.ReadIndexRequest
+	(*ReadIndexResponse)(nil),       // 8: conclave.cluster.v1.ReadIndexResponse
+	(*ProbeRequest)(nil),            // 9: conclave.cluster.v1.ProbeRequest
+	(*ProbeResponse)(nil),           // 10: conclave.cluster.v1.ProbeResponse
+	(*ClockRequest)(nil),            // 11: conclave.cluster.v1.ClockRequest
+	(*ClockResponse)(nil),           // 12: conclave.cluster.v1.ClockResponse
+	(*Disk)(nil),                    // 13: conclave.cluster.v1.Disk
+	(*AttestRequest)(nil),           // 14: conclave.cluster.v1.AttestRequest
+	(*AttestResponse)(nil),          // 15: conclave.cluster.v1.AttestResponse
+	(*RemovedRequest)(nil),          // 16: conclave.cluster.v1.RemovedRequest
+	(*RemovedResponse)(nil),         // 17: conclave.cluster.v1.RemovedResponse
+	(*FetchAuditRequest)(nil),       // 18: conclave.cluster.v1.FetchAuditRequest
+	(*FetchAuditResponse)(nil),      // 19: conclave.cluster.v1.FetchAuditResponse
+	(*AuditEntry)(nil),              // 20: conclave.cluster.v1.AuditEntry
+	(*AskUnsealRequest)(nil),        // 21: conclave.cluster.v1.AskUnsealRequest
+	(*AskUnsealResponse)(nil),       // 22: conclave.cluster.v1.AskUnsealResponse
+	(*ChallengeUnsealRequest)(nil),  // 23: conclave.cluster.v1.ChallengeUnsealRequest
+	(*ChallengeUnsealResponse)(nil), // 24: conclave.cluster.v1.ChallengeUnsealResponse
+	(*DeliverUnsealRequest)(nil),    // 25: conclave.cluster.v1.DeliverUnsealRequest
+	(*DeliverUnsealResponse)(nil),   // 26: conclave.cluster.v1.DeliverUnsealResponse
+	(*fsmpb.Batch)(nil),             // 27: conclave.fsm.v1.Batch
+	(*fsmpb.RegisterNode)(nil),      // 28: conclave.fsm.v1.RegisterNode
+	(*fsmpb.Attestation)(nil),       // 29: conclave.fsm.v1.Attestation
 }
 var file_cluster_clusterpb_peer_proto_depIdxs = []int32{
-	19, // 0: conclave.cluster.v1.SubmitRequest.batch:type_name -> conclave.fsm.v1.Batch
-	20, // 1: conclave.cluster.v1.SubmitRequest.register:type_name -> conclave.fsm.v1.RegisterNode
+	27, // 0: conclave.cluster.v1.SubmitRequest.batch:type_name -> conclave.fsm.v1.Batch
+	28, // 1: conclave.cluster.v1.SubmitRequest.register:type_name -> conclave.fsm.v1.RegisterNode
 	0,  // 2: conclave.cluster.v1.SubmitResponse.status:type_name -> conclave.cluster.v1.SubmitStatus
 	13, // 3: conclave.cluster.v1.ClockResponse.disk:type_name -> conclave.cluster.v1.Disk
-	21, // 4: conclave.cluster.v1.AttestResponse.attestation:type_name -> conclave.fsm.v1.Attestation
-	18, // 5: conclave.cluster.v1.FetchAuditResponse.entries:type_name -> conclave.cluster.v1.AuditEntry
+	29, // 4: conclave.cluster.v1.AttestResponse.attestation:type_name -> conclave.fsm.v1.Attestation
+	20, // 5: conclave.cluster.v1.FetchAuditResponse.entries:type_name -> conclave.cluster.v1.AuditEntry
 	1,  // 6: conclave.cluster.v1.Peer.Hello:input_type -> conclave.cluster.v1.HelloRequest
 	3,  // 7: conclave.cluster.v1.Peer.Submit:input_type -> conclave.cluster.v1.SubmitRequest
 	5,  // 8: conclave.cluster.v1.Peer.Execute:input_type -> conclave.cluster.v1.ExecuteRequest
@@ -1572,17 +2120,25 @@ var file_cluster_clusterpb_peer_proto_depIdxs = []int32{
 	9,  // 10: conclave.cluster.v1.Peer.Probe:input_type -> conclave.cluster.v1.ProbeRequest
 	7,  // 11: conclave.cluster.v1.Peer.ReadIndex:input_type -> conclave.cluster.v1.ReadIndexRequest
 	14, // 12: conclave.cluster.v1.Peer.Attest:input_type -> conclave.cluster.v1.AttestRequest
-	16, // 13: conclave.cluster.v1.Peer.FetchAudit:input_type -> conclave.cluster.v1.FetchAuditRequest
-	2,  // 14: conclave.cluster.v1.Peer.Hello:output_type -> conclave.cluster.v1.HelloResponse
-	4,  // 15: conclave.cluster.v1.Peer.Submit:output_type -> conclave.cluster.v1.SubmitResponse
-	6,  // 16: conclave.cluster.v1.Peer.Execute:output_type -> conclave.cluster.v1.ExecuteResponse
-	12, // 17: conclave.cluster.v1.Peer.Clock:output_type -> conclave.cluster.v1.ClockResponse
-	10, // 18: conclave.cluster.v1.Peer.Probe:output_type -> conclave.cluster.v1.ProbeResponse
-	8,  // 19: conclave.cluster.v1.Peer.ReadIndex:output_type -> conclave.cluster.v1.ReadIndexResponse
-	15, // 20: conclave.cluster.v1.Peer.Attest:output_type -> conclave.cluster.v1.AttestResponse
-	17, // 21: conclave.cluster.v1.Peer.FetchAudit:output_type -> conclave.cluster.v1.FetchAuditResponse
-	14, // [14:22] is the sub-list for method output_type
-	6,  // [6:14] is the sub-list for method input_type
+	18, // 13: conclave.cluster.v1.Peer.FetchAudit:input_type -> conclave.cluster.v1.FetchAuditRequest
+	16, // 14: conclave.cluster.v1.Peer.Removed:input_type -> conclave.cluster.v1.RemovedRequest
+	21, // 15: conclave.cluster.v1.Peer.AskUnseal:input_type -> conclave.cluster.v1.AskUnsealRequest
+	23, // 16: conclave.cluster.v1.Peer.ChallengeUnseal:input_type -> conclave.cluster.v1.ChallengeUnsealRequest
+	25, // 17: conclave.cluster.v1.Peer.DeliverUnseal:input_type -> conclave.cluster.v1.DeliverUnsealRequest
+	2,  // 18: conclave.cluster.v1.Peer.Hello:output_type -> conclave.cluster.v1.HelloResponse
+	4,  // 19: conclave.cluster.v1.Peer.Submit:output_type -> conclave.cluster.v1.SubmitResponse
+	6,  // 20: conclave.cluster.v1.Peer.Execute:output_type -> conclave.cluster.v1.ExecuteResponse
+	12, // 21: conclave.cluster.v1.Peer.Clock:output_type -> conclave.cluster.v1.ClockResponse
+	10, // 22: conclave.cluster.v1.Peer.Probe:output_type -> conclave.cluster.v1.ProbeResponse
+	8,  // 23: conclave.cluster.v1.Peer.ReadIndex:output_type -> conclave.cluster.v1.ReadIndexResponse
+	15, // 24: conclave.cluster.v1.Peer.Attest:output_type -> conclave.cluster.v1.AttestResponse
+	19, // 25: conclave.cluster.v1.Peer.FetchAudit:output_type -> conclave.cluster.v1.FetchAuditResponse
+	17, // 26: conclave.cluster.v1.Peer.Removed:output_type -> conclave.cluster.v1.RemovedResponse
+	22, // 27: conclave.cluster.v1.Peer.AskUnseal:output_type -> conclave.cluster.v1.AskUnsealResponse
+	24, // 28: conclave.cluster.v1.Peer.ChallengeUnseal:output_type -> conclave.cluster.v1.ChallengeUnsealResponse
+	26, // 29: conclave.cluster.v1.Peer.DeliverUnseal:output_type -> conclave.cluster.v1.DeliverUnsealResponse
+	18, // [18:30] is the sub-list for method output_type
+	6,  // [6:18] is the sub-list for method input_type
 	6,  // [6:6] is the sub-list for extension type_name
 	6,  // [6:6] is the sub-list for extension extendee
 	0,  // [0:6] is the sub-list for field type_name
@@ -1597,13 +2153,14 @@ func file_cluster_clusterpb_peer_proto_init() {
 		(*SubmitRequest_Batch)(nil),
 		(*SubmitRequest_Register)(nil),
 	}
+	file_cluster_clusterpb_peer_proto_msgTypes[3].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_cluster_clusterpb_peer_proto_rawDesc), len(file_cluster_clusterpb_peer_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   18,
+			NumMessages:   26,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -21,14 +21,18 @@ import (
 const _ = grpc.SupportPackageIsVersion9
 
 const (
-	Peer_Hello_FullMethodName      = "/conclave.cluster.v1.Peer/Hello"
-	Peer_Submit_FullMethodName     = "/conclave.cluster.v1.Peer/Submit"
-	Peer_Execute_FullMethodName    = "/conclave.cluster.v1.Peer/Execute"
-	Peer_Clock_FullMethodName      = "/conclave.cluster.v1.Peer/Clock"
-	Peer_Probe_FullMethodName      = "/conclave.cluster.v1.Peer/Probe"
-	Peer_ReadIndex_FullMethodName  = "/conclave.cluster.v1.Peer/ReadIndex"
-	Peer_Attest_FullMethodName     = "/conclave.cluster.v1.Peer/Attest"
-	Peer_FetchAudit_FullMethodName = "/conclave.cluster.v1.Peer/FetchAudit"
+	Peer_Hello_FullMethodName           = "/conclave.cluster.v1.Peer/Hello"
+	Peer_Submit_FullMethodName          = "/conclave.cluster.v1.Peer/Submit"
+	Peer_Execute_FullMethodName         = "/conclave.cluster.v1.Peer/Execute"
+	Peer_Clock_FullMethodName           = "/conclave.cluster.v1.Peer/Clock"
+	Peer_Probe_FullMethodName           = "/conclave.cluster.v1.Peer/Probe"
+	Peer_ReadIndex_FullMethodName       = "/conclave.cluster.v1.Peer/ReadIndex"
+	Peer_Attest_FullMethodName          = "/conclave.cluster.v1.Peer/Attest"
+	Peer_FetchAudit_FullMethodName      = "/conclave.cluster.v1.Peer/FetchAudit"
+	Peer_Removed_FullMethodName         = "/conclave.cluster.v1.Peer/Removed"
+	Peer_AskUnseal_FullMethodName       = "/conclave.cluster.v1.Peer/AskUnseal"
+	Peer_ChallengeUnseal_FullMethodName = "/conclave.cluster.v1.Peer/ChallengeUnseal"
+	Peer_DeliverUnseal_FullMethodName   = "/conclave.cluster.v1.Peer/DeliverUnseal"
 )
 
 // PeerClient is the client API for Peer service.
@@ -61,6 +65,17 @@ type PeerClient interface {
 	Attest(ctx context.Context, in *AttestRequest, opts ...grpc.CallOption) (*AttestResponse, error)
 	// FetchAudit streams audit entries for a node that lacks them.
 	FetchAudit(ctx context.Context, in *FetchAuditRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[FetchAuditResponse], error)
+	// Removed tells a node that it was removed from the cluster. Other nodes refuse its
+	// connections from then on, so it could not find out by asking.
+	Removed(ctx context.Context, in *RemovedRequest, opts ...grpc.CallOption) (*RemovedResponse, error)
+	// AskUnseal asks an unsealed node to help unseal the caller. It is answered once that
+	// node has connected to the address that the caller has in the Raft configuration, asked
+	// it there with ChallengeUnseal, and sent its part there with DeliverUnseal, or refuses.
+	AskUnseal(ctx context.Context, in *AskUnsealRequest, opts ...grpc.CallOption) (*AskUnsealResponse, error)
+	// ChallengeUnseal asks a sealed node to prove that it called AskUnseal.
+	ChallengeUnseal(ctx context.Context, in *ChallengeUnsealRequest, opts ...grpc.CallOption) (*ChallengeUnsealResponse, error)
+	// DeliverUnseal gives a sealed node one part of what unseals it.
+	DeliverUnseal(ctx context.Context, in *DeliverUnsealRequest, opts ...grpc.CallOption) (*DeliverUnsealResponse, error)
 }
 
 type peerClient struct {
@@ -163,6 +178,46 @@ func (c *peerClient) FetchAudit(ctx context.Context, in *FetchAuditRequest, opts
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type Peer_FetchAuditClient = grpc.ServerStreamingClient[FetchAuditResponse]
 
+func (c *peerClient) Removed(ctx context.Context, in *RemovedRequest, opts ...grpc.CallOption) (*RemovedResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(RemovedResponse)
+	err := c.cc.Invoke(ctx, Peer_Removed_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *peerClient) AskUnseal(ctx context.Context, in *AskUnsealRequest, opts ...grpc.CallOption) (*AskUnsealResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(AskUnsealResponse)
+	err := c.cc.Invoke(ctx, Peer_AskUnseal_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *peerClient) ChallengeUnseal(ctx context.Context, in *ChallengeUnsealRequest, opts ...grpc.CallOption) (*ChallengeUnsealResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ChallengeUnsealResponse)
+	err := c.cc.Invoke(ctx, Peer_ChallengeUnseal_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *peerClient) DeliverUnseal(ctx context.Context, in *DeliverUnsealRequest, opts ...grpc.CallOption) (*DeliverUnsealResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(DeliverUnsealResponse)
+	err := c.cc.Invoke(ctx, Peer_DeliverUnseal_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // PeerServer is the server API for Peer service.
 // All implementations must embed UnimplementedPeerServer
 // for forward compatibility.
@@ -193,6 +248,17 @@ type PeerServer interface {
 	Attest(context.Context, *AttestRequest) (*AttestResponse, error)
 	// FetchAudit streams audit entries for a node that lacks them.
 	FetchAudit(*FetchAuditRequest, grpc.ServerStreamingServer[FetchAuditResponse]) error
+	// Removed tells a node that it was removed from the cluster. Other nodes refuse its
+	// connections from then on, so it could not find out by asking.
+	Removed(context.Context, *RemovedRequest) (*RemovedResponse, error)
+	// AskUnseal asks an unsealed node to help unseal the caller. It is answered once that
+	// node has connected to the address that the caller has in the Raft configuration, asked
+	// it there with ChallengeUnseal, and sent its part there with DeliverUnseal, or refuses.
+	AskUnseal(context.Context, *AskUnsealRequest) (*AskUnsealResponse, error)
+	// ChallengeUnseal asks a sealed node to prove that it called AskUnseal.
+	ChallengeUnseal(context.Context, *ChallengeUnsealRequest) (*ChallengeUnsealResponse, error)
+	// DeliverUnseal gives a sealed node one part of what unseals it.
+	DeliverUnseal(context.Context, *DeliverUnsealRequest) (*DeliverUnsealResponse, error)
 	mustEmbedUnimplementedPeerServer()
 }
 
@@ -226,6 +292,18 @@ func (UnimplementedPeerServer) Attest(context.Context, *AttestRequest) (*AttestR
 }
 func (UnimplementedPeerServer) FetchAudit(*FetchAuditRequest, grpc.ServerStreamingServer[FetchAuditResponse]) error {
 	return status.Error(codes.Unimplemented, "method FetchAudit not implemented")
+}
+func (UnimplementedPeerServer) Removed(context.Context, *RemovedRequest) (*RemovedResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Removed not implemented")
+}
+func (UnimplementedPeerServer) AskUnseal(context.Context, *AskUnsealRequest) (*AskUnsealResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method AskUnseal not implemented")
+}
+func (UnimplementedPeerServer) ChallengeUnseal(context.Context, *ChallengeUnsealRequest) (*ChallengeUnsealResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ChallengeUnseal not implemented")
+}
+func (UnimplementedPeerServer) DeliverUnseal(context.Context, *DeliverUnsealRequest) (*DeliverUnsealResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method DeliverUnseal not implemented")
 }
 func (UnimplementedPeerServer) mustEmbedUnimplementedPeerServer() {}
 func (UnimplementedPeerServer) testEmbeddedByValue()              {}
@@ -374,6 +452,78 @@ func _Peer_FetchAudit_Handler(srv interface{}, stream grpc.ServerStream) error {
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type Peer_FetchAuditServer = grpc.ServerStreamingServer[FetchAuditResponse]
 
+func _Peer_Removed_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(RemovedRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(PeerServer).Removed(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Peer_Removed_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(PeerServer).Removed(ctx, req.(*RemovedRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Peer_AskUnseal_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(AskUnsealRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(PeerServer).AskUnseal(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Peer_AskUnseal_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(PeerServer).AskUnseal(ctx, req.(*AskUnsealRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Peer_ChallengeUnseal_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ChallengeUnsealRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(PeerServer).ChallengeUnseal(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Peer_ChallengeUnseal_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(PeerServer).ChallengeUnseal(ctx, req.(*ChallengeUnsealRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Peer_DeliverUnseal_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(DeliverUnsealRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(PeerServer).DeliverUnseal(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Peer_DeliverUnseal_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(PeerServer).DeliverUnseal(ctx, req.(*DeliverUnsealRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // Peer_ServiceDesc is the grpc.ServiceDesc for Peer service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -404,6 +554,22 @@ var Peer_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "Attest",
 			Handler:    _Peer_Attest_Handler,
+		},
+		{
+			MethodName: "Removed",
+			Handler:    _Peer_Removed_Handler,
+		},
+		{
+			MethodName: "AskUnseal",
+			Handler:    _Peer_AskUnseal_Handler,
+		},
+		{
+			MethodName: "ChallengeUnseal",
+			Handler:    _Peer_ChallengeUnseal_Handler,
+		},
+		{
+			MethodName: "DeliverUnseal",
+			Handler:    _Peer_DeliverUnseal_Handler,
 		},
 	},
 	Streams: []grpc.StreamDesc{

@@ -78,15 +78,7 @@ func LoadCA(certPEM, keyPEM []byte) (*CA, error) {
 	if err != nil {
 		return nil, err
 	}
-	key, err := x509.ParsePKCS8PrivateKey(der)
-	if err != nil {
-		return nil, fmt.Errorf("CA key: %w", err)
-	}
-	signer, ok := key.(crypto.Signer)
-	if !ok {
-		return nil, fmt.Errorf("CA key of type %T cannot sign", key)
-	}
-	return newCA(cert, signer)
+	return ParseCA(cert, der)
 }
 
 func newCA(der []byte, key crypto.Signer) (*CA, error) {

@@ -15,6 +15,9 @@ import (
 const (
 	ALPNRaft = "conclave-raft/2"
 	ALPNPeer = "h2"
+	// ALPNLineage is how a node that joins a cluster learns its lineage, which is part of the
+	// names of the others. The server sends it and closes the connection.
+	ALPNLineage = "conclave-lineage/1"
 )
 
 // Identity is a node's certificate with its key, and the CA that issues the certificates of
@@ -23,7 +26,7 @@ type Identity struct {
 	certFile, keyFile, caFile string // empty if made from memory
 	loaded                    atomic.Pointer[loadedIdentity]
 	revoked                   *revocations
-	lineage                   string // see SetLineage
+	lineage                   atomic.Pointer[string] // see SetLineage
 }
 
 type loadedIdentity struct {
@@ -156,24 +159,32 @@ func (id *Identity) verifyPeer(cs tls.ConnectionState, usage x509.ExtKeyUsage) (
 // backup at the same time; lineage is empty for a cluster that was not restored. Nodes of
 // the cluster that was backed up, which have certificates of the same CA and may have the
 // same ids and addresses, are so refused by the handshake, before anything is decoded. It
-// must be called before Server and Client.
+// is for the connections from then on.
 //
 // This keeps nodes apart that are honest and that somebody started by mistake. Whoever has
 // stolen a node's key can name any lineage, and gains nothing by it: what nodes sign is of
 // one lineage too.
-func (id *Identity) SetLineage(lineage string) { id.lineage = lineage }
+func (id *Identity) SetLineage(lineage string) { id.lineage.Store(&lineage) }
+
+// Lineage returns the node's lineage.
+func (id *Identity) Lineage() string {
+	if l := id.lineage.Load(); l != nil {
+		return *l
+	}
+	return ""
+}
 
 // protocol returns the ALPN name of a protocol within the node's lineage.
 func (id *Identity) protocol(alpn string) string {
-	if id.lineage == "" {
-		return alpn
+	if l := id.Lineage(); l != "" && alpn != ALPNLineage {
+		return alpn + "+" + l
 	}
-	return alpn + "+" + id.lineage
+	return alpn
 }
 
-// Protocol returns ALPNRaft or ALPNPeer, if that is what was negotiated, or "".
+// Protocol returns ALPNRaft, ALPNPeer or ALPNLineage, if that is what was negotiated, or "".
 func (id *Identity) Protocol(cs tls.ConnectionState) string {
-	for _, alpn := range []string{ALPNRaft, ALPNPeer} {
+	for _, alpn := range []string{ALPNRaft, ALPNPeer, ALPNLineage} {
 		if cs.NegotiatedProtocol == id.protocol(alpn) {
 			return alpn
 		}
@@ -186,10 +197,19 @@ func (id *Identity) Protocol(cs tls.ConnectionState) string {
 func (id *Identity) Server(admit func(node, alpn string) error) *tls.Config {
 	return &tls.Config{
 		MinVersion: tls.VersionTLS13,
+		GetConfigForClient: func(*tls.ClientHelloInfo) (*tls.Config, error) {
+			return id.server(admit), nil // of the present lineage
+		},
+	}
+}
+
+func (id *Identity) server(admit func(node, alpn string) error) *tls.Config {
+	return &tls.Config{
+		MinVersion: tls.VersionTLS13,
 		// The certificate is verified below, with the current CA. Go would use the one from
 		// the start.
 		ClientAuth:             tls.RequireAnyClientCert,
-		NextProtos:             []string{id.protocol(ALPNRaft), id.protocol(ALPNPeer)},
+		NextProtos:             []string{id.protocol(ALPNRaft), id.protocol(ALPNPeer), ALPNLineage},
 		SessionTicketsDisabled: true,
 		GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) {
 			return &id.loaded.Load().cert, nil

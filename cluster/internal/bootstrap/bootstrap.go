@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"maps"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/hashicorp/raft"
@@ -44,6 +45,13 @@ type Config struct {
 	// Others returns the other nodes in the Raft configuration, or the other first nodes
 	// before there is one.
 	Others func() []string
+	// Configuration returns the newest Raft configuration and its index; 0 for none. Learn
+	// records one that another node told. If it is not proven, it is no more than a hint.
+	Configuration func() (index uint64, c raft.Configuration)
+	Learn         func(index uint64, c raft.Configuration, proven bool)
+	// Lineage asks another node for its lineage, and SetLineage takes it over for good.
+	Lineage    func(ctx context.Context, node string) (string, error)
+	SetLineage func(lineage string) error
 	// Client returns the client of another node's service, which connects at once even if
 	// the last attempt has only just failed.
 	Client func(node string) (clusterpb.PeerClient, error)
@@ -83,7 +91,7 @@ func (j *Joiner) Join(ctx context.Context) error {
 	}
 	if !has {
 		if j.cfg.Joined != "" {
-			return fmt.Errorf("%w (%s says that there was Raft state)", ErrWipedDisk, j.cfg.Joined)
+			return fmt.Errorf("%w (%s says that there was Raft state). %s", ErrWipedDisk, j.cfg.Joined, j.mend())
 		}
 		return j.found(ctx)
 	}
@@ -135,11 +143,13 @@ func (j *Joiner) rejoin(ctx context.Context) error {
 }
 
 // found waits until the first nodes agree and then writes the first Raft state. A node that
-// never bootstraps a cluster waits until it is contacted.
+// never bootstraps a cluster waits until it is a member of one.
 func (j *Joiner) found(ctx context.Context) error {
 	switch j.cfg.Expect {
 	case 0:
-		return j.cfg.StartRaft()
+		return j.inBackground(func() error { return j.wait(ctx) }, func() {
+			j.cfg.Log.Warn("waiting to be added to the cluster: an operator has to run conclave cluster join", "node", j.cfg.Node, "peer", j.cfg.Advertise)
+		})
 	case 1:
 		// The node bootstraps alone, but no other listed node may know it already.
 		if err := j.write(raft.Server{ID: raft.ServerID(j.cfg.Node), Address: raft.ServerAddress(j.cfg.Advertise)}); err != nil {
@@ -147,8 +157,16 @@ func (j *Joiner) found(ctx context.Context) error {
 		}
 		return j.cfg.StartRaft()
 	}
+	return j.inBackground(func() error { return j.agree(ctx) }, func() {
+		j.cfg.Log.Info("waiting for the other first nodes", "expect", j.cfg.Expect)
+	})
+}
+
+// inBackground runs f for at most Config.Patience, and after that in the background. Then it
+// calls waiting.
+func (j *Joiner) inBackground(f func() error, waiting func()) error {
 	decided := make(chan error, 1)
-	j.cfg.Go(func() { decided <- j.agree(ctx) })
+	j.cfg.Go(func() { decided <- f() })
 	patience := time.NewTimer(j.cfg.Patience)
 	defer patience.Stop()
 	select {
@@ -156,13 +174,77 @@ func (j *Joiner) found(ctx context.Context) error {
 		return err
 	case <-patience.C:
 	}
-	j.cfg.Log.Info("waiting for the other first nodes", "expect", j.cfg.Expect)
+	waiting()
 	j.cfg.Go(func() {
 		if err := <-decided; err != nil && !errors.Is(err, commit.ErrShutdown) {
 			j.cfg.Fault(err)
 		}
 	})
 	return nil
+}
+
+// wait waits until the cluster has this node as a member: before that, its nodes refuse the
+// connections of this one. A majority of the nodes that the operator named must not know this
+// node from earlier: its disk is empty, and it may have been wiped. Every majority of the
+// voters that a node was registered with has one of them, if they are the voters.
+func (j *Joiner) wait(ctx context.Context) error {
+	asking, cancel := context.WithCancel(ctx)
+	defer cancel()
+	if err := j.takeLineage(asking); err != nil {
+		return err
+	}
+	named := len(j.greeted())
+	answered := 0
+	for h := range j.greet(asking, func(*clusterpb.HelloResponse) bool { return false }) {
+		if err := j.object(h, true); err != nil {
+			return err
+		}
+		if answered++; answered > named/2 {
+			break
+		}
+	}
+	if ctx.Err() != nil {
+		return commit.ErrShutdown
+	}
+	return j.cfg.StartRaft()
+}
+
+// takeLineage waits until a majority of the nodes that the operator named tell the same
+// lineage, and takes it over. It is that of the backup that the cluster was restored from.
+func (j *Joiner) takeLineage(ctx context.Context) error {
+	named := j.greeted()
+	said := make(map[string]string) // by node
+	for wait := helloAgain; ; wait = min(2*wait, maxHelloAgain) {
+		var mu sync.Mutex
+		var all sync.WaitGroup
+		// Those who have said it are not asked again.
+		for _, node := range slices.DeleteFunc(slices.Clone(named), func(node string) bool { _, ok := said[node]; return ok }) {
+			all.Go(func() {
+				ctx, cancel := context.WithTimeout(ctx, askTimeout)
+				defer cancel()
+				if l, err := j.cfg.Lineage(ctx, node); err == nil {
+					mu.Lock()
+					defer mu.Unlock()
+					said[node] = l
+				}
+			})
+		}
+		all.Wait()
+		votes := make(map[string]int)
+		for _, l := range said {
+			if votes[l]++; votes[l] > len(named)/2 {
+				return j.cfg.SetLineage(l)
+			}
+		}
+		if len(said) == len(named) {
+			return fmt.Errorf("the members that are named to join are of different clusters, which were restored from backups: %v", said)
+		}
+		select {
+		case <-time.After(wait):
+		case <-ctx.Done():
+			return commit.ErrShutdown
+		}
+	}
 }
 
 // agree waits for an answer from every first node. All must have the same set, or two

@@ -9,7 +9,10 @@ import (
 	"sync"
 	"time"
 
+	"github.com/hashicorp/raft"
+
 	"github.com/conclavekms/conclave/cluster/clusterpb"
+	"github.com/conclavekms/conclave/cluster/internal/membership"
 	"github.com/conclavekms/conclave/cluster/internal/peerproof"
 	"github.com/conclavekms/conclave/fsm/fsmpb"
 	"github.com/conclavekms/conclave/fsm/origin"
@@ -70,13 +73,93 @@ func (j *Joiner) Answer(ctx context.Context, r *clusterpb.HelloRequest) (*cluste
 		known, mark, a.Incarnation = true, max(mark, reg.Watermark), max(a.Incarnation, reg.Incarnation)
 	}
 	a.Registered, a.Watermark, a.Level = known, mark, j.cfg.State().Level()
+	if index, c := j.cfg.Configuration(); index > 0 {
+		a.ConfigurationIndex, a.Configuration = index, raft.EncodeConfiguration(c)
+	}
 	if current {
-		if g, sig, err := j.cfg.Sign(helloDomain, helloDigest(r.Node, r.Nonce, a)); err == nil {
-			a.Generation, a.Proof = g, sig
-		}
+		j.sign(r, a)
 	}
 	return a, nil
 }
+
+// sign adds this node's proofs to an answer, unless it was sealed in the meantime.
+func (j *Joiner) sign(r *clusterpb.HelloRequest, a *clusterpb.HelloResponse) {
+	g, sig, err := j.cfg.Sign(helloDomain, helloDigest(r.Node, r.Nonce, a))
+	if err != nil {
+		return
+	}
+	a.Generation, a.Proof = g, sig
+	// A release without configurations in its answers verifies the proof above, so they have
+	// one of their own.
+	if g, sig, err := j.cfg.Sign(membersDomain, membersDigest(r.Node, r.Nonce, a)); err == nil && g == a.Generation {
+		a.ConfigurationProof = sig
+	}
+}
+
+// membersDomain separates the members in answers to Hello from other data that the origin
+// key signs.
+const membersDomain = "conclave hello members v1"
+
+// membersDigest returns the digest that an unsealed node signs of the configuration in its
+// answer to a node's nonce.
+func membersDigest(asker string, nonce []byte, a *clusterpb.HelloResponse) [32]byte {
+	h := sha256.New()
+	for _, b := range [][]byte{[]byte(a.Node), []byte(asker), nonce, a.Configuration} {
+		_, _ = h.Write(binary.BigEndian.AppendUint32(nil, uint32(len(b))))
+		_, _ = h.Write(b)
+	}
+	_, _ = h.Write(binary.BigEndian.AppendUint64(nil, a.ConfigurationIndex))
+	return [32]byte(h.Sum(nil))
+}
+
+// learn takes over the configuration in an answer to this node's nonce. Without a proof it
+// is no more than a hint.
+func (j *Joiner) learn(nonce []byte, r *clusterpb.HelloResponse) {
+	if r.ConfigurationIndex == 0 || len(r.Configuration) > maxConfiguration {
+		return
+	}
+	c, err := membership.Decode(r.Configuration)
+	if err != nil || len(c.Servers) == 0 {
+		return
+	}
+	proven := origin.Verify(j.cluster(), r.Generation, membersDomain, membersDigest(j.cfg.Node, nonce, r), r.ConfigurationProof)
+	j.cfg.Learn(r.ConfigurationIndex, c, proven)
+}
+
+// cluster returns the cluster's record in the state, or before that is applied the one on the
+// disk; nil if there is none.
+func (j *Joiner) cluster() *fsmpb.Cluster {
+	if c, _ := j.cfg.State().Cluster(); c != nil {
+		return c
+	}
+	return j.cfg.Disk.survey.cluster
+}
+
+// Verify reports whether the origin key signed a digest, according to the state or, after a
+// start, the disk.
+func (j *Joiner) Verify(generation uint32, domain string, digest [32]byte, sig []byte) bool {
+	select {
+	case <-j.cfg.Disk.survey.done:
+		return origin.Verify(j.cluster(), generation, domain, digest, sig)
+	default:
+		return false
+	}
+}
+
+// Relearn asks the other members for the newest configuration, until one has answered
+// with a proof or ctx ends.
+func (j *Joiner) Relearn(ctx context.Context) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	for h := range j.greet(ctx, func(*clusterpb.HelloResponse) bool { return false }) {
+		if h.r.ConfigurationProof != nil && h.proven {
+			return
+		}
+	}
+}
+
+// maxConfiguration bounds an encoded configuration. That of a hundred nodes has 20 KiB.
+const maxConfiguration = 64 << 10
 
 // helloDomain separates answers to Hello from other data that the origin key signs.
 const helloDomain = "conclave hello v1"
@@ -181,6 +264,9 @@ func (j *Joiner) ask(ctx context.Context, node string) (r *clusterpb.HelloRespon
 	case <-ctx.Done():
 		return nil, false, ctx.Err()
 	}
-	proven = r.Node == node && Proven(j.cfg.Disk.survey.cluster, j.cfg.Node, nonce, r)
+	proven = r.Node == node && Proven(j.cluster(), j.cfg.Node, nonce, r)
+	if r.Node == node {
+		j.learn(nonce, r)
+	}
 	return r, proven, nil
 }

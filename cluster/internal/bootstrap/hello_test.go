@@ -2,6 +2,7 @@ package bootstrap
 
 import (
 	"context"
+	"fmt"
 	"testing"
 	"time"
 
@@ -83,15 +84,30 @@ func TestAnswerIsProven(t *testing.T) {
 				Node: tt.answerer, Disk: emptyDisk(t), Patience: time.Second, State: empty.Current, Watermark: empty.Watermark,
 				Unsealed: tt.unsealed, Barrier: tt.barrier,
 				Sign: clustertest.SignOrigin,
+				Configuration: func() (uint64, raft.Configuration) {
+					return 7, raft.Configuration{Servers: []raft.Server{{ID: "n1", Address: "n1:1"}}}
+				},
 			})
 			disk := emptyDisk(t)
 			disk.survey.cluster = tt.cluster
+			// A configuration is believed if the answer is, and otherwise a hint.
+			learned := "nothing"
 			asking := New(Config{
-				Node: "n2", Disk: disk,
+				Node: "n2", Disk: disk, State: empty.Current,
+				Learn: func(index uint64, c raft.Configuration, proven bool) {
+					learned = fmt.Sprint(index, len(c.Servers), proven)
+				},
 				Client: func(string) (clusterpb.PeerClient, error) { return directly{to: answering}, nil },
 			})
 			if _, got, err := asking.ask(t.Context(), "n1"); err != nil || got != tt.want {
 				t.Errorf("proven = %v, %v; want %v", got, err, tt.want)
+			}
+			want := fmt.Sprint(7, 1, tt.want)
+			if tt.answerer != "n1" {
+				want = "nothing"
+			}
+			if learned != want {
+				t.Errorf("learned %s, want %s", learned, want)
 			}
 		})
 	}

@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/hashicorp/raft"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
@@ -56,6 +57,7 @@ func TestOldReleaseGetsNoAnswer(t *testing.T) {
 	j := New(Config{
 		Node: "n1", Known: level.Known, Release: "0.2.0", Disk: emptyDisk(t), Patience: time.Second, State: state.Current, Watermark: state.Watermark,
 		Unsealed: func() bool { return false }, Sign: clustertest.SignOrigin, Log: slog.New(slog.DiscardHandler),
+		Configuration: func() (uint64, raft.Configuration) { return 0, raft.Configuration{} },
 	})
 	old, now := &clusterpb.HelloRequest{Node: "n2", Nonce: peerproof.NewNonce()}, &clusterpb.HelloRequest{Node: "n2", SchemaMin: 1, SchemaMax: 1}
 	if r, err := j.Answer(t.Context(), old); err != nil || r.Level != 1 || r.SchemaMax != level.Newest {

@@ -35,9 +35,9 @@ func (j *Joiner) object(h helloResult, empty bool) error {
 		// registration.
 		return nil
 	case empty:
-		return fmt.Errorf("%w (node %s has seen this node as a member)", ErrWipedDisk, h.node)
+		return fmt.Errorf("%w (node %s has seen this node as a member). %s", ErrWipedDisk, h.node, j.mend())
 	case h.r.Watermark > j.cfg.Disk.last:
-		return fmt.Errorf("%w (node %s has seen it at index %d, and it is at index %d now)", ErrRolledBack, h.node, h.r.Watermark, j.cfg.Disk.last)
+		return fmt.Errorf("%w (node %s has seen it at index %d, and it is at index %d now). %s", ErrRolledBack, h.node, h.r.Watermark, j.cfg.Disk.last, j.mend())
 	}
 	return nil
 }
@@ -52,6 +52,12 @@ func (j *Joiner) refuse(r *clusterpb.HelloRequest, at uint32) error {
 	err := fmt.Errorf("%w: its release knows schema 1, and the cluster has feature level %d: start release %s on it", ErrRelease, at, j.cfg.Release)
 	j.cfg.Log.Warn("refused a node that starts", "peer", r.Node, "err", err)
 	return status.Error(codes.FailedPrecondition, err.Error())
+}
+
+// mend says how to go on after the disk was lost: under its old id the node must never
+// return, as what it had acknowledged is gone.
+func (j *Joiner) mend() string {
+	return fmt.Sprintf("If that is lost, start a node with a new id, an empty data directory and --join, and run: conclave cluster replace %s NEW-ID=HOST:PORT", j.cfg.Node)
 }
 
 // registered reports whether this incarnation is the newest one of the node.
@@ -77,7 +83,7 @@ func (j *Joiner) Compare(s *fsm.State, watermark func(node string) (uint64, bool
 		return nil
 	}
 	if mark, _ := watermark(j.cfg.Node); mark > j.cfg.Disk.last {
-		return fmt.Errorf("%w (it was seen at index %d, and it is at index %d now)", ErrRolledBack, mark, j.cfg.Disk.last)
+		return fmt.Errorf("%w (it was seen at index %d, and it is at index %d now). %s", ErrRolledBack, mark, j.cfg.Disk.last, j.mend())
 	}
 	return nil
 }

@@ -103,8 +103,15 @@ func (pr *Proposer) settle(r *clusterpb.SubmitResponse) {
 	pr.inFlight.Store(int64(len(pr.unsettled)))
 	pr.lastSettled = len(b.records)
 	late := overdue(pr.committedSince(b, r).Add(pr.cfg.Timeouts.Release))
+	accepted := uint64(0)
 	for i, p := range b.proposals {
-		p.answer(outcome{verdict: fsm.Decision{Verdict: fsm.Verdict(r.Verdicts[i]), Index: r.Index, Late: late}})
+		d := fsm.Decision{Verdict: fsm.Verdict(r.Verdicts[i]), Index: r.Index, Late: late}
+		if d.Verdict == fsm.Accepted && r.FirstRecord != nil {
+			index := *r.FirstRecord + accepted
+			d.Record = &index
+			accepted++
+		}
+		p.answer(outcome{verdict: d})
 	}
 }
 

@@ -408,6 +408,7 @@ func batchAnswer(r fsm.BatchResult) *clusterpb.SubmitResponse {
 	case fsm.BatchApplied, fsm.BatchRepeated:
 		a.Status = clusterpb.SubmitStatus_SUBMIT_STATUS_APPLIED
 		a.RepeatedBatch = r.Status == fsm.BatchRepeated
+		a.FirstRecord = r.First
 		a.Verdicts = make([]byte, len(r.Verdicts))
 		for i, v := range r.Verdicts {
 			a.Verdicts[i] = byte(v)

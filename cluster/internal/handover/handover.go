@@ -171,9 +171,10 @@ func (h *Handover) Disk() *clusterpb.Disk {
 	}
 }
 
-// Transfer hands the leadership to the best placed other voter and returns when this node
-// has stopped leading. Only one transfer runs at a time.
-func (h *Handover) Transfer(ctx context.Context) error {
+// Transfer hands the leadership to the given voter, or to the best placed one if to is empty,
+// and returns when this node has stopped leading. Only one transfer runs at a time. It returns
+// ErrNoTransfer if that node does not answer, is not fit to lead or is not caught up.
+func (h *Handover) Transfer(ctx context.Context, to string) error {
 	if !h.Leads() {
 		return commit.ErrNotLeader
 	}
@@ -182,9 +183,13 @@ func (h *Handover) Transfer(ctx context.Context) error {
 		return err
 	}
 	defer end()
-	to := h.successor(h.cfg.Voters.ReadClocks(ctx, h.cfg.Election), anyNode)
+	infos := h.cfg.Voters.ReadClocks(ctx, h.cfg.Election)
 	if to == "" {
-		return ErrNoTransfer
+		if to = h.successor(infos, anyNode); to == "" {
+			return ErrNoTransfer
+		}
+	} else if r := infos[to]; r == nil || h.successor(map[string]*clusterpb.ClockResponse{to: r}, onlyFit) == "" {
+		return fmt.Errorf("%w: %s is not a voter that is fit to lead", ErrNoTransfer, to)
 	}
 	return h.transferTo(ctx, to)
 }

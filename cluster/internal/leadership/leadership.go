@@ -39,8 +39,8 @@ const (
 // Handover tracks which node leads, and moves the leadership to another node.
 type Handover interface {
 	Leader() (id, addr string)
-	// Transfer hands the leadership to the best placed other voter.
-	Transfer(ctx context.Context) error
+	// Transfer hands the leadership to the given voter, or to the best placed one if to is "".
+	Transfer(ctx context.Context, to string) error
 	// Fitter returns the node to which this leader should hand over because of its disk,
 	// its fitness or unfit, or "".
 	Fitter(infos map[string]*clusterpb.ClockResponse, unfit bool) string
@@ -225,7 +225,7 @@ func (t *Terms) lead(ctx context.Context) {
 func (t *Terms) giveUp(ctx context.Context) {
 	tctx, cancel := context.WithTimeout(ctx, 2*t.cfg.Election)
 	defer cancel()
-	if err := t.cfg.Handover.Transfer(tctx); err != nil {
+	if err := t.cfg.Handover.Transfer(tctx, ""); err != nil {
 		t.cfg.Log.Warn("could not hand over the leadership", "err", err)
 	}
 }

@@ -8,24 +8,28 @@ import (
 	"github.com/hashicorp/raft"
 
 	"github.com/conclavekms/conclave/cluster/internal/peerport"
-	"github.com/conclavekms/conclave/cluster/pki"
 )
 
 // TestBeforeTheFirstConfiguration: the static peers are the members, and gossip only knows
 // more addresses of them.
 func TestBeforeTheFirstConfiguration(t *testing.T) {
+	var strangers []string
 	m := New(Config{
 		Node: "a", Peers: map[string]string{"a": "a:1", "b": "b:1", "c": "c:1"},
-		Raft:     func() *raft.Raft { return nil },
-		Gossiped: func(node string) string { return map[string]string{"b": "b:2", "c": "c:1", "thief": "x:1"}[node] },
+		Raft:       func() *raft.Raft { return nil },
+		Gossiped:   func(node string) string { return map[string]string{"b": "b:2", "c": "c:1", "thief": "x:1"}[node] },
+		Registered: func(string) string { return "" }, Stranger: func(node string) { strangers = append(strangers, node) },
 	})
 	if got := m.Others(); !slices.Equal(got, []string{"b", "c"}) {
 		t.Errorf("others: %v", got)
 	}
 	for node, want := range map[string]bool{"b": true, "thief": false} {
-		if m.Has(node) != want || (m.Known(node) == nil) != want || (m.Admit(node, pki.ALPNRaft) == nil) != want {
-			t.Errorf("%s is a member: %v, %v, %v", node, m.Has(node), m.Known(node), m.Admit(node, pki.ALPNRaft))
+		if has, known, admitted := m.Has(node), m.Known(node) == nil, m.Admit(node, "") == nil; has != want || known != want || admitted != want {
+			t.Errorf("%s is a member: %v, %v, %v", node, has, known, admitted)
 		}
+	}
+	if !slices.Equal(strangers, []string{"thief"}) {
+		t.Errorf("who wanted in and was not let: %q", strangers)
 	}
 	if err := m.Known("thief"); !errors.Is(err, peerport.ErrNotMember) {
 		t.Errorf("a stranger is refused with %v", err)
@@ -43,5 +47,31 @@ func TestBeforeTheFirstConfiguration(t *testing.T) {
 	}
 	if v := m.Voters(); len(v) != 0 {
 		t.Errorf("before there is a configuration %v vote", v)
+	}
+}
+
+// TestLearnedConfiguration: a newer configuration that others told decides, until this
+// node's own one is as new. A static peer that is not in it is refused.
+func TestLearnedConfiguration(t *testing.T) {
+	m := New(Config{
+		Node: "a", Peers: map[string]string{"a": "a:1", "b": "b:1"},
+		Raft: func() *raft.Raft { return nil }, Gossiped: func(string) string { return "" },
+		Registered: func(node string) string { return map[string]string{"d": "d:2"}[node] }, Stranger: func(string) {},
+	})
+	m.Learn(9, []raft.Server{{ID: "a", Address: "a:1"}, {ID: "d", Address: "d:1"}})
+	m.Learn(8, []raft.Server{{ID: "b", Address: "b:1"}})
+	for node, want := range map[string]bool{"a": true, "d": true, "b": false} {
+		if got := m.Admit(node, "") == nil; got != want {
+			t.Errorf("%s is admitted: %v", node, got)
+		}
+	}
+	if node, ok := m.NodeAt("d:1"); !ok || node != "d" {
+		t.Errorf("at d:1 is %q", node)
+	}
+	if got := m.Addresses("d"); !slices.Equal(got, []string{"d:1", "d:2"}) {
+		t.Errorf("addresses of d: %v", got)
+	}
+	if got := m.Others(); !slices.Equal(got, []string{"d"}) {
+		t.Errorf("others: %v", got)
 	}
 }

@@ -8,6 +8,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net"
 	"net/netip"
@@ -65,8 +66,8 @@ type Port struct {
 	wg    sync.WaitGroup
 
 	mu     sync.Mutex
-	conns  map[net.Conn]struct{}
-	nodes  map[string]int // number of verified connections by node
+	conns  map[net.Conn]string // with the node, once it is verified
+	nodes  map[string]int      // number of verified connections by node
 	closed bool
 
 	known knownSources
@@ -108,7 +109,7 @@ func (k *knownSources) add(s admission.Source) {
 func New(ln *admission.Listener, id *pki.Identity, admit func(node, alpn string) error, log *slog.Logger, refused func(reason string), hosts []string) *Port {
 	p := &Port{
 		ln: ln, id: id, conf: id.Server(admit), log: log, refused: refused,
-		conns: make(map[net.Conn]struct{}), nodes: make(map[string]int),
+		conns: make(map[net.Conn]string), nodes: make(map[string]int),
 	}
 	p.known.fixed, p.known.seen = make(map[admission.Source]bool), make(map[admission.Source]bool)
 	for _, h := range hosts {
@@ -167,7 +168,7 @@ func (p *Port) track(c net.Conn) bool {
 	if p.closed {
 		return false
 	}
-	p.conns[c] = struct{}{}
+	p.conns[c] = ""
 	return true
 }
 
@@ -178,13 +179,14 @@ func (p *Port) untrack(c net.Conn) {
 }
 
 // enter counts a verified connection for its node. It returns false if there are too many.
-func (p *Port) enter(node string) bool {
+func (p *Port) enter(c net.Conn, node string) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.nodes[node] >= MaxOfNode {
 		return false
 	}
 	p.nodes[node]++
+	p.conns[c] = node
 	return true
 }
 
@@ -218,7 +220,12 @@ func (p *Port) handshake(raw net.Conn) {
 		drop("certificate")
 		return
 	}
-	if !p.enter(node) {
+	if p.id.Protocol(cs) == pki.ALPNLineage {
+		p.tellLineage(c)
+		p.untrack(raw)
+		return
+	}
+	if !p.enter(raw, node) {
 		drop("too_many")
 		return
 	}
@@ -247,6 +254,15 @@ func (p *Port) handshake(raw net.Conn) {
 			p.leave(node)
 		})
 	}})
+}
+
+// tellLineage sends this node's lineage, which is all that ALPNLineage is for.
+func (p *Port) tellLineage(c *tls.Conn) {
+	_ = c.SetDeadline(time.Now().Add(HandshakeTimeout))
+	_, err := io.WriteString(c, p.id.Lineage())
+	if err := errors.Join(err, c.Close()); err != nil {
+		p.log.Debug("telling the lineage", "remote", c.RemoteAddr().String(), "err", err)
+	}
 }
 
 // ErrNotMember is returned by admit for a node that the cluster does not know.
@@ -286,6 +302,22 @@ func (p *Port) Close() {
 	p.ln.Close()
 	p.Raft.Close()
 	p.Peers.Close()
+	for _, c := range conns {
+		c.Close()
+	}
+}
+
+// Keep closes the verified connections of all nodes for which keep returns false. Those whose
+// handshake is not over are refused by its end, or by the next call.
+func (p *Port) Keep(keep func(node string) bool) {
+	p.mu.Lock()
+	var conns []net.Conn
+	for c, node := range p.conns {
+		if node != "" && !keep(node) {
+			conns = append(conns, c)
+		}
+	}
+	p.mu.Unlock()
 	for _, c := range conns {
 		c.Close()
 	}

@@ -3,7 +3,9 @@ package peers
 import (
 	"context"
 	"crypto/tls"
+	"encoding/hex"
 	"fmt"
+	"io"
 	"log/slog"
 	"net"
 	"sync"
@@ -122,6 +124,30 @@ func (p *Clients) connectTo(ctx context.Context, node, addr, alpn string) (*peer
 	return pc, nil
 }
 
+// maxLineage bounds a lineage in hexadecimal.
+const maxLineage = 64
+
+// Lineage asks a node for its lineage. It is the only question that a node of no lineage can
+// ask one that has one.
+func (p *Clients) Lineage(ctx context.Context, node string) (string, error) {
+	c, err := p.Connect(ctx, node, pki.ALPNLineage)
+	if err != nil {
+		return "", err
+	}
+	defer c.Close()
+	if err := c.SetDeadline(time.Now().Add(dialTimeout)); err != nil {
+		return "", err
+	}
+	b, err := io.ReadAll(io.LimitReader(c, maxLineage+1)) // an error if the other end has not closed it properly
+	if err != nil {
+		return "", err
+	}
+	if _, err := hex.DecodeString(string(b)); err != nil || len(b) > maxLineage {
+		return "", fmt.Errorf("node %s sent a lineage that is none", node)
+	}
+	return string(b), nil
+}
+
 // Client returns the client of another node's service.
 func (p *Clients) Client(node string) (clusterpb.PeerClient, error) {
 	p.mu.Lock()
@@ -210,6 +236,31 @@ func (p *Clients) Close() {
 	p.conns = nil
 	for c := range p.raw {
 		raw = append(raw, c)
+	}
+	p.mu.Unlock()
+	for _, c := range conns {
+		c.Close()
+	}
+	for _, c := range raw {
+		c.Close()
+	}
+}
+
+// Keep closes the connections to all nodes for which keep returns false.
+func (p *Clients) Keep(keep func(node string) bool) {
+	p.mu.Lock()
+	var conns []*grpc.ClientConn
+	var raw []*peerport.Conn
+	for node, c := range p.conns {
+		if !keep(node) {
+			conns = append(conns, c)
+			delete(p.conns, node)
+		}
+	}
+	for c := range p.raw {
+		if !keep(c.Node) {
+			raw = append(raw, c)
+		}
 	}
 	p.mu.Unlock()
 	for _, c := range conns {

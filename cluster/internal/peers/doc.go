@@ -39,6 +39,10 @@ type Node interface {
 	// Clock returns this node's answer to another node's Clock request, to which the server
 	// adds the proof. noGrowth is set if the other node leads and refuses growth.
 	Clock(from string, noGrowth bool) *clusterpb.ClockResponse
+	// Removed handles the notice that this node was removed by the configuration of that
+	// index, and Verify verifies that an unsealed node signed it.
+	Removed(index uint64)
+	Verify(generation uint32, domain string, digest [32]byte, sig []byte) bool
 	// CheckSubmission checks the MAC of a batch or a registration. The error is ErrForged
 	// if it is wrong, and another one if this node cannot check it.
 	CheckSubmission(kind string, encoded []byte, generation uint32, mac []byte) error
@@ -54,6 +58,11 @@ type Node interface {
 	// ReadAudit returns audit entries from an index on, within the given limits.
 	ReadAudit(from uint64, max, maxBytes int) ([]auditlog.Entry, error)
 
+	// AskUnseal, ChallengeUnseal and DeliverUnseal are those of package peerunseal.
+	AskUnseal(ctx context.Context, from string, session [32]byte) (refusal string, err error)
+	ChallengeUnseal(from string, nonce []byte) (*clusterpb.ChallengeUnsealResponse, error)
+	DeliverUnseal(ctx context.Context, from string, nonce, part []byte) error
+
 	// State returns the newest applied state. WaitApplied returns once the index has been
 	// applied. StateAt returns the state of an index, or nil if it is not kept.
 	State() *fsm.State
@@ -66,6 +75,8 @@ type Node interface {
 
 // ServerConfig configures the service. Everything is required except Dropped.
 type ServerConfig struct {
+	// ID is the id of this node.
+	ID string
 	// CutOffs are the nodes that are refused because of what they sent.
 	CutOffs *standing.CutOffs
 	// AttestEvery is how long another node has to wait between two attestations, which is

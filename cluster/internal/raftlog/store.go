@@ -66,6 +66,8 @@ type storeFault struct{ err error }
 
 const (
 	boltFile = "raft.db"
+	// lockPatience is how long to wait for a file that another process has open.
+	lockPatience = time.Second
 	// flushAfter is how long entries stay in the journal, at most, if it does not fill up
 	// before.
 	flushAfter = 250 * time.Millisecond
@@ -78,12 +80,16 @@ var keyJournal = []byte("conclave.journal")
 // called once, on its own goroutine, when an error stops the store. If latency is not nil,
 // it observes the duration of each write in seconds, labelled by op as in Hooks.
 func Open(dir string, limit time.Duration, hooks Hooks, latency *prometheus.HistogramVec, fault func(error)) (*Store, error) {
+	path := filepath.Join(dir, boltFile)
+	if err := check(path, lockPatience); err != nil {
+		return nil, fmt.Errorf("opening Raft log: %w", err)
+	}
 	var db *raftboltdb.BoltStore
 	err := Guard(func() (err error) {
 		db, err = raftboltdb.New(raftboltdb.Options{
-			Path: filepath.Join(dir, boltFile),
+			Path: path,
 			BoltOptions: &bbolt.Options{
-				Timeout: time.Second, // in case another process has the file
+				Timeout: lockPatience,
 				// The freelist is rebuilt when the file is opened. Otherwise it would be
 				// written with each append, which after a burst would be most of the cost
 				// of an append.

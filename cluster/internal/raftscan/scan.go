@@ -11,7 +11,6 @@ import (
 	"io"
 	"math"
 	"net"
-	"slices"
 	"sync"
 	"time"
 
@@ -385,14 +384,14 @@ func (c *Conn) Close() error {
 }
 
 // Appendable returns as many of a request's entries as are sent at once, but at least one.
+// A configuration is only ever the first entry: the node that receives it may have to apply
+// what comes before it to be able to check its signature.
 func Appendable(entries []*raft.Log) []*raft.Log {
 	size := 0
-	i := slices.IndexFunc(entries, func(l *raft.Log) bool {
-		size += len(l.Data) + len(l.Extensions)
-		return size > MaxAppend
-	})
-	if i < 0 {
-		return entries
+	for i, l := range entries {
+		if size += len(l.Data) + len(l.Extensions); i > 0 && (size > MaxAppend || l.Type == raft.LogConfiguration) {
+			return entries[:i]
+		}
 	}
-	return entries[:max(i, 1)]
+	return entries
 }

@@ -25,6 +25,7 @@ import (
 	"github.com/hashicorp/raft"
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/conclavekms/conclave/cluster/internal/membership"
 	"github.com/conclavekms/conclave/cluster/internal/peerport"
 	"github.com/conclavekms/conclave/cluster/internal/standing"
 	"github.com/conclavekms/conclave/fsm/fsmpb"
@@ -40,6 +41,8 @@ type Node interface {
 
 	// Raft returns this node's Raft, or nil before it has started.
 	Raft() *raft.Raft
+	// IsMember reports whether a node is a member of the cluster.
+	IsMember(node string) bool
 	// Configuration returns the latest Raft configuration; empty before there is one.
 	Configuration() raft.Configuration
 	// Leader returns the leader as far as this node knows, or "".
@@ -82,6 +85,8 @@ type Config struct {
 	// Standings decide which other nodes are believed, and CutOffs which are refused.
 	Standings *standing.Standings
 	CutOffs   *standing.CutOffs
+	// History records the configurations in the log.
+	History *membership.History
 	// Unproven counts, by node, the requests that were refused for lack of proof.
 	Unproven *prometheus.CounterVec
 	Log      *slog.Logger

@@ -4,11 +4,11 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
-	"slices"
 	"time"
 
 	"github.com/hashicorp/raft"
 
+	"github.com/conclavekms/conclave/cluster/internal/peerport"
 	"github.com/conclavekms/conclave/cluster/internal/standing"
 )
 
@@ -47,7 +47,7 @@ const maxTermStep = 1 << 24
 // request checks a request of another node's Raft. proven is whether the other end of the
 // connection proved that it is unsealed.
 func (d *door) request(from string, proven bool, command any) error {
-	if err := d.notImpostor(from, proven); err != nil {
+	if err := cmp.Or(d.isMember(from), d.notImpostor(from, proven)); err != nil {
 		return err
 	}
 	if d.CutOffs.Has(standing.Sender{Node: from, Proven: proven}, time.Now()) {
@@ -72,13 +72,15 @@ func (d *door) request(from string, proven bool, command any) error {
 		if last := len(r.Entries) - 1; last >= 0 && r.Entries[last].Term > r.Term {
 			return fmt.Errorf("%w: index %d of term %d in term %d", errTerm, r.Entries[last].Index, r.Entries[last].Term, r.Term)
 		}
-		if err := d.checkEntries(r); err != nil {
+		if err := d.checkEntries(r); errors.Is(err, errNotYet) {
+			return err
+		} else if err != nil {
 			d.node.CutOff(standing.Sender{Node: from, Proven: proven}, err.Error())
 			return err
 		}
 	case *raft.InstallSnapshotRequest:
 		term = r.Term
-		if installed = d.checkInstall(r); installed != nil && !errors.Is(installed, errInstalled) {
+		if installed = d.checkInstall(from, proven, r); installed != nil && !errors.Is(installed, errInstalled) {
 			return installed
 		}
 	case *raft.RequestVoteRequest:
@@ -100,6 +102,14 @@ func (d *door) request(from string, proven bool, command any) error {
 	}
 	// The node may have become known to be unsealed in the meantime.
 	return cmp.Or(d.notImpostor(from, proven), installed)
+}
+
+// isMember refuses a node that was removed while its connection was open.
+func (d *door) isMember(node string) error {
+	if d.node.IsMember(node) {
+		return nil
+	}
+	return fmt.Errorf("%s: %w", node, peerport.ErrNotMember)
 }
 
 // term refuses an answer with a newer term than that of the request, if the node may not
@@ -198,9 +208,8 @@ func (d *door) checkSender(from string, h raft.RPCHeader) error {
 	return nil
 }
 
-// checkEntries checks a leader's entries. Every node must be able to apply them. Changes of
-// membership do not exist yet, so a configuration must be the one in force, which is the
-// one that the cluster was bootstrapped with.
+// checkEntries checks a leader's entries. Every node must be able to apply them, and only an
+// unsealed leader may change the configuration.
 func (d *door) checkEntries(r *raft.AppendEntriesRequest) error {
 	for i, l := range r.Entries {
 		if l.Index != r.PrevLogEntry+1+uint64(i) { // Raft would store the gap
@@ -215,7 +224,7 @@ func (d *door) checkEntries(r *raft.AppendEntriesRequest) error {
 				return fmt.Errorf("%w: index %d: %w", errEntry, l.Index, err)
 			}
 		case raft.LogConfiguration:
-			if err := d.checkConfiguration(l.Data); err != nil {
+			if err := d.checkConfiguration(l); err != nil {
 				return fmt.Errorf("%w: index %d: %w", errEntry, l.Index, err)
 			}
 		case raft.LogNoop, raft.LogBarrier:
@@ -227,35 +236,16 @@ func (d *door) checkEntries(r *raft.AppendEntriesRequest) error {
 }
 
 // checkInstall refuses a snapshot that is older than this node's state, with errInstalled,
-// or that has another configuration. Its content is checked once it has been read.
-func (d *door) checkInstall(r *raft.InstallSnapshotRequest) error {
+// or that has another configuration and no known origin. Its content is checked once it has been read.
+func (d *door) checkInstall(from string, proven bool, r *raft.InstallSnapshotRequest) error {
 	if have := d.node.Applied(); r.LastLogIndex <= have {
 		return fmt.Errorf("%w: it is up to index %d, and this node has %d", errInstalled, r.LastLogIndex, have)
 	}
 	if r.SnapshotVersion < 1 {
 		return fmt.Errorf("%w: a snapshot of version %d", errEntry, r.SnapshotVersion)
 	}
-	if err := d.checkConfiguration(r.Configuration); err != nil {
+	if err := d.checkSnapshotConfiguration(from, proven, r.Configuration); err != nil {
 		return fmt.Errorf("%w: snapshot: %w", errEntry, err)
-	}
-	return nil
-}
-
-// checkConfiguration refuses a configuration other than the one in force. A node that has
-// none yet accepts the first.
-func (d *door) checkConfiguration(data []byte) (err error) {
-	defer func() {
-		if p := recover(); p != nil { // Raft's decoder panics
-			err = fmt.Errorf("configuration that cannot be read: %v", p)
-		}
-	}()
-	next := raft.DecodeConfiguration(data).Servers
-	now := d.node.Configuration().Servers
-	if len(now) == 0 {
-		return nil
-	}
-	if !slices.Equal(next, now) {
-		return fmt.Errorf("configuration of %d servers that was not requested", len(next))
 	}
 	return nil
 }

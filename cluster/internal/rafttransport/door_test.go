@@ -8,6 +8,7 @@ import (
 
 	"github.com/hashicorp/raft"
 
+	"github.com/conclavekms/conclave/cluster/internal/clustertest"
 	"github.com/conclavekms/conclave/fsm/fsmpb"
 	"github.com/conclavekms/conclave/fsm/wire"
 )
@@ -120,5 +121,75 @@ func TestTermsOfOthers(t *testing.T) {
 	}
 	if _, err := tr.AppendEntriesPipeline("n2", "192.0.2.2:1"); !errors.Is(err, raft.ErrPipelineReplicationNotSupported) {
 		t.Errorf("a pipeline to it: %v", err)
+	}
+}
+
+// TestSignedConfigurations: a configuration counts only if an unsealed node signed it, at its
+// own place in the log.
+func TestSignedConfigurations(t *testing.T) {
+	n := newTestNode()
+	n.start(t, true)
+	d := n.transport(t).door
+	store := keptLog{raft.NewInmemStore(), d}
+	next := raft.EncodeConfiguration(raft.Configuration{Servers: n.servers[:2]})
+	entry := func() *raft.Log { return &raft.Log{Index: 8, Term: 3, Type: raft.LogConfiguration, Data: next} }
+	signed := entry()
+	if err := store.StoreLog(signed); err != nil {
+		t.Fatal(err)
+	}
+	if index, c := d.History.Latest(); index != 8 || len(c.Servers) != 2 {
+		t.Errorf("the newest configuration is that of index %d, of %d servers", index, len(c.Servers))
+	}
+	change := func(f func(l *raft.Log)) *raft.Log {
+		l := *signed
+		l.Extensions = append([]byte(nil), signed.Extensions...)
+		f(&l)
+		return &l
+	}
+	for what, v := range map[string]struct {
+		log  *raft.Log
+		want string // "ok", "later" or "no"
+	}{
+		"signed":               {signed, "ok"},
+		"not signed":           {entry(), "no"},
+		"at another index":     {change(func(l *raft.Log) { l.Index++ }), "no"},
+		"of another term":      {change(func(l *raft.Log) { l.Term++ }), "no"},
+		"of others":            {change(func(l *raft.Log) { l.Data = raft.EncodeConfiguration(raft.Configuration{Servers: n.servers[1:]}) }), "no"},
+		"a flipped bit":        {change(func(l *raft.Log) { l.Extensions[9] ^= 1 }), "no"},
+		"a short signature":    {change(func(l *raft.Log) { l.Extensions = l.Extensions[:30] }), "no"},
+		"by a key of tomorrow": {change(func(l *raft.Log) { l.Extensions[3] = 9 }), "later"},
+	} {
+		err := d.checkConfiguration(v.log)
+		got := "no"
+		switch {
+		case err == nil:
+			got = "ok"
+		case errors.Is(err, errNotYet):
+			got = "later"
+		}
+		if got != v.want {
+			t.Errorf("%s: %s (%v), want %s", what, got, err, v.want)
+		}
+	}
+	n.cluster.Store(nil)
+	if err := d.checkConfiguration(signed); !errors.Is(err, errNotYet) {
+		t.Errorf("before the initialisation is applied: %v", err)
+	}
+	n.cluster.Store(clustertest.Cluster())
+	// A snapshot has no signature: only a leader that is known to be unsealed is believed.
+	if err := d.checkSnapshotConfiguration("n2", true, next); err == nil {
+		t.Error("a snapshot of a leader without proof changes the configuration")
+	}
+	d.Standings.Prove("n2", time.Now())
+	if err := d.checkSnapshotConfiguration("n2", false, next); err == nil {
+		t.Error("a snapshot over a connection without proof changes the configuration")
+	}
+	if err := d.checkSnapshotConfiguration("n2", true, next); err != nil {
+		t.Error(err)
+	}
+	if err := store.DeleteRange(8, 8); err == nil {
+		if index, _ := d.History.Latest(); index != 0 {
+			t.Errorf("the configuration of index %d was removed", index)
+		}
 	}
 }

@@ -36,7 +36,13 @@ func (l keptLog) DeleteRange(first, last uint64) error {
 			return err
 		}
 	}
-	return l.LogStore.DeleteRange(first, last)
+	if err := l.LogStore.DeleteRange(first, last); err != nil {
+		return err
+	}
+	if last == newest {
+		l.door.History.Truncate(first)
+	}
+	return nil
 }
 
 // mayTruncate decides whether the entries from first to last may be removed because the

@@ -13,6 +13,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/conclavekms/conclave/cluster/internal/clustertest"
+	"github.com/conclavekms/conclave/cluster/internal/membership"
 	"github.com/conclavekms/conclave/cluster/internal/peerport"
 	"github.com/conclavekms/conclave/cluster/internal/standing"
 	"github.com/conclavekms/conclave/fsm"
@@ -42,7 +43,7 @@ func newTestNode() *testNode {
 func (n *testNode) transport(t *testing.T) *Transport {
 	tr := New(Config{
 		ID: "n1", Advertise: "192.0.2.1:1", Timeout: time.Second,
-		Standings: standing.New(time.Hour), CutOffs: &standing.CutOffs{},
+		Standings: standing.New(time.Hour), CutOffs: &standing.CutOffs{}, History: &membership.History{},
 		Unproven: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "unproven"}, []string{"node"}),
 		Log:      slog.New(slog.NewTextHandler(io.Discard, nil)),
 	}, n)
@@ -86,6 +87,7 @@ func (n *testNode) NodeAt(addr string) (string, bool) {
 
 func (n *testNode) Raft() *raft.Raft                  { return n.raft }
 func (n *testNode) Configuration() raft.Configuration { return raft.Configuration{Servers: n.servers} }
+func (n *testNode) IsMember(string) bool              { return true }
 func (n *testNode) Leader() string                    { return "n1" }
 func (n *testNode) Cluster() *fsmpb.Cluster           { return n.cluster.Load() }
 func (n *testNode) Applied() uint64                   { return 0 }

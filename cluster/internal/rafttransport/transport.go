@@ -201,6 +201,16 @@ func (t *Transport) admit(c *conn, rpc raft.RPC) bool {
 			rpc.Respond(nil, err)
 		}
 		return false
+	case errors.Is(err, errNotYet):
+		if _, ok := rpc.Command.(*raft.AppendEntriesRequest); ok {
+			// The leader goes back by one entry, which it sends alone, as a configuration is
+			// always the first of a request. It comes with the leader's commit index. Without
+			// that, a node that has restarted applies nothing, and could never check this one.
+			rpc.Respond(&raft.AppendEntriesResponse{RPCHeader: t.Header(), Term: t.door.currentTerm(), LastLog: t.door.node.Raft().LastIndex()}, nil)
+			return false
+		}
+		rpc.Respond(nil, err)
+		return false
 	case err != nil:
 		rpc.Respond(nil, err)
 		return false

@@ -6,6 +6,8 @@ import (
 	"time"
 
 	"github.com/hashicorp/raft"
+
+	"github.com/conclavekms/conclave/cluster/internal/peerport"
 )
 
 // stuckPipeline waits for room until it is closed, as Raft's does when nobody
@@ -68,5 +70,29 @@ func TestAlreadyCommitted(t *testing.T) {
 	r.LeaderCommitIndex = 6
 	if got, others := alreadyCommitted(r); len(got) != 3 || others {
 		t.Errorf("%d entries, others %v", len(got), others)
+	}
+}
+
+// TestConfigurationOfALaterTime: a node that cannot check a configuration yet asks for the
+// entry before it again. That comes with the leader's commit index, with which the node
+// applies what it has, and can check the configuration the next time.
+func TestConfigurationOfALaterTime(t *testing.T) {
+	n := newTestNode()
+	n.cluster.Store(nil) // it has restarted, and applied nothing
+	n.start(t, true)
+	tr := n.transport(t)
+	next := &raft.Log{Index: 9, Term: 3, Type: raft.LogConfiguration, Data: raft.EncodeConfiguration(raft.Configuration{Servers: n.servers[:2]})}
+	next.Extensions = make([]byte, 4+64)
+	answer := make(chan raft.RPCResponse, 1)
+	rpc := raft.RPC{RespChan: answer, Command: &raft.AppendEntriesRequest{
+		RPCHeader: raft.RPCHeader{ProtocolVersion: 3, ID: []byte("n2"), Addr: []byte("192.0.2.2:1")},
+		Term:      3, PrevLogEntry: 8, PrevLogTerm: 3, LeaderCommitIndex: 9, Entries: []*raft.Log{next},
+	}}
+	if tr.admit(&conn{Conn: &peerport.Conn{Node: "n2"}}, rpc) {
+		t.Fatal("Raft gets the configuration")
+	}
+	a := <-answer
+	if r, ok := a.Response.(*raft.AppendEntriesResponse); !ok || a.Error != nil || r.Success || r.LastLog != n.raft.LastIndex() {
+		t.Errorf("the answer is %+v, %v", a.Response, a.Error)
 	}
 }

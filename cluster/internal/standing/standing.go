@@ -214,6 +214,17 @@ func (s *Standings) ProvenSince(node string, since, now time.Time) bool {
 	return s.provenLocked(node, now) && s.of[node].proof.After(since)
 }
 
+// ProvedAt returns when a node last proved that it is unsealed. The time is zero if it never
+// did, or if it has answered without proof since.
+func (s *Standings) ProvedAt(node string) time.Time {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if st := s.of[node]; st != nil {
+		return st.proof
+	}
+	return time.Time{}
+}
+
 func (s *Standings) provenLocked(node string, now time.Time) bool {
 	st := s.of[node]
 	return st != nil && !st.differs && s.fresh(st.proof, now)

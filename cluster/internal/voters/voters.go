@@ -155,6 +155,20 @@ func (v *Voters) askOne(ctx context.Context, id string, client clusterpb.PeerCli
 	return r, time.Unix(0, r.Wall).Sub(mid)
 }
 
+// AskMember asks a member, which need not vote. The answer has no effect on the standings.
+func (v *Voters) AskMember(ctx context.Context, node string) (r *clusterpb.ClockResponse, proven bool) {
+	client, err := v.cfg.Peers.Client(node)
+	if err != nil {
+		return nil, false
+	}
+	nonce := peerproof.NewNonce()
+	r, err = client.Clock(ctx, &clusterpb.ClockRequest{Group: wire.Group, NoGrowth: v.node.NoGrowth(), Nonce: nonce}, grpc.WaitForReady(true))
+	if err != nil || r.Node != node {
+		return nil, false
+	}
+	return r, v.cfg.Peers.Proven(r, nonce)
+}
+
 // AskForProof asks a node for proof after a connection without proof claimed to be from it.
 // The node may have been sealed or restarted since it was last asked, or the connection is
 // from an impostor. Several such claims in a row share one question.
