@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net/http"
 	"runtime/debug"
 	"sync"
 	"time"
@@ -13,6 +14,7 @@ import (
 	"google.golang.org/grpc/codes"
 
 	"github.com/conclavekms/conclave/keyengine/kmsapi"
+	"github.com/conclavekms/conclave/keyengine/trace"
 	"github.com/conclavekms/conclave/transport/admission"
 	"github.com/conclavekms/conclave/transport/sigv4"
 )
@@ -39,6 +41,8 @@ type APIConfig struct {
 	// RefusalPeriod is how often requests that could not be authenticated are summed up
 	// in the log; 10 s.
 	RefusalPeriod time.Duration
+	// Tracer may be nil.
+	Tracer *trace.Tracer
 	// Logger is slog.Default() if nil.
 	Logger *slog.Logger
 	// Metrics may be nil.
@@ -96,6 +100,7 @@ func (a *API) Pool(total, each int64) *admission.Pool {
 func (a *API) Answer(r *Request, err error) Answer {
 	err = r.failure(err)
 	answer := Lookup(err)
+	r.Trace.Failed(answer.Type, answer.HTTP >= http.StatusInternalServerError)
 	// The engine logs its internal errors itself, with their cause.
 	if answer.Internal && !errors.Is(err, kmsapi.ErrInternal) {
 		a.cfg.Logger.Error("request failed", "method", r.Method, "request_id", FormatRequestID(r.ID), "err", err)

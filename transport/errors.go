@@ -28,6 +28,7 @@ import (
 	"github.com/conclavekms/conclave/keyengine/ceremony"
 	"github.com/conclavekms/conclave/keyengine/iamapi"
 	"github.com/conclavekms/conclave/keyengine/kmsapi"
+	"github.com/conclavekms/conclave/keyengine/trailapi"
 	"github.com/conclavekms/conclave/transport/sigv4"
 )
 
@@ -153,6 +154,13 @@ var table = map[kmsapi.Code]row{
 	iamapi.ErrInvalidAuthorizationMessage.Code: {http.StatusBadRequest, codes.InvalidArgument, "The encoded message is not one that this cluster made."},
 	iamapi.ErrRegionDisabled.Code:              {http.StatusForbidden, codes.PermissionDenied, "The cluster does not serve this Region."},
 
+	// Errors of CloudTrail only.
+	trailapi.ErrInvalidLookupAttributes.Code: {http.StatusBadRequest, codes.InvalidArgument, "The lookup attributes are not valid."},
+	trailapi.ErrInvalidTimeRange.Code:        {http.StatusBadRequest, codes.InvalidArgument, "The time range is not valid."},
+	trailapi.ErrInvalidMaxResults.Code:       {http.StatusBadRequest, codes.InvalidArgument, "MaxResults is not valid."},
+	trailapi.ErrInvalidNextToken.Code:        {http.StatusBadRequest, codes.InvalidArgument, "The token is not valid."},
+	trailapi.ErrInvalidEventCategory.Code:    {http.StatusBadRequest, codes.InvalidArgument, "The event category is not valid."},
+
 	// Errors of operators' calls, which only the gRPC face has.
 	ceremony.ErrInitialised.Code:    {http.StatusBadRequest, codes.FailedPrecondition, "The cluster is already initialised."},
 	ceremony.ErrNotInitialised.Code: {http.StatusServiceUnavailable, codes.FailedPrecondition, "The cluster is not initialised."},
@@ -160,7 +168,8 @@ var table = map[kmsapi.Code]row{
 	ceremony.ErrShare.Code:          {http.StatusBadRequest, codes.InvalidArgument, "The share is not valid."},
 	ceremony.ErrUnsealed.Code:       {http.StatusBadRequest, codes.FailedPrecondition, "The node is unsealed."},
 	ceremony.ErrChallenge.Code:      {http.StatusBadRequest, codes.FailedPrecondition, "The challenge is not this node's current one. Ask for a new one."},
-	ceremony.ErrNoCeremony.Code:     {http.StatusBadRequest, codes.FailedPrecondition, "There is no such break-glass ceremony on this node."},
+	ceremony.ErrNoCeremony.Code:     {http.StatusBadRequest, codes.FailedPrecondition, "There is no such ceremony on this node."},
+	ceremony.ErrNotSettled.Code:     {http.StatusConflict, codes.FailedPrecondition, "The last rotation is not finished."},
 	ceremony.ErrNotUpgraded.Code:    {http.StatusBadRequest, codes.FailedPrecondition, "Not all nodes run the new release."},
 	ceremony.ErrOwner.Code:          {http.StatusBadRequest, codes.FailedPrecondition, "Another operator began this ceremony."},
 

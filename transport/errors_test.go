@@ -73,7 +73,7 @@ func TestEveryCodeHasARow(t *testing.T) {
 	if len(all) < 25 {
 		t.Fatalf("found only %d codes in kmsapi", len(all))
 	}
-	for _, dir := range []string{"../keyengine", "../keyengine/ceremony", "../keyengine/iamapi", "."} {
+	for _, dir := range []string{"../keyengine", "../keyengine/ceremony", "../keyengine/iamapi", "../keyengine/trailapi", "."} {
 		for code, at := range declaredCodes(t, dir) {
 			all[code] = at
 		}

@@ -13,6 +13,7 @@ import (
 
 	"github.com/conclavekms/conclave/keyengine/iam"
 	"github.com/conclavekms/conclave/keyengine/kmsapi"
+	"github.com/conclavekms/conclave/keyengine/trace"
 	"github.com/conclavekms/conclave/transport/admission"
 )
 
@@ -117,6 +118,20 @@ var (
 	errBody     = &kmsapi.Error{Code: ErrSerialization.Code, Message: "The request body could not be read to its end."}
 )
 
+// HeaderAuditIndex is the header of an answer with the index of the request's record in the
+// audit log. An answer without a record, or whose record's index is not known, has none.
+const HeaderAuditIndex = "X-Conclave-Audit-Index"
+
+// SetAuditIndex sets HeaderAuditIndex if the caller's request has a record whose index is known.
+func SetAuditIndex(h http.Header, c *iam.Caller) {
+	if c.Record != nil {
+		h[HeaderAuditIndex] = []string{strconv.FormatUint(*c.Record, 10)}
+	}
+}
+
+// HeaderTraceParent is the header of W3C Trace Context with the ids of the caller's trace.
+const HeaderTraceParent = "Traceparent"
+
 // handling is what one request needs besides the values of net/http. It is reused.
 type handling struct {
 	Exchange
@@ -155,7 +170,7 @@ func (r *reading) end() {
 func (f *HTTPFace) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	h := f.handled.Get().(*handling)
 	defer f.done(h)
-	in := Arrival{Remote: r.RemoteAddr, Forwarded: r.Header[HeaderForwardedFor], Conn: admission.FromContext(r.Context())}
+	in := Arrival{Remote: r.RemoteAddr, Forwarded: r.Header[HeaderForwardedFor], TraceParent: r.Header[HeaderTraceParent], Conn: admission.FromContext(r.Context())}
 	h.bodies = f.KnownBodies
 	if in.Conn == nil || in.Conn.Class() == admission.Stranger {
 		in.Pool, h.bodies, h.stranger = f.api.Strangers, f.StrangersBodies, true
@@ -193,8 +208,10 @@ func (f *HTTPFace) serve(ctx context.Context, header http.Header, r *http.Reques
 	if err := f.readBody(r, h); err != nil {
 		return err
 	}
-	caller := h.request.Caller(r.UserAgent(), r.TLS)
+	caller := h.request.Caller(r.UserAgent(), r.Host, r.TLS)
+	caller.Trace.Next(trace.Verify)
 	known, err := h.Authenticate(ctx, r, h.body, caller)
+	caller.Trace.Stop()
 	if err != nil {
 		return err
 	}
@@ -215,6 +232,7 @@ func (f *HTTPFace) serve(ctx context.Context, header http.Header, r *http.Reques
 	}
 	h.request.Method = op.Name
 	out, err := f.cfg.Engine.Do(ctx, caller, op, in)
+	SetAuditIndex(header, caller)
 	if err != nil {
 		return err
 	}
@@ -310,6 +328,7 @@ func (f *HTTPFace) recovered(w http.ResponseWriter, r *http.Request, h *handling
 // done releases what a request held, after wiping it.
 func (f *HTTPFace) done(h *handling) {
 	if h.request != nil {
+		h.request.Trace.End(h.request.Method)
 		h.request.End()
 	}
 	if h.charged != nil {

@@ -39,6 +39,9 @@ var (
 	stateStandby       = healthState{"standby", http.StatusTooManyRequests, "standbycode"}
 )
 
+// State returns the name of the state that /healthz reports.
+func (h Health) State() string { return h.state().name }
+
 func (h Health) state() healthState {
 	switch {
 	case !h.Initialised:

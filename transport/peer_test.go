@@ -10,12 +10,16 @@ import (
 )
 
 func TestTLSInfo(t *testing.T) {
-	if got := TLSInfo(nil); got != (iam.TLS{}) {
+	if got := TLSInfo(nil, "kms.example"); got != (iam.TLS{}) {
 		t.Errorf("without TLS: got %+v", got)
 	}
-	got := TLSInfo(&tls.ConnectionState{Version: tls.VersionTLS13, CipherSuite: tls.TLS_AES_128_GCM_SHA256})
-	if want := (iam.TLS{Version: "TLSv1.3", Cipher: "TLS_AES_128_GCM_SHA256"}); got != want {
+	got := TLSInfo(&tls.ConnectionState{Version: tls.VersionTLS13, CipherSuite: tls.TLS_AES_128_GCM_SHA256, CurveID: tls.X25519MLKEM768}, "kms.example:8443")
+	if want := (iam.TLS{Version: "TLSv1.3", Cipher: "TLS_AES_128_GCM_SHA256", Host: "kms.example:8443", KeyExchange: "X25519MLKEM768"}); got != want {
 		t.Errorf("got %+v, want %+v", got, want)
+	}
+	got = TLSInfo(&tls.ConnectionState{Version: tls.VersionTLS12}, strings.Repeat("x", 5000)+"\xff")
+	if len(got.Host) != maxHost || got.KeyExchange != "" {
+		t.Errorf("a long host, without a key exchange: got %d bytes and %q", len(got.Host), got.KeyExchange)
 	}
 }
 

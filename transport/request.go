@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/conclavekms/conclave/keyengine/iam"
+	"github.com/conclavekms/conclave/keyengine/trace"
 	"github.com/conclavekms/conclave/transport/admission"
 )
 
@@ -18,6 +19,8 @@ type Arrival struct {
 	// Forwarded are the values of the header X-Forwarded-For, which count only if the
 	// connection is that of a trusted proxy.
 	Forwarded []string
+	// TraceParent are the values of the header traceparent.
+	TraceParent []string
 	// Conn is the connection's place in the node's budget; nil if the listener has
 	// no budget.
 	Conn *admission.Conn
@@ -43,6 +46,8 @@ type Request struct {
 	SourceIP string
 	// Method is the requested method, for the log; "" if it is unknown.
 	Method string
+	// Trace measures the request; nil if it is not traced. Whoever handles the request ends it.
+	Trace *trace.Request
 
 	api     *API
 	source  admission.Source
@@ -66,6 +71,7 @@ type Request struct {
 // answered. Request.End must be called in either case.
 func (a *API) Arrive(ctx context.Context, in Arrival) (*Request, context.Context, error) {
 	r := &Request{ID: NewRequestID(), SourceIP: a.cfg.Proxies.SourceIP(in.Remote, in.Forwarded), api: a, conn: in.Conn, onEvict: in.Evict}
+	r.Trace = a.cfg.Tracer.Begin(a.cfg.Name, r.ID, in.TraceParent)
 	if in.Conn != nil {
 		r.source = in.Conn.Source()
 	} else {
@@ -121,6 +127,7 @@ func (r *Request) Charge(pool *admission.Pool, n int64) (*admission.Place, bool)
 // Proved notes that the sender of the request is authenticated, and promotes its
 // connection out of the class of strangers.
 func (r *Request) Proved() {
+	r.Trace.Known()
 	if r.conn != nil {
 		r.conn.Promote(admission.Client)
 	}
@@ -219,12 +226,13 @@ func (r *Request) End() {
 
 // Caller describes the sender for the engine, without the identity and other
 // properties that depend on the protocol.
-func (r *Request) Caller(userAgent string, state *tls.ConnectionState) *iam.Caller {
+func (r *Request) Caller(userAgent, host string, state *tls.ConnectionState) *iam.Caller {
 	return &iam.Caller{
 		RequestID: r.ID,
 		SourceIP:  r.SourceIP,
 		UserAgent: UserAgent(userAgent),
 		Transport: r.api.cfg.Name,
-		TLS:       TLSInfo(state),
+		TLS:       TLSInfo(state, host),
+		Trace:     r.Trace,
 	}
 }

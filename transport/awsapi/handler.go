@@ -1,5 +1,5 @@
-// Package awsapi implements the protocol of AWS KMS, JSON 1.1 over HTTP, signed
-// with SigV4, so that unmodified SDKs and tools work with Conclave.
+// Package awsapi implements the protocol of AWS KMS and CloudTrail, JSON 1.1 over HTTP,
+// signed with SigV4, so that unmodified SDKs and tools work with Conclave.
 //
 // The reader may rely on this, in addition to what transport.HTTPFace promises. A
 // request reaches Engine.Do only after the engine has verified its signature. The
@@ -14,7 +14,6 @@ import (
 	"log/slog"
 	"mime"
 	"net/http"
-	"strings"
 	"time"
 
 	"github.com/conclavekms/conclave/keyengine"
@@ -22,6 +21,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/conclavekms/conclave/keyengine/iam"
+	"github.com/conclavekms/conclave/keyengine/trace"
 	"github.com/conclavekms/conclave/transport"
 	"github.com/conclavekms/conclave/transport/sigv4"
 )
@@ -40,6 +40,8 @@ type Config struct {
 	Operations []*keyengine.Operation
 	// Now is the clock that signatures are checked against; time.Now if nil.
 	Now func() time.Time
+	// Tracer may be nil.
+	Tracer *trace.Tracer
 	// Logger is slog.Default() if nil.
 	Logger *slog.Logger
 	// Metrics may be nil.
@@ -59,18 +61,13 @@ type Config struct {
 }
 
 const (
-	service      = "kms"
 	contentType  = "application/x-amz-json-1.1"
-	targetPrefix = "TrentService."
 	headerTarget = "X-Amz-Target"
 
 	// Spelled as AWS spells it, which HTTP/1.1 clients can see.
 	headerRequestID = "x-amzn-RequestId"
 	headerErrorType = "x-amzn-ErrorType"
 )
-
-// verifier parses the signatures of requests. The operation must be signed.
-var verifier = sigv4.NewVerifier(service, headerTarget)
 
 // contentTypes is the header of every answer. It can be shared, as net/http
 // does not change it.
@@ -79,10 +76,15 @@ var contentTypes = []string{contentType}
 // Handler is the face as an http.Handler. It is safe for concurrent use.
 type Handler struct {
 	cfg        Config
-	operations map[string]*keyengine.Operation
+	operations map[operationName]*keyengine.Operation
 	api        *transport.API
 	face       *transport.HTTPFace
 	origins    map[string]bool // nil if there are none
+}
+
+type operationName struct {
+	service *service
+	name    string
 }
 
 // New returns a handler. It fails if the configuration is invalid, or if an operation
@@ -91,7 +93,7 @@ func New(cfg Config) (*Handler, error) {
 	if cfg.Now == nil {
 		cfg.Now = time.Now
 	}
-	h := &Handler{cfg: cfg, operations: make(map[string]*keyengine.Operation, len(cfg.Operations))}
+	h := &Handler{cfg: cfg, operations: make(map[operationName]*keyengine.Operation, len(cfg.Operations))}
 	for _, o := range cfg.Origins {
 		if err := CheckOrigin(o); err != nil {
 			return nil, fmt.Errorf("awsapi: %w", err)
@@ -102,17 +104,19 @@ func New(cfg Config) (*Handler, error) {
 		h.origins[o] = true
 	}
 	for _, op := range cfg.Operations {
-		if string(op.Service) != service {
+		s := serviceNamed(string(op.Service))
+		if s == nil {
 			continue
 		}
-		if _, ok := h.operations[op.Name]; ok {
+		name := operationName{s, op.Name}
+		if _, ok := h.operations[name]; ok {
 			return nil, fmt.Errorf("awsapi: operation %s is listed twice", op.Name)
 		}
-		h.operations[op.Name] = op
+		h.operations[name] = op
 	}
 	var err error
 	h.api, err = transport.NewAPI(transport.APIConfig{
-		Name: "aws", Timeout: cfg.Timeout, MaxCalls: cfg.MaxInFlight, Proxies: cfg.Proxies, RefusalPeriod: cfg.RefusalPeriod, Logger: cfg.Logger, Metrics: cfg.Metrics,
+		Name: "aws", Timeout: cfg.Timeout, MaxCalls: cfg.MaxInFlight, Proxies: cfg.Proxies, RefusalPeriod: cfg.RefusalPeriod, Tracer: cfg.Tracer, Logger: cfg.Logger, Metrics: cfg.Metrics,
 	})
 	if err != nil {
 		return nil, err
@@ -135,6 +139,7 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 // exchange is the transport.Exchange of AWS's protocol.
 type exchange struct {
 	handler   *Handler
+	service   *service // that the request is signed for
 	claim     sigv4.Claim
 	canonical []byte // and the proof
 	dec       decoder
@@ -156,7 +161,7 @@ func (ex *exchange) Reset() {
 	if cap(ex.canonical) > maxKept {
 		ex.canonical = nil
 	}
-	ex.claim, ex.op, ex.in, ex.out = sigv4.Claim{}, nil, nil, nil
+	ex.service, ex.claim, ex.op, ex.in, ex.out = nil, sigv4.Claim{}, nil, nil, nil
 }
 
 // Accept implements transport.Exchange.
@@ -164,7 +169,8 @@ func (ex *exchange) Accept(r *http.Request) error {
 	if u := r.URL; u.Path != "/" || u.RawPath != "" || r.Method != http.MethodPost {
 		return cmp.Or(forAnother(r), error(errAddress))
 	}
-	if err := verifier.Read(&ex.claim, r, ex.handler.cfg.Now()); err != nil {
+	ex.service = cmp.Or(serviceNamed(sigv4.ServiceOf(r)), kmsService) // whatever is wrong with the signature
+	if err := ex.service.verifier.Read(&ex.claim, r, ex.handler.cfg.Now()); err != nil {
 		return cmp.Or(forAnother(r), err)
 	}
 	return nil
@@ -186,7 +192,7 @@ func (ex *exchange) Authenticate(ctx context.Context, r *http.Request, body []by
 
 // Decode implements transport.Exchange.
 func (ex *exchange) Decode(r *http.Request, body []byte) (*keyengine.Operation, any, error) {
-	op, err := ex.handler.operation(r.Header, ex.claim.Parameter(headerTarget))
+	op, err := ex.handler.operation(ex.service, r.Header, ex.claim.Parameter(headerTarget))
 	if err != nil {
 		return nil, nil, err
 	}
@@ -204,18 +210,16 @@ func (ex *exchange) Encode(b []byte, h http.Header, out any) ([]byte, error) {
 	return appendOutput(b, ex.op.Output(), out)
 }
 
-// operation returns the requested operation, which is named by the target of a
+// operation returns the requested operation of a service, which is named by the target of a
 // presigned URL or else by the header.
-func (h *Handler) operation(header http.Header, target string) (*keyengine.Operation, error) {
+func (h *Handler) operation(s *service, header http.Header, target string) (*keyengine.Operation, error) {
 	v := header[headerTarget]
 	if target != "" {
 		v = []string{target}
 	}
 	if len(v) == 1 {
-		if name, ok := strings.CutPrefix(v[0], targetPrefix); ok {
-			if op, ok := h.operations[name]; ok {
-				return op, isJSON(header)
-			}
+		if op, ok := h.operations[operationName{s, s.operation(v[0])}]; ok {
+			return op, isJSON(header)
 		}
 	}
 	return nil, errUnknownOperation

@@ -11,6 +11,41 @@ import (
 	"github.com/conclavekms/conclave/transport/sigv4"
 )
 
+// service is what the face has to know of a service, besides its operations.
+type service struct {
+	name     string   // in the scope of signatures
+	prefixes []string // of the header that names the operation: clients use any of them
+	verifier *sigv4.Verifier
+}
+
+// The operation must be signed.
+var (
+	kmsService        = &service{"kms", []string{"TrentService."}, sigv4.NewVerifier("kms", headerTarget)}
+	cloudTrailService = &service{
+		"cloudtrail", []string{"com.amazonaws.cloudtrail.v20131101.CloudTrail_20131101.", "CloudTrail_20131101."}, sigv4.NewVerifier("cloudtrail", headerTarget),
+	}
+)
+
+// operation returns the name of the operation in a target, or "" if it is not one of the service.
+func (s *service) operation(target string) string {
+	for _, p := range s.prefixes {
+		if name, ok := strings.CutPrefix(target, p); ok {
+			return name
+		}
+	}
+	return ""
+}
+
+// serviceNamed returns the service with that name in signatures, or nil.
+func serviceNamed(name string) *service {
+	for _, s := range [...]*service{kmsService, cloudTrailService} {
+		if s.name == name {
+			return s
+		}
+	}
+	return nil
+}
+
 // If one endpoint is set for all of AWS, requests for other services arrive here, such as
 // from a store that looks for its bucket. The answer says what to set instead, in the
 // format that the client reads, which for most of them is XML. Requests for IAM and STS go
@@ -31,9 +66,9 @@ func (m *misdirected) Unwrap() error {
 
 // message returns the text that says what to set.
 func (m *misdirected) message() string {
-	return "This is the endpoint of Conclave, which serves AWS KMS, IAM and STS, and the request is signed for the service '" + m.service +
-		"'. Credential should be scoped to correct service: 'kms', 'iam' or 'sts'." +
-		" Set AWS_ENDPOINT_URL_KMS, AWS_ENDPOINT_URL_IAM and AWS_ENDPOINT_URL_STS, or endpoint_url for kms, iam and sts alone in a profile's services, instead of AWS_ENDPOINT_URL." +
+	return "This is the endpoint of Conclave, which serves AWS KMS, IAM and STS and CloudTrail's LookupEvents, and the request is signed for the service '" + m.service +
+		"'. Credential should be scoped to correct service: 'kms', 'iam', 'sts' or 'cloudtrail'." +
+		" Set AWS_ENDPOINT_URL_KMS, AWS_ENDPOINT_URL_IAM, AWS_ENDPOINT_URL_STS and AWS_ENDPOINT_URL_CLOUDTRAIL, or endpoint_url for these services alone in a profile's services, instead of AWS_ENDPOINT_URL." +
 		" In Terraform's AWS provider set endpoints { kms = …, iam = …, sts = … }."
 }
 
@@ -50,7 +85,7 @@ func wantsXML(r *http.Request) bool {
 // forAnother returns the answer to a request for another service that does not
 // have the form of a request to KMS; nil if it is not recognised as one.
 func forAnother(r *http.Request) error {
-	if name := sigv4.ServiceOf(r); name != "" && name != service {
+	if name := sigv4.ServiceOf(r); name != "" && serviceNamed(name) == nil {
 		return &misdirected{name, wantsXML(r)}
 	}
 	return nil

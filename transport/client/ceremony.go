@@ -125,6 +125,9 @@ func SubmitShare(ctx context.Context, op kmspb.OperatorClient, share []byte) (*k
 		if err != nil {
 			return nil, err
 		}
+		if n := res.GetNode(); n != nil {
+			n.CeremonyNonce = c.GetNonce()
+		}
 		if !again || res.GetNode().GetError().GetType() != "InvalidChallengeException" {
 			return res.GetNode(), nil
 		}
@@ -175,6 +178,84 @@ func SubmitBreakGlassShare(ctx context.Context, op kmspb.OperatorClient, b *kmsp
 		return nil, nil, fmt.Errorf("access key %s was created, but its secret cannot be decrypted and cannot be shown again: %w", k.GetAccessKeyId(), err)
 	}
 	return res.GetCeremony(), &BreakGlassKey{k.GetAccessKeyId(), k.GetRootArn(), secret, k.GetExpires().AsTime()}, nil
+}
+
+// keyChangePurposes are what the shares for ceremonies that replace keys are encrypted for.
+var keyChangePurposes = map[kmspb.KeyChangeKind]string{
+	kmspb.KeyChangeKind_KEY_CHANGE_KIND_REKEY:          "conclave rekey share v1\x00",
+	kmspb.KeyChangeKind_KEY_CHANGE_KIND_ROTATE_ROOT:    "conclave root rotation share v1\x00",
+	kmspb.KeyChangeKind_KEY_CHANGE_KIND_ROTATE_KEYRING: "conclave keyring rotation share v1\x00",
+}
+
+// SubmitKeyChangeShare submits a share to the ceremony k, which the node that op is connected
+// to has returned, after verifying that the other end is that node. It returns the ceremony as
+// it is then, and whether the share has completed it. The caller has to wipe the share.
+func SubmitKeyChangeShare(ctx context.Context, op kmspb.OperatorClient, k *kmspb.KeyChange, share []byte) (*kmspb.KeyChange, bool, error) {
+	var at peer.Peer
+	res, err := op.GetKeyChange(ctx, &kmspb.GetKeyChangeRequest{}, grpc.Peer(&at))
+	if err != nil {
+		return nil, false, err
+	}
+	now := res.GetCeremony()
+	if err := checkNode(&at, now.GetNodeId()); err != nil {
+		return nil, false, err
+	}
+	// The custodian has seen k, and agrees to nothing else.
+	if now.GetNodeId() != k.GetNodeId() || !slices.Equal(now.GetNonce(), k.GetNonce()) || now.GetKind() != k.GetKind() || now.GetProving() != k.GetProving() ||
+		!proto.Equal(now.GetNewShareSet(), k.GetNewShareSet()) {
+		return nil, false, errors.New("the ceremony has ended or changed, or is on another node")
+	}
+	purpose, ok := keyChangePurposes[k.GetKind()]
+	if !ok {
+		return nil, false, errors.New("this release does not know that kind of ceremony")
+	}
+	info := slices.Concat([]byte(purpose), k.GetClusterId(), k.GetNonce(), []byte(now.GetNodeId()))
+	sealed, err := seal(k.GetPublicKey(), info, share)
+	if err != nil {
+		return nil, false, fmt.Errorf("node %s: %w", now.GetNodeId(), err)
+	}
+	done, err := op.SubmitKeyChangeShare(ctx, &kmspb.SubmitKeyChangeShareRequest{Nonce: k.GetNonce(), SealedShare: sealed})
+	return done.GetCeremony(), done.GetDone(), err
+}
+
+// RekeyShares are the new shares of a rekey. If the keys of the new custodians were given, they
+// are Encrypted to them. Otherwise they are in Shares, which the caller has to wipe.
+type RekeyShares struct {
+	Shares    [][]byte
+	Encrypted []*kmspb.EncryptedShare
+	RequestID string // of the call that has returned them
+}
+
+// Wipe wipes the shares.
+func (r *RekeyShares) Wipe() {
+	for _, s := range r.Shares {
+		clear(s)
+	}
+}
+
+// NewShares returns the new shares of a rekey.
+func NewShares(ctx context.Context, op kmspb.OperatorClient, nonce []byte) (*RekeyShares, error) {
+	key, err := ecdh.P256().GenerateKey(rand.Reader)
+	if err != nil {
+		return nil, err
+	}
+	res, err := op.GetNewShares(ctx, &kmspb.GetNewSharesRequest{Nonce: nonce, AnswerKey: key.PublicKey().Bytes()})
+	if err != nil {
+		return nil, err
+	}
+	if len(res.GetEncryptedShares()) > 0 {
+		return &RekeyShares{Encrypted: res.GetEncryptedShares(), RequestID: res.GetRequestId()}, nil
+	}
+	message, err := open(key, append([]byte("conclave rekey v1\x00"), nonce...), res.GetSealedSecrets())
+	if err != nil {
+		return nil, fmt.Errorf("the new shares cannot be decrypted: %w", err)
+	}
+	defer clear(message)
+	secrets := new(kmspb.InitSecrets)
+	if err := proto.Unmarshal(message, secrets); err != nil {
+		return nil, errors.New("the new shares cannot be decrypted")
+	}
+	return &RekeyShares{Shares: secrets.GetShares(), RequestID: res.GetRequestId()}, nil
 }
 
 // Status returns the status of the node that op is connected to.

@@ -198,6 +198,9 @@ func (c *Client) Calls() grpc.ClientConnInterface { return c.authenticated() }
 // Audit returns a client that reads the audit log.
 func (c *Client) Audit() kmspb.AuditClient { return kmspb.NewAuditClient(c.authenticated()) }
 
+// Usage returns a client for what was counted.
+func (c *Client) Usage() kmspb.UsageClient { return kmspb.NewUsageClient(c.authenticated()) }
+
 // Accounts returns a client for the accounts of the cluster.
 func (c *Client) Accounts() kmspb.AccountsClient {
 	return kmspb.NewAccountsClient(c.authenticated())

@@ -32,6 +32,7 @@ import (
 	"github.com/conclavekms/conclave/keyengine/iam"
 	"github.com/conclavekms/conclave/keyengine/iamapi"
 	"github.com/conclavekms/conclave/keyengine/kmsapi"
+	"github.com/conclavekms/conclave/keyengine/trace"
 	"github.com/conclavekms/conclave/transport"
 )
 
@@ -53,6 +54,8 @@ var (
 // Config configures a Handler. Engine is required.
 type Config struct {
 	Engine transport.Engine
+	// Tracer may be nil.
+	Tracer *trace.Tracer
 	// Logger is slog.Default() if nil.
 	Logger *slog.Logger
 	// Metrics may be nil.
@@ -78,7 +81,7 @@ func New(cfg Config) (*Handler, error) {
 		return nil, errors.New("containercreds: there is no operation " + operation)
 	}
 	api, err := transport.NewAPI(transport.APIConfig{
-		Name: "container", Timeout: cfg.Timeout, MaxCalls: cfg.MaxInFlight, Proxies: cfg.Proxies, RefusalPeriod: cfg.RefusalPeriod, Logger: cfg.Logger, Metrics: cfg.Metrics,
+		Name: "container", Timeout: cfg.Timeout, MaxCalls: cfg.MaxInFlight, Proxies: cfg.Proxies, RefusalPeriod: cfg.RefusalPeriod, Tracer: cfg.Tracer, Logger: cfg.Logger, Metrics: cfg.Metrics,
 	})
 	if err != nil {
 		return nil, err

@@ -2,6 +2,7 @@ package grpcapi
 
 import (
 	"context"
+	"strconv"
 	"strings"
 	"unicode/utf8"
 
@@ -17,6 +18,18 @@ import (
 
 // requestIDHeader is the header of every answer with the request's id.
 const requestIDHeader = "x-conclave-request-id"
+
+// auditIndexTrailer is the trailer with the index of the call's record in the audit log. An
+// answer without a record, or whose record's index is not known, has none.
+const auditIndexTrailer = "x-conclave-audit-index"
+
+// auditIndex returns the trailer with the index of the call's record; nil for none.
+func (c *call) auditIndex() metadata.MD {
+	if c.caller == nil || c.caller.Record == nil {
+		return nil
+	}
+	return metadata.Pairs(auditIndexTrailer, strconv.FormatUint(*c.caller.Record, 10))
+}
 
 // maxStatusMessage bounds the text of a status. It is in the trailers twice,
 // and clients in other languages accept 8 KiB of trailers.
@@ -39,6 +52,7 @@ func (s *Server) answer(name string, handle grpc.MethodHandler) grpc.MethodHandl
 	return func(srv any, ctx context.Context, dec func(any) error, _ grpc.UnaryServerInterceptor) (out any, err error) {
 		c := callOf(ctx)
 		c.Method = name
+		defer func() { c.Trace.End(name) }()
 		defer func() {
 			if p := recover(); p != nil {
 				out, err = nil, s.api.Panicked(c.Request, p)
@@ -46,6 +60,7 @@ func (s *Server) answer(name string, handle grpc.MethodHandler) grpc.MethodHandl
 			if err != nil {
 				out, err = nil, s.refusal(c, err)
 			}
+			_ = grpc.SetTrailer(ctx, c.auditIndex()) // it fails only for a call that has ended
 		}()
 		if err := grpc.SetHeader(ctx, metadata.Pairs(requestIDHeader, transport.FormatRequestID(c.ID))); err != nil {
 			c.status = err
@@ -61,6 +76,7 @@ var errStopping = &kmsapi.Error{Code: kmsapi.ErrUnavailable.Code, Message: "This
 func (s *Server) answerStream(srv any, ss grpc.ServerStream, info *grpc.StreamServerInfo, handle grpc.StreamHandler) (err error) {
 	c := callOf(ss.Context())
 	c.Method = info.FullMethod
+	defer func() { c.Trace.End(info.FullMethod) }()
 	ctx, cancel := context.WithCancel(ss.Context())
 	defer cancel()
 	defer context.AfterFunc(s.life, cancel)()
@@ -83,6 +99,7 @@ func (s *Server) answerStream(srv any, ss grpc.ServerStream, info *grpc.StreamSe
 		}
 		err = s.refusal(c, err)
 	}()
+	defer func() { ss.SetTrailer(c.auditIndex()) }()
 	if err := ss.SetHeader(metadata.Pairs(requestIDHeader, transport.FormatRequestID(c.ID))); err != nil {
 		c.status = err
 		return err

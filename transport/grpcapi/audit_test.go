@@ -103,3 +103,40 @@ func TestAuditNeedsACaller(t *testing.T) {
 		}
 	}
 }
+
+// TestAuditSinksAreListedAndForgotten: a list says what the engine says, and what a caller
+// names is forgotten.
+func TestAuditSinksAreListedAndForgotten(t *testing.T) {
+	w, _, c := auditOf(t, time.Minute)
+	res, err := c.ListSinks(withToken(timed(t), "good"), &kmspb.ListAuditSinksRequest{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	old, siem := res.GetSinks()[0], res.GetSinks()[1]
+	if old.GetName() != "old" || old.GetConfirmed() != 7 || old.GetKind() != "" || old.GetError() != nil {
+		t.Errorf("one that is remembered is %v", old)
+	}
+	if siem.GetKind() != "syslog" || siem.GetNode() != "n1" || siem.GetLag() != 2 || siem.GetLagSeconds() != 1.5 || siem.GetError().GetMessage() != "gone" || siem.GetError().GetTime().GetSeconds() != 2 {
+		t.Errorf("one that fails is %v", siem)
+	}
+	if _, err := c.ForgetSink(withToken(timed(t), "good"), &kmspb.ForgetAuditSinkRequest{Name: "old"}); err != nil {
+		t.Fatal(err)
+	}
+	if w.engine.op != "forget old" {
+		t.Errorf("the engine was asked to %q", w.engine.op)
+	}
+	for _, call := range []func(context.Context) error{
+		func(ctx context.Context) error {
+			_, err := c.ListSinks(ctx, &kmspb.ListAuditSinksRequest{})
+			return err
+		},
+		func(ctx context.Context) error {
+			_, err := c.ForgetSink(ctx, &kmspb.ForgetAuditSinkRequest{})
+			return err
+		},
+	} {
+		if err := call(timed(t)); status.Code(err) != codes.Unauthenticated {
+			t.Errorf("without a token: %v", err)
+		}
+	}
+}

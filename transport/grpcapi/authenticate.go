@@ -15,6 +15,7 @@ import (
 	"github.com/conclavekms/conclave/keyengine/ceremony"
 	"github.com/conclavekms/conclave/keyengine/iam"
 	"github.com/conclavekms/conclave/keyengine/kmsapi"
+	"github.com/conclavekms/conclave/keyengine/trace"
 	"github.com/conclavekms/conclave/transport"
 )
 
@@ -91,7 +92,12 @@ func (c *connection) channel() ([]byte, error) {
 // not used in its place: the caller intended to be another principal.
 func (s *Server) caller(ctx context.Context) (*iam.Caller, error) {
 	call, conn := callOf(ctx), connectionOf(ctx)
-	c := call.Caller(userAgent(ctx), conn.state)
+	call.Trace.Next(trace.Verify)
+	defer call.Trace.Stop()
+	c := call.Caller(userAgent(ctx), authority(ctx), conn.state)
+	if call.caller == nil { // a stream authenticates its caller again
+		call.caller = c
+	}
 	var err error
 	if c.Region, err = region(ctx); err != nil {
 		return nil, err
@@ -129,7 +135,9 @@ func (s *Server) callerOrStranger(ctx context.Context) (*iam.Caller, error) {
 	if len(metadata.ValueFromIncomingContext(ctx, "authorization")) > 0 || conn.leaf != nil {
 		return s.caller(ctx)
 	}
-	c := callOf(ctx).Caller(userAgent(ctx), conn.state)
+	call := callOf(ctx)
+	c := call.Caller(userAgent(ctx), authority(ctx), conn.state)
+	call.caller = c
 	var err error
 	c.Region, err = region(ctx)
 	return c, err
@@ -205,8 +213,14 @@ func bearer(values []string) (string, bool) {
 	return token, ok && strings.EqualFold(scheme, "Bearer") && token != ""
 }
 
-func userAgent(ctx context.Context) string {
-	if v := metadata.ValueFromIncomingContext(ctx, "user-agent"); len(v) > 0 {
+func userAgent(ctx context.Context) string { return header(ctx, "user-agent") }
+
+// authority returns the host that the client asks for.
+func authority(ctx context.Context) string { return header(ctx, ":authority") }
+
+// header returns the first value of a header, or "".
+func header(ctx context.Context, name string) string {
+	if v := metadata.ValueFromIncomingContext(ctx, name); len(v) > 0 {
 		return v[0]
 	}
 	return ""

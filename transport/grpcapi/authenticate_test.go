@@ -192,6 +192,34 @@ func operatorCalls(conn *grpc.ClientConn) map[string]func(context.Context) error
 			_, err := op.CancelBreakGlass(ctx, &kmspb.CancelBreakGlassRequest{})
 			return err
 		},
+		"NameCustodians": func(ctx context.Context) error {
+			_, err := op.NameCustodians(ctx, &kmspb.NameCustodiansRequest{})
+			return err
+		},
+		"BeginKeyChange": func(ctx context.Context) error {
+			_, err := op.BeginKeyChange(ctx, &kmspb.BeginKeyChangeRequest{Kind: kmspb.KeyChangeKind_KEY_CHANGE_KIND_REKEY})
+			return err
+		},
+		"GetKeyChange": func(ctx context.Context) error {
+			_, err := op.GetKeyChange(ctx, &kmspb.GetKeyChangeRequest{})
+			return err
+		},
+		"SubmitKeyChangeShare": func(ctx context.Context) error {
+			_, err := op.SubmitKeyChangeShare(ctx, &kmspb.SubmitKeyChangeShareRequest{})
+			return err
+		},
+		"GetNewShares": func(ctx context.Context) error {
+			_, err := op.GetNewShares(ctx, &kmspb.GetNewSharesRequest{})
+			return err
+		},
+		"CancelKeyChange": func(ctx context.Context) error {
+			_, err := op.CancelKeyChange(ctx, &kmspb.CancelKeyChangeRequest{})
+			return err
+		},
+		"GetShareSet": func(ctx context.Context) error {
+			_, err := op.GetShareSet(ctx, &kmspb.GetShareSetRequest{})
+			return err
+		},
 		"UpgradeStatus": func(ctx context.Context) error {
 			_, err := cl.UpgradeStatus(ctx, &kmspb.UpgradeStatusRequest{})
 			return err
@@ -200,12 +228,77 @@ func operatorCalls(conn *grpc.ClientConn) map[string]func(context.Context) error
 			_, err := cl.FinalizeUpgrade(ctx, &kmspb.FinalizeUpgradeRequest{})
 			return err
 		},
+		"ListSeals": func(ctx context.Context) error {
+			_, err := cl.ListSeals(ctx, &kmspb.ListSealsRequest{})
+			return err
+		},
+		"RemoveSeal": func(ctx context.Context) error {
+			_, err := cl.RemoveSeal(ctx, &kmspb.RemoveSealRequest{Name: "file:0"})
+			return err
+		},
+		"SetNodeAddress": func(ctx context.Context) error {
+			_, err := cl.SetNodeAddress(ctx, &kmspb.SetNodeAddressRequest{})
+			return err
+		},
+		"GetNodeCA": func(ctx context.Context) error {
+			_, err := cl.GetNodeCA(ctx, &kmspb.GetNodeCARequest{})
+			return err
+		},
+		"ImportNodeCA": func(ctx context.Context) error {
+			_, err := cl.ImportNodeCA(ctx, &kmspb.ImportNodeCARequest{})
+			return err
+		},
+		"RemoveNodeCA": func(ctx context.Context) error {
+			_, err := cl.RemoveNodeCA(ctx, &kmspb.RemoveNodeCARequest{})
+			return err
+		},
+		"CreateJoinToken": func(ctx context.Context) error {
+			_, err := cl.CreateJoinToken(ctx, &kmspb.CreateJoinTokenRequest{})
+			return err
+		},
+		"GetPeerUnseal": func(ctx context.Context) error {
+			_, err := cl.GetPeerUnseal(ctx, &kmspb.GetPeerUnsealRequest{})
+			return err
+		},
+		"SetPeerUnseal": func(ctx context.Context) error {
+			_, err := cl.SetPeerUnseal(ctx, &kmspb.SetPeerUnsealRequest{Agreements: 1})
+			return err
+		},
 		"SaveSnapshot": func(ctx context.Context) error {
 			ss, err := op.SaveSnapshot(ctx, &kmspb.SaveSnapshotRequest{})
 			if err != nil {
 				return err
 			}
 			_, err = ss.Recv()
+			return err
+		},
+		"AddNode": func(ctx context.Context) error {
+			_, err := cl.AddNode(ctx, &kmspb.AddNodeRequest{})
+			return err
+		},
+		"PromoteNode": func(ctx context.Context) error {
+			_, err := cl.PromoteNode(ctx, &kmspb.PromoteNodeRequest{})
+			return err
+		},
+		"RemoveNode": func(ctx context.Context) error {
+			_, err := cl.RemoveNode(ctx, &kmspb.RemoveNodeRequest{})
+			return err
+		},
+		"TransferLeadership": func(ctx context.Context) error {
+			_, err := cl.TransferLeadership(ctx, &kmspb.TransferLeadershipRequest{})
+			return err
+		},
+		"CheckSnapshot": func(ctx context.Context) error {
+			ss, err := op.CheckSnapshot(ctx)
+			if err != nil {
+				return err
+			}
+			for range 3 {
+				if err := ss.Send(&kmspb.CheckSnapshotRequest{Data: []byte("backup")}); err != nil {
+					break // the answer says why
+				}
+			}
+			_, err = ss.CloseAndRecv()
 			return err
 		},
 		"Members": func(ctx context.Context) error { _, err := cl.Members(ctx, &kmspb.MembersRequest{}); return err },
@@ -224,6 +317,24 @@ func TestOperatorCallsAreAllTried(t *testing.T) {
 				t.Errorf("%s.%s is not tried", s, name)
 			}
 		}
+	}
+}
+
+// TestStrangersMayJoin: a machine that joins has no certificate yet. Its token is not looked at
+// here.
+func TestStrangersMayJoin(t *testing.T) {
+	w := start(t, false, nil)
+	c := kmspb.NewJoiningClient(w.dial(nil))
+	ca, err := c.GetJoinAuthority(timed(t), &kmspb.GetJoinAuthorityRequest{})
+	if err != nil || string(ca.GetCertificate()) != "ca" {
+		t.Errorf("got %v, %v", ca, err)
+	}
+	res, err := c.JoinCluster(timed(t), &kmspb.JoinClusterRequest{Token: "token ", Csr: []byte("csr")})
+	if err != nil || res.GetNodeId() != "token csr" {
+		t.Errorf("got %v, %v", res, err)
+	}
+	if len(w.ceremony.done) > 0 {
+		t.Errorf("done: %v", w.ceremony.done)
 	}
 }
 

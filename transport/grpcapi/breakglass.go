@@ -7,19 +7,19 @@ import (
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"github.com/conclavekms/conclave/keyengine/ceremony"
+	"github.com/conclavekms/conclave/transport"
 	"github.com/conclavekms/conclave/transport/kmspb"
 )
 
-func breakGlassMessage(b *ceremony.BreakGlass) *kmspb.BreakGlass {
-	m := &kmspb.BreakGlass{NodeId: b.NodeID, ClusterId: b.ClusterID[:], Threshold: uint32(b.Threshold), Active: b.Active}
+func breakGlassMessage(b *ceremony.BreakGlass, op ceremony.Operator) *kmspb.BreakGlass {
+	m := &kmspb.BreakGlass{RequestId: transport.FormatRequestID(op.RequestID), NodeId: b.NodeID, ClusterId: b.ClusterID[:], Threshold: uint32(b.Threshold), Active: b.Active}
 	if !b.Active {
 		return m
 	}
 	m.Nonce, m.PublicKey, m.Owner, m.Account, m.Reason = b.Nonce[:], b.PublicKey, b.Owner, b.Account, b.Reason
 	m.Duration, m.Began, m.Expires = durationpb.New(b.Life), timestamppb.New(b.Began), timestamppb.New(b.Expires)
-	for _, i := range b.Custodians {
-		m.Custodians = append(m.Custodians, uint32(i))
-	}
+	m.Custodians = indexes(b.Custodians)
+	m.ShareSet = shareSetMessage(b.ShareSet)
 	return m
 }
 
@@ -34,18 +34,19 @@ func (o *operatorService) BeginBreakGlass(ctx context.Context, in *kmspb.BeginBr
 	if err != nil {
 		return nil, err
 	}
-	return &kmspb.BeginBreakGlassResponse{Ceremony: breakGlassMessage(b)}, nil
+	return &kmspb.BeginBreakGlassResponse{Ceremony: breakGlassMessage(b, op)}, nil
 }
 
 func (o *operatorService) GetBreakGlass(ctx context.Context, _ *kmspb.GetBreakGlassRequest) (*kmspb.GetBreakGlassResponse, error) {
-	if _, err := o.server.operator(ctx); err != nil {
+	op, err := o.server.operator(ctx)
+	if err != nil {
 		return nil, err
 	}
 	b, err := o.server.cfg.Ceremony.BreakGlass()
 	if err != nil {
 		return nil, err
 	}
-	return &kmspb.GetBreakGlassResponse{Ceremony: breakGlassMessage(b)}, nil
+	return &kmspb.GetBreakGlassResponse{Ceremony: breakGlassMessage(b, op)}, nil
 }
 
 func (o *operatorService) SubmitBreakGlassShare(ctx context.Context, in *kmspb.SubmitBreakGlassShareRequest) (*kmspb.SubmitBreakGlassShareResponse, error) {
@@ -57,7 +58,7 @@ func (o *operatorService) SubmitBreakGlassShare(ctx context.Context, in *kmspb.S
 	if err != nil {
 		return nil, err
 	}
-	r := &kmspb.SubmitBreakGlassShareResponse{Ceremony: breakGlassMessage(b)}
+	r := &kmspb.SubmitBreakGlassShareResponse{Ceremony: breakGlassMessage(b, op)}
 	if key != nil {
 		r.Key = &kmspb.BreakGlassKey{AccessKeyId: key.AccessKeyID, SealedSecret: key.SealedSecret, RootArn: key.RootARN, Expires: timestamppb.New(key.Expires)}
 	}

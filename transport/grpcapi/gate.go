@@ -8,6 +8,7 @@ import (
 	"google.golang.org/grpc/status"
 	"google.golang.org/grpc/tap"
 
+	"github.com/conclavekms/conclave/keyengine/iam"
 	"github.com/conclavekms/conclave/keyengine/kmsapi"
 	"github.com/conclavekms/conclave/transport"
 	"github.com/conclavekms/conclave/transport/admission"
@@ -54,6 +55,7 @@ type call struct {
 	// has seen already. No other status may be passed on: one that a handler
 	// received from elsewhere may contain anything.
 	status error
+	caller *iam.Caller // whose request it is; nil for calls of operators
 }
 
 type callKey struct{}
@@ -69,7 +71,7 @@ var errFull = &kmsapi.Error{Code: kmsapi.ErrThrottling.Code, Message: "This node
 // it returns also governs reading the request, so a client that sends headers
 // and then nothing is dropped in time.
 func (g *gates) enter(ctx context.Context, info *tap.Info) (context.Context, error) {
-	in := transport.Arrival{Pool: g.api.Strangers, Lasts: true, Forwarded: info.Header.Get(transport.HeaderForwardedFor)}
+	in := transport.Arrival{Pool: g.api.Strangers, Lasts: true, Forwarded: info.Header.Get(transport.HeaderForwardedFor), TraceParent: info.Header.Get(transport.HeaderTraceParent)}
 	if p, ok := peer.FromContext(ctx); ok {
 		auth, _ := p.AuthInfo.(authInfo)
 		in.Conn = auth.conn

@@ -117,7 +117,10 @@ func TestSilentStreamsAreLetGo(t *testing.T) {
 		runtime.ReadMemStats(&after)
 		peak = max(peak, after.HeapInuse)
 	}
-	for range 10 {
+	for round := range 10 {
+		if testing.Short() && round >= 4 && sent.Load() >= 3*maxStrangers {
+			break
+		}
 		began := time.Now()
 		_, err := operator.Seal(timed(t), &kmspb.SealRequest{})
 		timely("an operator seals", err, began)

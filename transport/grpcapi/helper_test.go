@@ -30,6 +30,7 @@ import (
 	"github.com/conclavekms/conclave/keyengine"
 	"github.com/conclavekms/conclave/keyengine/ceremony"
 	"github.com/conclavekms/conclave/keyengine/iam"
+	"github.com/conclavekms/conclave/keyengine/joining"
 	"github.com/conclavekms/conclave/keyengine/kmsapi"
 	"github.com/conclavekms/conclave/transport/admission"
 	"github.com/conclavekms/conclave/transport/kmspb"
@@ -138,15 +139,43 @@ func (f *fakeEngine) RevokeSessions(_ context.Context, c *iam.Caller) error {
 	return f.managed(c, "revoke sessions")
 }
 
+func (f *fakeEngine) RecordReceipt(context.Context, *iam.Caller, *uint64, iam.RequestID) ([]byte, error) {
+	panic("not used")
+}
+
+func (*fakeEngine) SearchAudit(context.Context, *iam.Caller, keyengine.AuditQuery, string, int) (*keyengine.AuditPage, error) {
+	return nil, errors.New("not in this test")
+}
+
+func (*fakeEngine) AuditSinks(context.Context, *iam.Caller) ([]keyengine.AuditSink, error) {
+	return []keyengine.AuditSink{
+		{Name: "old", Confirmed: 7},
+		{Name: "siem", Kind: "syslog", Confirmed: 5, Node: "n1", Lag: 2, Age: 1500 * time.Millisecond, Error: "gone", ErrorAt: time.Unix(2, 0)},
+	}, nil
+}
+
+func (f *fakeEngine) ForgetAuditSink(_ context.Context, c *iam.Caller, name string) error {
+	return f.managed(c, "forget "+name)
+}
+
 func (f *fakeEngine) ReadAudit(context.Context, *iam.Caller, uint64) (*keyengine.AuditReader, error) {
 	return nil, errors.New("there is no log")
 }
 
+func (f *fakeEngine) Usage(context.Context, *iam.Caller, keyengine.UsageQuery) (*keyengine.UsagePage, error) {
+	return nil, errors.New("nothing is counted")
+}
+
+func (f *fakeEngine) UsedKeys(context.Context, *iam.Caller, keyengine.UsageQuery) (*keyengine.UsagePage, error) {
+	return nil, errors.New("nothing is counted")
+}
+
 // fakeCeremony notes who did what.
 type fakeCeremony struct {
-	mu   sync.Mutex
-	done []string
-	err  error
+	params ceremony.InitParams // of the last Init
+	mu     sync.Mutex
+	done   []string
+	err    error
 }
 
 func (f *fakeCeremony) note(op ceremony.Operator, what string) error {
@@ -169,6 +198,7 @@ func (f *fakeCeremony) Init(_ context.Context, op ceremony.Operator, p ceremony.
 	if p.KeepUnsealed {
 		return nil, errors.New("the wire cannot ask for this")
 	}
+	f.params = p
 	return &ceremony.InitResult{ClusterID: "c", AccessKeyID: "AKIA", SealedSecrets: append([]byte("for "), p.AnswerKey...), RootARN: "arn", VerifierKey: "vk"}, f.note(op, "init")
 }
 
@@ -212,6 +242,38 @@ func (f *fakeCeremony) CancelBreakGlass(_ context.Context, op ceremony.Operator,
 	return f.note(op, "cancel")
 }
 
+func (f *fakeCeremony) NameCustodians(_ context.Context, op ceremony.Operator, _ []ceremony.NamedCustodian) (bool, error) {
+	return true, f.note(op, "names")
+}
+
+func (f *fakeCeremony) KeyChanges() KeyChanges { return fakeKeyChanges{f} }
+
+type fakeKeyChanges struct{ f *fakeCeremony }
+
+func (f fakeKeyChanges) Begin(_ context.Context, op ceremony.Operator, _ ceremony.KeyChangeParams) (*ceremony.KeyChangeStatus, error) {
+	return &ceremony.KeyChangeStatus{NodeID: "n1"}, f.f.note(op, "begin key change")
+}
+
+func (f fakeKeyChanges) Status() (*ceremony.KeyChangeStatus, error) {
+	return &ceremony.KeyChangeStatus{NodeID: "n1"}, f.f.err
+}
+
+func (f fakeKeyChanges) Submit(_ context.Context, op ceremony.Operator, nonce, sealed []byte) (*ceremony.KeyChangeStatus, bool, error) {
+	return &ceremony.KeyChangeStatus{NodeID: "n1"}, false, f.f.note(op, "key change share")
+}
+
+func (f fakeKeyChanges) NewShares(_ context.Context, op ceremony.Operator, _, _ []byte) ([]byte, []ceremony.EncryptedShare, error) {
+	return nil, nil, f.f.note(op, "new shares")
+}
+
+func (f fakeKeyChanges) Cancel(_ context.Context, op ceremony.Operator, _ []byte) error {
+	return f.f.note(op, "cancel key change")
+}
+
+func (f fakeKeyChanges) ShareSet(context.Context) (*ceremony.ShareSet, error) {
+	return &ceremony.ShareSet{}, f.f.err
+}
+
 func (f *fakeCeremony) SaveSnapshot(_ context.Context, op ceremony.Operator, withAudit bool, to io.Writer) (*kmspb.SavedSnapshot, error) {
 	if _, err := io.WriteString(to, "backup"); err != nil {
 		return nil, err
@@ -219,8 +281,32 @@ func (f *fakeCeremony) SaveSnapshot(_ context.Context, op ceremony.Operator, wit
 	return &kmspb.SavedSnapshot{Id: fmt.Sprint(op.Name, " ", withAudit)}, nil
 }
 
-func (f *fakeCeremony) Members(context.Context) ([]*kmspb.Member, error) {
-	return []*kmspb.Member{{NodeId: "n1", Suffrage: "voter"}}, f.err
+func (f *fakeCeremony) Members(context.Context) (*kmspb.MembersResponse, error) {
+	return &kmspb.MembersResponse{Members: []*kmspb.Member{{NodeId: "n1", Suffrage: "voter"}}}, f.err
+}
+
+func (f *fakeCeremony) AddNode(_ context.Context, op ceremony.Operator, _, _ string) error {
+	return f.note(op, "add")
+}
+
+func (f *fakeCeremony) PromoteNode(_ context.Context, op ceremony.Operator, _ string) error {
+	return f.note(op, "promote")
+}
+
+func (f *fakeCeremony) RemoveNode(_ context.Context, op ceremony.Operator, _ string) error {
+	return f.note(op, "remove")
+}
+
+func (f *fakeCeremony) TransferLeadership(_ context.Context, op ceremony.Operator, _ string) error {
+	return f.note(op, "transfer")
+}
+
+func (f *fakeCeremony) CheckSnapshot(_ context.Context, op ceremony.Operator, from io.Reader) (*kmspb.CheckSnapshotResponse, error) {
+	b, err := io.ReadAll(from)
+	if err != nil {
+		return nil, err
+	}
+	return &kmspb.CheckSnapshotResponse{Id: fmt.Sprint(op.Name, " ", len(b))}, f.note(op, "check snapshot")
 }
 
 func (f *fakeCeremony) UpgradeStatus(context.Context) (*kmspb.UpgradeStatusResponse, error) {
@@ -229,6 +315,51 @@ func (f *fakeCeremony) UpgradeStatus(context.Context) (*kmspb.UpgradeStatusRespo
 
 func (f *fakeCeremony) FinalizeUpgrade(_ context.Context, op ceremony.Operator) (*kmspb.FinalizeUpgradeResponse, error) {
 	return &kmspb.FinalizeUpgradeResponse{Level: 2}, f.note(op, "finalize")
+}
+
+func (f *fakeCeremony) PeerUnseal() *kmspb.PeerUnsealState {
+	return &kmspb.PeerUnsealState{Agreements: 2}
+}
+
+func (f *fakeCeremony) SetPeerUnseal(_ context.Context, op ceremony.Operator, agreements int) (*kmspb.PeerUnsealState, bool, error) {
+	return &kmspb.PeerUnsealState{Agreements: uint32(agreements)}, true, f.note(op, "peer unseal")
+}
+
+func (f *fakeCeremony) ListSeals() []*kmspb.SealSlot { return []*kmspb.SealSlot{{Name: "file:0"}} }
+
+func (f *fakeCeremony) RemoveSeal(_ context.Context, op ceremony.Operator, name string) error {
+	return f.note(op, "remove seal "+name)
+}
+
+func (f *fakeCeremony) SetNodeAddress(_ context.Context, op ceremony.Operator, _, _ string) error {
+	return f.note(op, "set address")
+}
+
+func (f *fakeCeremony) Joining() Joining { return fakeJoining{f} }
+
+type fakeJoining struct{ *fakeCeremony }
+
+func (f fakeJoining) Show() (*joining.Info, error) { return &joining.Info{NodeID: "node-1"}, f.err }
+
+func (f fakeJoining) Import(_ context.Context, op ceremony.Operator, _, _ []byte) error {
+	return f.note(op, "import CA")
+}
+
+func (f fakeJoining) Remove(_ context.Context, op ceremony.Operator) error {
+	return f.note(op, "remove CA")
+}
+
+func (f fakeJoining) CreateToken(_ context.Context, op ceremony.Operator, _ joining.TokenParams) (string, time.Time, error) {
+	return "token", time.Time{}, f.note(op, "create token")
+}
+
+func (f fakeJoining) Authority() ([]byte, error) { return []byte("ca"), nil }
+
+func (f fakeJoining) Join(_ context.Context, in *joining.Request) (*kmspb.JoinClusterResponse, error) {
+	if in.RequestID == [16]byte{} || in.SourceIP == "" {
+		return nil, errors.New("the request has no id or no source")
+	}
+	return &kmspb.JoinClusterResponse{NodeId: in.Token + string(in.CSR)}, nil
 }
 
 // clock is the real clock with an offset.

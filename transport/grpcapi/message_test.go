@@ -95,14 +95,19 @@ func fillValue(r *rand.Rand, v reflect.Value, all bool) {
 }
 
 // TestEveryOperationBothWays converts random messages of every operation to
-// structures and back: nothing is lost or added.
+// structures and back: nothing is lost or added. With -short there are fewer messages: the
+// race detector has no use for one goroutine.
 func TestEveryOperationBothWays(t *testing.T) {
 	seed := rand.Uint64()
 	t.Logf("seed %d", seed)
 	r := rand.New(rand.NewPCG(seed, 1))
+	each := 200
+	if testing.Short() {
+		each = 20
+	}
 	for _, m := range methods(t) {
 		t.Run(m.op.Name, func(t *testing.T) {
-			for i := range 200 {
+			for i := range each {
 				// A request, over the wire, to the engine and back.
 				req := m.request.New().Interface()
 				fill(r, reflect.ValueOf(req).Elem(), i == 0)
@@ -446,8 +451,8 @@ func TestServicesMatchEngine(t *testing.T) {
 				t.Errorf("%s: the engine has no %s", of.name, name)
 			}
 		}
-		if len(known) < 6 {
-			t.Errorf("%s has only %d operations", of.name, len(known))
+		if len(known) == 0 {
+			t.Errorf("%s has no operations", of.name)
 		}
 	}
 	extra := *keyengine.Operations()[0]

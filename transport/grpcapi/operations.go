@@ -16,6 +16,7 @@ import (
 	"github.com/conclavekms/conclave/keyengine/kmsapi"
 	"github.com/conclavekms/conclave/transport/iampb"
 	"github.com/conclavekms/conclave/transport/kmspb"
+	"github.com/conclavekms/conclave/transport/trailpb"
 )
 
 // method is one operation of this face.
@@ -79,6 +80,7 @@ var awsServices = []awsService{
 	{"kms", &kmspb.KMS_ServiceDesc, kmspb.File_transport_kmspb_kms_proto.Services().ByName("KMS")},
 	{"iam", &iampb.IAM_ServiceDesc, iampb.File_transport_iampb_iam_proto.Services().ByName("IAM")},
 	{"sts", &iampb.STS_ServiceDesc, iampb.File_transport_iampb_sts_proto.Services().ByName("STS")},
+	{"cloudtrail", &trailpb.CloudTrail_ServiceDesc, trailpb.File_transport_trailpb_cloudtrail_proto.Services().ByName("CloudTrail")},
 }
 
 type awsService struct {

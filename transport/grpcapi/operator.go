@@ -37,11 +37,30 @@ type Ceremony interface {
 	BreakGlass() (*ceremony.BreakGlass, error)
 	SubmitBreakGlassShare(ctx context.Context, op ceremony.Operator, nonce, sealed, answerKey []byte) (*ceremony.BreakGlass, *ceremony.BreakGlassKey, error)
 	CancelBreakGlass(ctx context.Context, op ceremony.Operator, nonce []byte) error
-	Members(ctx context.Context) ([]*kmspb.Member, error)
+	NameCustodians(ctx context.Context, op ceremony.Operator, custodians []ceremony.NamedCustodian) (changed bool, err error)
+	// KeyChanges returns the ceremonies of this node that replace keys.
+	KeyChanges() KeyChanges
 	UpgradeStatus(ctx context.Context) (*kmspb.UpgradeStatusResponse, error)
 	FinalizeUpgrade(ctx context.Context, op ceremony.Operator) (*kmspb.FinalizeUpgradeResponse, error)
+	PeerUnseal() *kmspb.PeerUnsealState
+	// SetPeerUnseal changes how nodes are unsealed by their peers, and reports whether there
+	// was anything to change.
+	SetPeerUnseal(ctx context.Context, op ceremony.Operator, agreements int) (st *kmspb.PeerUnsealState, changed bool, err error)
+	ListSeals() []*kmspb.SealSlot
+	RemoveSeal(ctx context.Context, op ceremony.Operator, name string) error
+	// Joining returns the CA of the nodes' certificates and the join tokens of this node.
+	Joining() Joining
 	// SaveSnapshot writes a backup. Size and hash of the result are left to the caller.
 	SaveSnapshot(ctx context.Context, op ceremony.Operator, withAudit bool, to io.Writer) (*kmspb.SavedSnapshot, error)
+	Members(ctx context.Context) (*kmspb.MembersResponse, error)
+	// The following are for the leader; see kmspb.Cluster.
+	AddNode(ctx context.Context, op ceremony.Operator, node, address string) error
+	PromoteNode(ctx context.Context, op ceremony.Operator, node string) error
+	RemoveNode(ctx context.Context, op ceremony.Operator, node string) error
+	SetNodeAddress(ctx context.Context, op ceremony.Operator, node, address string) error
+	TransferLeadership(ctx context.Context, op ceremony.Operator, to string) error
+	// CheckSnapshot reads a backup to its end and checks it.
+	CheckSnapshot(ctx context.Context, op ceremony.Operator, from io.Reader) (*kmspb.CheckSnapshotResponse, error)
 }
 
 // Detail returns an error in the form of a NodeStatus; nil for nil. It reveals
@@ -68,10 +87,11 @@ func SealState(st ceremony.SealStatus) *kmspb.SealState {
 		MoreRegions:  st.MoreRegions,
 		Partition:    st.Partition,
 		MemoryLocked: st.MemoryLocked,
+		ShareSet:     shareSetMessage(st.ShareSet),
+		AnyRegion:    st.AnyRegion,
+		WaitingFor:   st.Waiting,
 	}
-	for _, i := range st.Custodians {
-		m.Custodians = append(m.Custodians, uint32(i))
-	}
+	m.Custodians = indexes(st.Custodians)
 	if c := st.Ceremony; c != nil {
 		m.Ceremony = &kmspb.Ceremony{Nonce: c.Nonce[:], Owner: c.Owner, Began: timestamppb.New(c.Began), Expires: timestamppb.New(c.Expires)}
 	}
@@ -113,7 +133,12 @@ func (o *operatorService) Init(ctx context.Context, in *kmspb.InitRequest) (*kms
 	if in.GetAnswerKey() == nil {
 		return nil, errAnswerKey
 	}
+	custodians, err := custodianKeys(in.GetCustodians(), in.GetShares())
+	if err != nil {
+		return nil, err
+	}
 	r, err := o.server.cfg.Ceremony.Init(ctx, op, ceremony.InitParams{
+		Custodians:      custodians,
 		Shares:          int(in.GetShares()),
 		Threshold:       int(in.GetThreshold()),
 		Account:         in.GetAccount(),
@@ -128,12 +153,74 @@ func (o *operatorService) Init(ctx context.Context, in *kmspb.InitRequest) (*kms
 		return nil, err
 	}
 	return &kmspb.InitResponse{
-		ClusterId:     r.ClusterID,
-		AccessKeyId:   r.AccessKeyID,
-		SealedSecrets: r.SealedSecrets,
-		RootArn:       r.RootARN,
-		VerifierKey:   r.VerifierKey,
+		ClusterId:       r.ClusterID,
+		AccessKeyId:     r.AccessKeyID,
+		SealedSecrets:   r.SealedSecrets,
+		RootArn:         r.RootARN,
+		VerifierKey:     r.VerifierKey,
+		EncryptedShares: encryptedShares(r.EncryptedShares),
+		ShareSet:        shareSetMessage(r.ShareSet),
+		RequestId:       transport.FormatRequestID(op.RequestID),
 	}, nil
+}
+
+// custodianKeys returns the custodians of a new share set, with the number of shares that the
+// client has asked for besides.
+func custodianKeys(given []*kmspb.CustodianKey, shares uint32) (list []ceremony.CustodianKey, err error) {
+	if len(given) > 0 && shares != 0 {
+		return nil, errCustodianShares
+	}
+	for _, c := range given {
+		list = append(list, ceremony.CustodianKey{Name: c.GetName(), Key: c.GetPublicKey()})
+	}
+	return list, nil
+}
+
+func encryptedShares(shares []ceremony.EncryptedShare) (list []*kmspb.EncryptedShare) {
+	for _, s := range shares {
+		list = append(list, &kmspb.EncryptedShare{
+			Index: uint32(s.Index), Custodian: s.Custodian.Name, Kind: string(s.Kind), KeyFingerprint: s.Custodian.KeyFingerprint, Text: s.Text,
+		})
+	}
+	return list
+}
+
+// errCustodianShares: clients that give the custodians leave the number of shares out, so that
+// an older node does not hand out shares that are not encrypted to anybody. A client that does
+// not know that rule must not learn it from such a node.
+var errCustodianShares = &kmsapi.Error{Code: kmsapi.ErrValidation.Code,
+	Message: "With custodians, shares must be 0: there is one for each of them."}
+
+func shareSetMessage(s *ceremony.ShareSet) *kmspb.ShareSet {
+	if s == nil {
+		return nil
+	}
+	m := &kmspb.ShareSet{
+		ClusterId: s.ClusterID[:], Epoch: uint32(s.Epoch), Threshold: uint32(s.Threshold), Count: uint32(s.Count), Commitments: s.Commitments,
+	}
+	if s.ID != ([16]byte{}) {
+		m.Id = s.ID[:]
+	}
+	for _, c := range s.Custodians {
+		m.Custodians = append(m.Custodians, &kmspb.NamedCustodian{Name: c.Name, KeyFingerprint: c.KeyFingerprint})
+	}
+	return m
+}
+
+func (o *operatorService) NameCustodians(ctx context.Context, in *kmspb.NameCustodiansRequest) (*kmspb.NameCustodiansResponse, error) {
+	op, err := o.server.operator(ctx)
+	if err != nil {
+		return nil, err
+	}
+	var custodians []ceremony.NamedCustodian
+	for _, c := range in.GetCustodians() {
+		custodians = append(custodians, ceremony.NamedCustodian{Name: c.GetName(), KeyFingerprint: c.GetKeyFingerprint()})
+	}
+	changed, err := o.server.cfg.Ceremony.NameCustodians(ctx, op, custodians)
+	if err != nil {
+		return nil, err
+	}
+	return &kmspb.NameCustodiansResponse{Changed: changed}, nil
 }
 
 // errAnswerKey: without a key to encrypt them to, secrets would be in the clear
@@ -236,6 +323,43 @@ func (s *snapshotSender) Write(b []byte) (int, error) {
 	return len(b), nil
 }
 
+// CheckSnapshot receives a backup. It lasts as long as the caller takes, like SaveSnapshot.
+func (o *operatorService) CheckSnapshot(ss grpc.ClientStreamingServer[kmspb.CheckSnapshotRequest, kmspb.CheckSnapshotResponse]) error {
+	ctx := ss.Context()
+	op, err := o.server.operator(ctx)
+	if err != nil {
+		return err
+	}
+	if err := callOf(ctx).Stay(&o.server.gates.audits); err != nil {
+		return err
+	}
+	r, err := o.server.cfg.Ceremony.CheckSnapshot(ctx, op, &snapshotReceiver{from: ss})
+	if err != nil {
+		return err
+	}
+	return ss.SendAndClose(r)
+}
+
+// snapshotReceiver reads what is received.
+type snapshotReceiver struct {
+	from grpc.ClientStreamingServer[kmspb.CheckSnapshotRequest, kmspb.CheckSnapshotResponse]
+	left []byte
+}
+
+// Read implements io.Reader.
+func (s *snapshotReceiver) Read(b []byte) (int, error) {
+	for len(s.left) == 0 {
+		r, err := s.from.Recv() // io.EOF at the end
+		if err != nil {
+			return 0, err
+		}
+		s.left = r.GetData()
+	}
+	n := copy(b, s.left)
+	s.left = s.left[n:]
+	return n, nil
+}
+
 // snapshotMessage bounds the bytes of a backup in one message.
 const snapshotMessage = 128 << 10
 
@@ -248,11 +372,62 @@ func (c *clusterService) Members(ctx context.Context, _ *kmspb.MembersRequest) (
 	if _, err := c.server.operator(ctx); err != nil {
 		return nil, err
 	}
-	members, err := c.server.cfg.Ceremony.Members(ctx)
+	return c.server.cfg.Ceremony.Members(ctx)
+}
+
+func (c *clusterService) AddNode(ctx context.Context, in *kmspb.AddNodeRequest) (*kmspb.AddNodeResponse, error) {
+	op, err := c.server.operator(ctx)
 	if err != nil {
 		return nil, err
 	}
-	return &kmspb.MembersResponse{Members: members}, nil
+	if err := c.server.cfg.Ceremony.AddNode(ctx, op, in.GetNodeId(), in.GetPeerAddress()); err != nil {
+		return nil, err
+	}
+	return &kmspb.AddNodeResponse{}, nil
+}
+
+func (c *clusterService) PromoteNode(ctx context.Context, in *kmspb.PromoteNodeRequest) (*kmspb.PromoteNodeResponse, error) {
+	op, err := c.server.operator(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if err := c.server.cfg.Ceremony.PromoteNode(ctx, op, in.GetNodeId()); err != nil {
+		return nil, err
+	}
+	return &kmspb.PromoteNodeResponse{}, nil
+}
+
+func (c *clusterService) RemoveNode(ctx context.Context, in *kmspb.RemoveNodeRequest) (*kmspb.RemoveNodeResponse, error) {
+	op, err := c.server.operator(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if err := c.server.cfg.Ceremony.RemoveNode(ctx, op, in.GetNodeId()); err != nil {
+		return nil, err
+	}
+	return &kmspb.RemoveNodeResponse{}, nil
+}
+
+func (c *clusterService) SetNodeAddress(ctx context.Context, in *kmspb.SetNodeAddressRequest) (*kmspb.SetNodeAddressResponse, error) {
+	op, err := c.server.operator(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if err := c.server.cfg.Ceremony.SetNodeAddress(ctx, op, in.GetNodeId(), in.GetPeerAddress()); err != nil {
+		return nil, err
+	}
+	return &kmspb.SetNodeAddressResponse{}, nil
+}
+
+func (c *clusterService) TransferLeadership(ctx context.Context, in *kmspb.TransferLeadershipRequest) (*kmspb.TransferLeadershipResponse, error) {
+	op, err := c.server.operator(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if err := c.server.cfg.Ceremony.TransferLeadership(ctx, op, in.GetNodeId()); err != nil {
+		return nil, err
+	}
+	return &kmspb.TransferLeadershipResponse{}, nil
 }
 
 func (c *clusterService) UpgradeStatus(ctx context.Context, _ *kmspb.UpgradeStatusRequest) (*kmspb.UpgradeStatusResponse, error) {
@@ -268,4 +443,41 @@ func (c *clusterService) FinalizeUpgrade(ctx context.Context, _ *kmspb.FinalizeU
 		return nil, err
 	}
 	return c.server.cfg.Ceremony.FinalizeUpgrade(ctx, op)
+}
+
+func (c *clusterService) GetPeerUnseal(ctx context.Context, _ *kmspb.GetPeerUnsealRequest) (*kmspb.GetPeerUnsealResponse, error) {
+	if _, err := c.server.operator(ctx); err != nil {
+		return nil, err
+	}
+	return &kmspb.GetPeerUnsealResponse{State: c.server.cfg.Ceremony.PeerUnseal()}, nil
+}
+
+func (c *clusterService) SetPeerUnseal(ctx context.Context, in *kmspb.SetPeerUnsealRequest) (*kmspb.SetPeerUnsealResponse, error) {
+	op, err := c.server.operator(ctx)
+	if err != nil {
+		return nil, err
+	}
+	st, changed, err := c.server.cfg.Ceremony.SetPeerUnseal(ctx, op, int(in.GetAgreements()))
+	if err != nil {
+		return nil, err
+	}
+	return &kmspb.SetPeerUnsealResponse{State: st, Changed: changed}, nil
+}
+
+func (c *clusterService) ListSeals(ctx context.Context, _ *kmspb.ListSealsRequest) (*kmspb.ListSealsResponse, error) {
+	if _, err := c.server.operator(ctx); err != nil {
+		return nil, err
+	}
+	return &kmspb.ListSealsResponse{Seals: c.server.cfg.Ceremony.ListSeals()}, nil
+}
+
+func (c *clusterService) RemoveSeal(ctx context.Context, in *kmspb.RemoveSealRequest) (*kmspb.RemoveSealResponse, error) {
+	op, err := c.server.operator(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if err := c.server.cfg.Ceremony.RemoveSeal(ctx, op, in.GetName()); err != nil {
+		return nil, err
+	}
+	return &kmspb.RemoveSealResponse{}, nil
 }

@@ -30,6 +30,7 @@ import (
 
 	"github.com/conclavekms/conclave/keyengine"
 	"github.com/conclavekms/conclave/keyengine/iam"
+	"github.com/conclavekms/conclave/keyengine/trace"
 	"github.com/conclavekms/conclave/transport"
 	"github.com/conclavekms/conclave/transport/kmspb"
 )
@@ -65,11 +66,18 @@ type Engine interface {
 	AuthenticateCertificate(ctx context.Context, cert iam.Certificate) (iam.Identity, error)
 	OpenSession(ctx context.Context, p iam.SessionProof) (token string, expires time.Time, err error)
 	ReadAudit(ctx context.Context, c *iam.Caller, from uint64) (*keyengine.AuditReader, error)
+	// RecordReceipt finds the record by the id of its request if index is nil.
+	RecordReceipt(ctx context.Context, c *iam.Caller, index *uint64, id iam.RequestID) ([]byte, error)
+	SearchAudit(ctx context.Context, c *iam.Caller, q keyengine.AuditQuery, page string, limit int) (*keyengine.AuditPage, error)
+	AuditSinks(ctx context.Context, c *iam.Caller) ([]keyengine.AuditSink, error)
+	ForgetAuditSink(ctx context.Context, c *iam.Caller, name string) error
 	Credentials(ctx context.Context, c *iam.Caller) ([]keyengine.CredentialInfo, error)
 	// CreateAccessKey returns the secret encrypted to answerKey.
 	CreateAccessKey(ctx context.Context, c *iam.Caller, answerKey []byte) (id string, sealed []byte, err error)
 	CreateAccount(ctx context.Context, c *iam.Caller, number, name string, answerKey []byte) (id string, sealed []byte, err error)
 	Accounts(ctx context.Context, c *iam.Caller) ([]keyengine.AccountInfo, error)
+	Usage(ctx context.Context, c *iam.Caller, q keyengine.UsageQuery) (*keyengine.UsagePage, error)
+	UsedKeys(ctx context.Context, c *iam.Caller, q keyengine.UsageQuery) (*keyengine.UsagePage, error)
 	CreateCertificateMapping(ctx context.Context, c *iam.Caller, pattern, principal string) (arn string, err error)
 	CertificateMappings(ctx context.Context, c *iam.Caller) ([]keyengine.CertificateMapping, error)
 	DeleteCertificateMapping(ctx context.Context, c *iam.Caller, pattern string) error
@@ -114,6 +122,8 @@ type Config struct {
 	// up in the log; 10 s if 0.
 	RefusalPeriod time.Duration
 
+	// Tracer may be nil.
+	Tracer  *trace.Tracer
 	Clock   keyengine.Clock
 	Logger  *slog.Logger
 	Metrics prometheus.Registerer
@@ -156,7 +166,7 @@ func New(cfg Config) (*Server, error) {
 	var err error
 	s.api, err = transport.NewAPI(transport.APIConfig{
 		Name: "grpc", Timeout: cfg.Timeout, MaxCalls: int64(cfg.MaxCalls), MaxStrangers: maxStrangers, MaxStrangersFrom: maxStrangersFrom,
-		Busy: errFull, Proxies: cfg.Proxies, RefusalPeriod: cfg.RefusalPeriod, Logger: cfg.Logger, Metrics: cfg.Metrics,
+		Busy: errFull, Proxies: cfg.Proxies, RefusalPeriod: cfg.RefusalPeriod, Tracer: cfg.Tracer, Logger: cfg.Logger, Metrics: cfg.Metrics,
 	})
 	if err != nil {
 		return nil, err
@@ -181,9 +191,11 @@ func New(cfg Config) (*Server, error) {
 	}
 	s.register(&kmspb.Operator_ServiceDesc, &operatorService{server: s})
 	s.register(&kmspb.Cluster_ServiceDesc, &clusterService{server: s})
+	s.register(&kmspb.Joining_ServiceDesc, &joiningService{server: s})
 	s.register(&kmspb.Session_ServiceDesc, &sessionService{server: s})
 	s.register(&kmspb.Credentials_ServiceDesc, &credentialsService{server: s})
 	s.register(&kmspb.Accounts_ServiceDesc, &accountsService{server: s})
+	s.register(&kmspb.Usage_ServiceDesc, &usageService{server: s})
 	s.register(&kmspb.CertificateMappings_ServiceDesc, &certificatesService{server: s})
 	s.register(&kmspb.Audit_ServiceDesc, s.audit)
 	s.register(&grpc_health_v1.Health_ServiceDesc, &healthService{serving: cfg.Serving, watches: s.gates.watches, life: cfg.WatchTime})

@@ -38,7 +38,7 @@ func (s *sessionService) Create(ctx context.Context, in *kmspb.CreateSessionRequ
 		RequestID:    call.ID,
 		SourceIP:     call.SourceIP,
 		UserAgent:    transport.UserAgent(userAgent(ctx)),
-		TLS:          transport.TLSInfo(conn.state),
+		TLS:          transport.TLSInfo(conn.state, authority(ctx)),
 	})
 	if err != nil {
 		return nil, err

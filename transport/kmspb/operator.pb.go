@@ -23,6 +23,112 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
+type KeyChangeKind int32
+
+const (
+	KeyChangeKind_KEY_CHANGE_KIND_UNSPECIFIED KeyChangeKind = 0
+	// New shares, for a new unseal key. The current ones open nothing any more.
+	KeyChangeKind_KEY_CHANGE_KIND_REKEY KeyChangeKind = 1
+	// A new root key. The shares stay.
+	KeyChangeKind_KEY_CHANGE_KIND_ROTATE_ROOT KeyChangeKind = 2
+	// Another generation of the keyring, by which the cluster then wraps everything again in
+	// the background. Shares and root key stay.
+	KeyChangeKind_KEY_CHANGE_KIND_ROTATE_KEYRING KeyChangeKind = 3
+)
+
+// Enum value maps for KeyChangeKind.
+var (
+	KeyChangeKind_name = map[int32]string{
+		0: "KEY_CHANGE_KIND_UNSPECIFIED",
+		1: "KEY_CHANGE_KIND_REKEY",
+		2: "KEY_CHANGE_KIND_ROTATE_ROOT",
+		3: "KEY_CHANGE_KIND_ROTATE_KEYRING",
+	}
+	KeyChangeKind_value = map[string]int32{
+		"KEY_CHANGE_KIND_UNSPECIFIED":    0,
+		"KEY_CHANGE_KIND_REKEY":          1,
+		"KEY_CHANGE_KIND_ROTATE_ROOT":    2,
+		"KEY_CHANGE_KIND_ROTATE_KEYRING": 3,
+	}
+)
+
+func (x KeyChangeKind) Enum() *KeyChangeKind {
+	p := new(KeyChangeKind)
+	*p = x
+	return p
+}
+
+func (x KeyChangeKind) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (KeyChangeKind) Descriptor() protoreflect.EnumDescriptor {
+	return file_transport_kmspb_operator_proto_enumTypes[0].Descriptor()
+}
+
+func (KeyChangeKind) Type() protoreflect.EnumType {
+	return &file_transport_kmspb_operator_proto_enumTypes[0]
+}
+
+func (x KeyChangeKind) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use KeyChangeKind.Descriptor instead.
+func (KeyChangeKind) EnumDescriptor() ([]byte, []int) {
+	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{0}
+}
+
+type UsagePeriod int32
+
+const (
+	UsagePeriod_USAGE_PERIOD_MONTH UsagePeriod = 0
+	UsagePeriod_USAGE_PERIOD_DAY   UsagePeriod = 1
+	// The hours of the last 35 days.
+	UsagePeriod_USAGE_PERIOD_HOUR UsagePeriod = 2
+)
+
+// Enum value maps for UsagePeriod.
+var (
+	UsagePeriod_name = map[int32]string{
+		0: "USAGE_PERIOD_MONTH",
+		1: "USAGE_PERIOD_DAY",
+		2: "USAGE_PERIOD_HOUR",
+	}
+	UsagePeriod_value = map[string]int32{
+		"USAGE_PERIOD_MONTH": 0,
+		"USAGE_PERIOD_DAY":   1,
+		"USAGE_PERIOD_HOUR":  2,
+	}
+)
+
+func (x UsagePeriod) Enum() *UsagePeriod {
+	p := new(UsagePeriod)
+	*p = x
+	return p
+}
+
+func (x UsagePeriod) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (UsagePeriod) Descriptor() protoreflect.EnumDescriptor {
+	return file_transport_kmspb_operator_proto_enumTypes[1].Descriptor()
+}
+
+func (UsagePeriod) Type() protoreflect.EnumType {
+	return &file_transport_kmspb_operator_proto_enumTypes[1]
+}
+
+func (x UsagePeriod) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use UsagePeriod.Descriptor instead.
+func (UsagePeriod) EnumDescriptor() ([]byte, []int) {
+	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{1}
+}
+
 // SealState is the progress of unsealing a node.
 type SealState struct {
 	state       protoimpl.MessageState `protogen:"open.v1"`
@@ -44,7 +150,14 @@ type SealState struct {
 	// The cluster's other Regions, in ascending order.
 	MoreRegions []string `protobuf:"bytes,12,rep,name=more_regions,json=moreRegions,proto3" json:"more_regions,omitempty"`
 	// The current ceremony; absent until it has the first share.
-	Ceremony      *Ceremony `protobuf:"bytes,13,opt,name=ceremony,proto3" json:"ceremony,omitempty"`
+	Ceremony *Ceremony `protobuf:"bytes,13,opt,name=ceremony,proto3" json:"ceremony,omitempty"`
+	// The set of shares that unseals the cluster.
+	ShareSet *ShareSet `protobuf:"bytes,20,opt,name=share_set,json=shareSet,proto3" json:"share_set,omitempty"`
+	// Whether requests for any Region are accepted.
+	AnyRegion bool `protobuf:"varint,21,opt,name=any_region,json=anyRegion,proto3" json:"any_region,omitempty"`
+	// While the node waits for its peers or a seal to unseal it: what it waits for. Empty
+	// otherwise.
+	WaitingFor    string `protobuf:"bytes,22,opt,name=waiting_for,json=waitingFor,proto3" json:"waiting_for,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -168,6 +281,27 @@ func (x *SealState) GetCeremony() *Ceremony {
 		return x.Ceremony
 	}
 	return nil
+}
+
+func (x *SealState) GetShareSet() *ShareSet {
+	if x != nil {
+		return x.ShareSet
+	}
+	return nil
+}
+
+func (x *SealState) GetAnyRegion() bool {
+	if x != nil {
+		return x.AnyRegion
+	}
+	return false
+}
+
+func (x *SealState) GetWaitingFor() string {
+	if x != nil {
+		return x.WaitingFor
+	}
+	return ""
 }
 
 // Ceremony is an unfinished unsealing of one node.
@@ -576,9 +710,12 @@ type AuditStatus struct {
 	// Records covered by the newest signed checkpoint.
 	Checkpointed uint64 `protobuf:"varint,4,opt,name=checkpointed,proto3" json:"checkpointed,omitempty"`
 	// The key that verifies checkpoints, as auditors keep it.
-	VerifierKey   string `protobuf:"bytes,5,opt,name=verifier_key,json=verifierKey,proto3" json:"verifier_key,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	VerifierKey string `protobuf:"bytes,5,opt,name=verifier_key,json=verifierKey,proto3" json:"verifier_key,omitempty"`
+	// The ML-DSA-44 key that verifies the second signature of checkpoints. A sealed node does
+	// not know it.
+	MlDsaVerifierKey string `protobuf:"bytes,6,opt,name=ml_dsa_verifier_key,json=mlDsaVerifierKey,proto3" json:"ml_dsa_verifier_key,omitempty"`
+	unknownFields    protoimpl.UnknownFields
+	sizeCache        protoimpl.SizeCache
 }
 
 func (x *AuditStatus) Reset() {
@@ -642,6 +779,13 @@ func (x *AuditStatus) GetCheckpointed() uint64 {
 func (x *AuditStatus) GetVerifierKey() string {
 	if x != nil {
 		return x.VerifierKey
+	}
+	return ""
+}
+
+func (x *AuditStatus) GetMlDsaVerifierKey() string {
+	if x != nil {
+		return x.MlDsaVerifierKey
 	}
 	return ""
 }
@@ -727,7 +871,11 @@ type NodeStatus struct {
 	Version      string       `protobuf:"bytes,5,opt,name=version,proto3" json:"version,omitempty"`
 	AppliedIndex uint64       `protobuf:"varint,6,opt,name=applied_index,json=appliedIndex,proto3" json:"applied_index,omitempty"`
 	// As in StatusResponse.
-	Crls          []*CRL `protobuf:"bytes,7,rep,name=crls,proto3" json:"crls,omitempty"`
+	Crls []*CRL `protobuf:"bytes,7,rep,name=crls,proto3" json:"crls,omitempty"`
+	// The id of the call, by which the audit log has what was done.
+	RequestId string `protobuf:"bytes,20,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	// The ceremony that a share was submitted to. Clients set it.
+	CeremonyNonce []byte `protobuf:"bytes,21,opt,name=ceremony_nonce,json=ceremonyNonce,proto3" json:"ceremony_nonce,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -811,6 +959,20 @@ func (x *NodeStatus) GetCrls() []*CRL {
 	return nil
 }
 
+func (x *NodeStatus) GetRequestId() string {
+	if x != nil {
+		return x.RequestId
+	}
+	return ""
+}
+
+func (x *NodeStatus) GetCeremonyNonce() []byte {
+	if x != nil {
+		return x.CeremonyNonce
+	}
+	return nil
+}
+
 type InitRequest struct {
 	state     protoimpl.MessageState `protogen:"open.v1"`
 	Shares    uint32                 `protobuf:"varint,1,opt,name=shares,proto3" json:"shares,omitempty"`
@@ -829,7 +991,11 @@ type InitRequest struct {
 	Regions []string `protobuf:"bytes,8,rep,name=regions,proto3" json:"regions,omitempty"`
 	// The key that the secrets in the response are encrypted to: an uncompressed
 	// point on P-256, 65 bytes. The client wipes the private key afterwards.
-	AnswerKey     []byte `protobuf:"bytes,9,opt,name=answer_key,json=answerKey,proto3" json:"answer_key,omitempty"`
+	AnswerKey []byte `protobuf:"bytes,9,opt,name=answer_key,json=answerKey,proto3" json:"answer_key,omitempty"`
+	// Who keeps the shares. Each share is encrypted to the key of its custodian, and
+	// InitSecrets has none. shares must then be 0, so that a node of a release that does not
+	// know this field refuses the call.
+	Custodians    []*CustodianKey `protobuf:"bytes,20,rep,name=custodians,proto3" json:"custodians,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -927,6 +1093,13 @@ func (x *InitRequest) GetAnswerKey() []byte {
 	return nil
 }
 
+func (x *InitRequest) GetCustodians() []*CustodianKey {
+	if x != nil {
+		return x.Custodians
+	}
+	return nil
+}
+
 type InitResponse struct {
 	state       protoimpl.MessageState `protogen:"open.v1"`
 	ClusterId   string                 `protobuf:"bytes,1,opt,name=cluster_id,json=clusterId,proto3" json:"cluster_id,omitempty"`
@@ -937,7 +1110,12 @@ type InitResponse struct {
 	SealedSecrets []byte `protobuf:"bytes,7,opt,name=sealed_secrets,json=sealedSecrets,proto3" json:"sealed_secrets,omitempty"`
 	RootArn       string `protobuf:"bytes,5,opt,name=root_arn,json=rootArn,proto3" json:"root_arn,omitempty"`
 	// The key that verifies the audit log's checkpoints.
-	VerifierKey   string `protobuf:"bytes,6,opt,name=verifier_key,json=verifierKey,proto3" json:"verifier_key,omitempty"`
+	VerifierKey string `protobuf:"bytes,6,opt,name=verifier_key,json=verifierKey,proto3" json:"verifier_key,omitempty"`
+	// The custodians' shares, in their order.
+	EncryptedShares []*EncryptedShare `protobuf:"bytes,20,rep,name=encrypted_shares,json=encryptedShares,proto3" json:"encrypted_shares,omitempty"`
+	ShareSet        *ShareSet         `protobuf:"bytes,21,opt,name=share_set,json=shareSet,proto3" json:"share_set,omitempty"`
+	// As in NodeStatus.
+	RequestId     string `protobuf:"bytes,22,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1007,10 +1185,31 @@ func (x *InitResponse) GetVerifierKey() string {
 	return ""
 }
 
+func (x *InitResponse) GetEncryptedShares() []*EncryptedShare {
+	if x != nil {
+		return x.EncryptedShares
+	}
+	return nil
+}
+
+func (x *InitResponse) GetShareSet() *ShareSet {
+	if x != nil {
+		return x.ShareSet
+	}
+	return nil
+}
+
+func (x *InitResponse) GetRequestId() string {
+	if x != nil {
+		return x.RequestId
+	}
+	return ""
+}
+
 // InitSecrets are the secrets that initialisation returns once.
 type InitSecrets struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// One for each custodian.
+	// One for each custodian; none if the custodians' keys were given.
 	Shares          [][]byte `protobuf:"bytes,1,rep,name=shares,proto3" json:"shares,omitempty"`
 	SecretAccessKey []byte   `protobuf:"bytes,2,opt,name=secret_access_key,json=secretAccessKey,proto3" json:"secret_access_key,omitempty"`
 	unknownFields   protoimpl.UnknownFields
@@ -1679,7 +1878,11 @@ type BreakGlass struct {
 	// When the ceremony ends and its shares are wiped.
 	Expires *timestamppb.Timestamp `protobuf:"bytes,12,opt,name=expires,proto3" json:"expires,omitempty"`
 	// Indexes of the shares that it has, in ascending order.
-	Custodians    []uint32 `protobuf:"varint,13,rep,packed,name=custodians,proto3" json:"custodians,omitempty"`
+	Custodians []uint32 `protobuf:"varint,13,rep,packed,name=custodians,proto3" json:"custodians,omitempty"`
+	// The set of shares that counts.
+	ShareSet *ShareSet `protobuf:"bytes,20,opt,name=share_set,json=shareSet,proto3" json:"share_set,omitempty"`
+	// That of the call, as in NodeStatus.
+	RequestId     string `protobuf:"bytes,21,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1803,6 +2006,20 @@ func (x *BreakGlass) GetCustodians() []uint32 {
 		return x.Custodians
 	}
 	return nil
+}
+
+func (x *BreakGlass) GetShareSet() *ShareSet {
+	if x != nil {
+		return x.ShareSet
+	}
+	return nil
+}
+
+func (x *BreakGlass) GetRequestId() string {
+	if x != nil {
+		return x.RequestId
+	}
+	return ""
 }
 
 type BeginBreakGlassRequest struct {
@@ -3004,10 +3221,15 @@ func (*MembersRequest) Descriptor() ([]byte, []int) {
 }
 
 type MembersResponse struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Members       []*Member              `protobuf:"bytes,1,rep,name=members,proto3" json:"members,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	Members []*Member              `protobuf:"bytes,1,rep,name=members,proto3" json:"members,omitempty"`
+	// How many members vote, how many of those are ready, and how many of those may fail
+	// before there is no majority; below 0 if there is none already.
+	Voters           uint32 `protobuf:"varint,2,opt,name=voters,proto3" json:"voters,omitempty"`
+	ReadyVoters      uint32 `protobuf:"varint,3,opt,name=ready_voters,json=readyVoters,proto3" json:"ready_voters,omitempty"`
+	FailureTolerance int32  `protobuf:"varint,4,opt,name=failure_tolerance,json=failureTolerance,proto3" json:"failure_tolerance,omitempty"`
+	unknownFields    protoimpl.UnknownFields
+	sizeCache        protoimpl.SizeCache
 }
 
 func (x *MembersResponse) Reset() {
@@ -3047,6 +3269,27 @@ func (x *MembersResponse) GetMembers() []*Member {
 	return nil
 }
 
+func (x *MembersResponse) GetVoters() uint32 {
+	if x != nil {
+		return x.Voters
+	}
+	return 0
+}
+
+func (x *MembersResponse) GetReadyVoters() uint32 {
+	if x != nil {
+		return x.ReadyVoters
+	}
+	return 0
+}
+
+func (x *MembersResponse) GetFailureTolerance() int32 {
+	if x != nil {
+		return x.FailureTolerance
+	}
+	return 0
+}
+
 type Member struct {
 	state     protoimpl.MessageState `protogen:"open.v1"`
 	NodeId    string                 `protobuf:"bytes,1,opt,name=node_id,json=nodeId,proto3" json:"node_id,omitempty"`
@@ -3055,7 +3298,11 @@ type Member struct {
 	Suffrage string `protobuf:"bytes,3,opt,name=suffrage,proto3" json:"suffrage,omitempty"`
 	Leader   bool   `protobuf:"varint,4,opt,name=leader,proto3" json:"leader,omitempty"`
 	// A hint from gossip.
-	Alive         bool `protobuf:"varint,5,opt,name=alive,proto3" json:"alive,omitempty"`
+	Alive bool `protobuf:"varint,5,opt,name=alive,proto3" json:"alive,omitempty"`
+	// Why the member could not take part in a majority; empty if it could.
+	Unready string `protobuf:"bytes,7,opt,name=unready,proto3" json:"unready,omitempty"`
+	// How many entries of the log it lacks, or has not applied.
+	Lag           uint64 `protobuf:"varint,8,opt,name=lag,proto3" json:"lag,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -3125,6 +3372,350 @@ func (x *Member) GetAlive() bool {
 	return false
 }
 
+func (x *Member) GetUnready() string {
+	if x != nil {
+		return x.Unready
+	}
+	return ""
+}
+
+func (x *Member) GetLag() uint64 {
+	if x != nil {
+		return x.Lag
+	}
+	return 0
+}
+
+type AddNodeRequest struct {
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	NodeId string                 `protobuf:"bytes,1,opt,name=node_id,json=nodeId,proto3" json:"node_id,omitempty"`
+	// Where the others reach it, host:port.
+	PeerAddress   string `protobuf:"bytes,2,opt,name=peer_address,json=peerAddress,proto3" json:"peer_address,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AddNodeRequest) Reset() {
+	*x = AddNodeRequest{}
+	mi := &file_transport_kmspb_operator_proto_msgTypes[50]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AddNodeRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AddNodeRequest) ProtoMessage() {}
+
+func (x *AddNodeRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_transport_kmspb_operator_proto_msgTypes[50]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AddNodeRequest.ProtoReflect.Descriptor instead.
+func (*AddNodeRequest) Descriptor() ([]byte, []int) {
+	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{50}
+}
+
+func (x *AddNodeRequest) GetNodeId() string {
+	if x != nil {
+		return x.NodeId
+	}
+	return ""
+}
+
+func (x *AddNodeRequest) GetPeerAddress() string {
+	if x != nil {
+		return x.PeerAddress
+	}
+	return ""
+}
+
+type AddNodeResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AddNodeResponse) Reset() {
+	*x = AddNodeResponse{}
+	mi := &file_transport_kmspb_operator_proto_msgTypes[51]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AddNodeResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AddNodeResponse) ProtoMessage() {}
+
+func (x *AddNodeResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_transport_kmspb_operator_proto_msgTypes[51]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AddNodeResponse.ProtoReflect.Descriptor instead.
+func (*AddNodeResponse) Descriptor() ([]byte, []int) {
+	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{51}
+}
+
+type PromoteNodeRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	NodeId        string                 `protobuf:"bytes,1,opt,name=node_id,json=nodeId,proto3" json:"node_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PromoteNodeRequest) Reset() {
+	*x = PromoteNodeRequest{}
+	mi := &file_transport_kmspb_operator_proto_msgTypes[52]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PromoteNodeRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PromoteNodeRequest) ProtoMessage() {}
+
+func (x *PromoteNodeRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_transport_kmspb_operator_proto_msgTypes[52]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PromoteNodeRequest.ProtoReflect.Descriptor instead.
+func (*PromoteNodeRequest) Descriptor() ([]byte, []int) {
+	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{52}
+}
+
+func (x *PromoteNodeRequest) GetNodeId() string {
+	if x != nil {
+		return x.NodeId
+	}
+	return ""
+}
+
+type PromoteNodeResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PromoteNodeResponse) Reset() {
+	*x = PromoteNodeResponse{}
+	mi := &file_transport_kmspb_operator_proto_msgTypes[53]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PromoteNodeResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PromoteNodeResponse) ProtoMessage() {}
+
+func (x *PromoteNodeResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_transport_kmspb_operator_proto_msgTypes[53]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PromoteNodeResponse.ProtoReflect.Descriptor instead.
+func (*PromoteNodeResponse) Descriptor() ([]byte, []int) {
+	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{53}
+}
+
+type RemoveNodeRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	NodeId        string                 `protobuf:"bytes,1,opt,name=node_id,json=nodeId,proto3" json:"node_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RemoveNodeRequest) Reset() {
+	*x = RemoveNodeRequest{}
+	mi := &file_transport_kmspb_operator_proto_msgTypes[54]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RemoveNodeRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RemoveNodeRequest) ProtoMessage() {}
+
+func (x *RemoveNodeRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_transport_kmspb_operator_proto_msgTypes[54]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RemoveNodeRequest.ProtoReflect.Descriptor instead.
+func (*RemoveNodeRequest) Descriptor() ([]byte, []int) {
+	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{54}
+}
+
+func (x *RemoveNodeRequest) GetNodeId() string {
+	if x != nil {
+		return x.NodeId
+	}
+	return ""
+}
+
+type RemoveNodeResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RemoveNodeResponse) Reset() {
+	*x = RemoveNodeResponse{}
+	mi := &file_transport_kmspb_operator_proto_msgTypes[55]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RemoveNodeResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RemoveNodeResponse) ProtoMessage() {}
+
+func (x *RemoveNodeResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_transport_kmspb_operator_proto_msgTypes[55]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RemoveNodeResponse.ProtoReflect.Descriptor instead.
+func (*RemoveNodeResponse) Descriptor() ([]byte, []int) {
+	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{55}
+}
+
+type TransferLeadershipRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The voter to lead next; empty for the best placed one.
+	NodeId        string `protobuf:"bytes,1,opt,name=node_id,json=nodeId,proto3" json:"node_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TransferLeadershipRequest) Reset() {
+	*x = TransferLeadershipRequest{}
+	mi := &file_transport_kmspb_operator_proto_msgTypes[56]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TransferLeadershipRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TransferLeadershipRequest) ProtoMessage() {}
+
+func (x *TransferLeadershipRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_transport_kmspb_operator_proto_msgTypes[56]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TransferLeadershipRequest.ProtoReflect.Descriptor instead.
+func (*TransferLeadershipRequest) Descriptor() ([]byte, []int) {
+	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{56}
+}
+
+func (x *TransferLeadershipRequest) GetNodeId() string {
+	if x != nil {
+		return x.NodeId
+	}
+	return ""
+}
+
+type TransferLeadershipResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TransferLeadershipResponse) Reset() {
+	*x = TransferLeadershipResponse{}
+	mi := &file_transport_kmspb_operator_proto_msgTypes[57]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TransferLeadershipResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TransferLeadershipResponse) ProtoMessage() {}
+
+func (x *TransferLeadershipResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_transport_kmspb_operator_proto_msgTypes[57]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TransferLeadershipResponse.ProtoReflect.Descriptor instead.
+func (*TransferLeadershipResponse) Descriptor() ([]byte, []int) {
+	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{57}
+}
+
 type ListCredentialsRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -3133,7 +3724,7 @@ type ListCredentialsRequest struct {
 
 func (x *ListCredentialsRequest) Reset() {
 	*x = ListCredentialsRequest{}
-	mi := &file_transport_kmspb_operator_proto_msgTypes[50]
+	mi := &file_transport_kmspb_operator_proto_msgTypes[58]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3145,7 +3736,7 @@ func (x *ListCredentialsRequest) String() string {
 func (*ListCredentialsRequest) ProtoMessage() {}
 
 func (x *ListCredentialsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_transport_kmspb_operator_proto_msgTypes[50]
+	mi := &file_transport_kmspb_operator_proto_msgTypes[58]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3158,7 +3749,7 @@ func (x *ListCredentialsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListCredentialsRequest.ProtoReflect.Descriptor instead.
 func (*ListCredentialsRequest) Descriptor() ([]byte, []int) {
-	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{50}
+	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{58}
 }
 
 type ListCredentialsResponse struct {
@@ -3171,7 +3762,7 @@ type ListCredentialsResponse struct {
 
 func (x *ListCredentialsResponse) Reset() {
 	*x = ListCredentialsResponse{}
-	mi := &file_transport_kmspb_operator_proto_msgTypes[51]
+	mi := &file_transport_kmspb_operator_proto_msgTypes[59]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3183,7 +3774,7 @@ func (x *ListCredentialsResponse) String() string {
 func (*ListCredentialsResponse) ProtoMessage() {}
 
 func (x *ListCredentialsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_transport_kmspb_operator_proto_msgTypes[51]
+	mi := &file_transport_kmspb_operator_proto_msgTypes[59]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3196,7 +3787,7 @@ func (x *ListCredentialsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListCredentialsResponse.ProtoReflect.Descriptor instead.
 func (*ListCredentialsResponse) Descriptor() ([]byte, []int) {
-	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{51}
+	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{59}
 }
 
 func (x *ListCredentialsResponse) GetCredentials() []*Credential {
@@ -3224,7 +3815,7 @@ type Credential struct {
 
 func (x *Credential) Reset() {
 	*x = Credential{}
-	mi := &file_transport_kmspb_operator_proto_msgTypes[52]
+	mi := &file_transport_kmspb_operator_proto_msgTypes[60]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3236,7 +3827,7 @@ func (x *Credential) String() string {
 func (*Credential) ProtoMessage() {}
 
 func (x *Credential) ProtoReflect() protoreflect.Message {
-	mi := &file_transport_kmspb_operator_proto_msgTypes[52]
+	mi := &file_transport_kmspb_operator_proto_msgTypes[60]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3249,7 +3840,7 @@ func (x *Credential) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Credential.ProtoReflect.Descriptor instead.
 func (*Credential) Descriptor() ([]byte, []int) {
-	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{52}
+	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{60}
 }
 
 func (x *Credential) GetId() string {
@@ -3297,7 +3888,7 @@ type CreateAccessKeyRequest struct {
 
 func (x *CreateAccessKeyRequest) Reset() {
 	*x = CreateAccessKeyRequest{}
-	mi := &file_transport_kmspb_operator_proto_msgTypes[53]
+	mi := &file_transport_kmspb_operator_proto_msgTypes[61]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3309,7 +3900,7 @@ func (x *CreateAccessKeyRequest) String() string {
 func (*CreateAccessKeyRequest) ProtoMessage() {}
 
 func (x *CreateAccessKeyRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_transport_kmspb_operator_proto_msgTypes[53]
+	mi := &file_transport_kmspb_operator_proto_msgTypes[61]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3322,7 +3913,7 @@ func (x *CreateAccessKeyRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateAccessKeyRequest.ProtoReflect.Descriptor instead.
 func (*CreateAccessKeyRequest) Descriptor() ([]byte, []int) {
-	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{53}
+	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{61}
 }
 
 func (x *CreateAccessKeyRequest) GetAnswerKey() []byte {
@@ -3345,7 +3936,7 @@ type CreateAccessKeyResponse struct {
 
 func (x *CreateAccessKeyResponse) Reset() {
 	*x = CreateAccessKeyResponse{}
-	mi := &file_transport_kmspb_operator_proto_msgTypes[54]
+	mi := &file_transport_kmspb_operator_proto_msgTypes[62]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3357,7 +3948,7 @@ func (x *CreateAccessKeyResponse) String() string {
 func (*CreateAccessKeyResponse) ProtoMessage() {}
 
 func (x *CreateAccessKeyResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_transport_kmspb_operator_proto_msgTypes[54]
+	mi := &file_transport_kmspb_operator_proto_msgTypes[62]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3370,7 +3961,7 @@ func (x *CreateAccessKeyResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateAccessKeyResponse.ProtoReflect.Descriptor instead.
 func (*CreateAccessKeyResponse) Descriptor() ([]byte, []int) {
-	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{54}
+	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{62}
 }
 
 func (x *CreateAccessKeyResponse) GetAccessKeyId() string {
@@ -3399,7 +3990,7 @@ type CreateAccountRequest struct {
 
 func (x *CreateAccountRequest) Reset() {
 	*x = CreateAccountRequest{}
-	mi := &file_transport_kmspb_operator_proto_msgTypes[55]
+	mi := &file_transport_kmspb_operator_proto_msgTypes[63]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3411,7 +4002,7 @@ func (x *CreateAccountRequest) String() string {
 func (*CreateAccountRequest) ProtoMessage() {}
 
 func (x *CreateAccountRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_transport_kmspb_operator_proto_msgTypes[55]
+	mi := &file_transport_kmspb_operator_proto_msgTypes[63]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3424,7 +4015,7 @@ func (x *CreateAccountRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateAccountRequest.ProtoReflect.Descriptor instead.
 func (*CreateAccountRequest) Descriptor() ([]byte, []int) {
-	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{55}
+	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{63}
 }
 
 func (x *CreateAccountRequest) GetAccount() string {
@@ -3459,7 +4050,7 @@ type CreateAccountResponse struct {
 
 func (x *CreateAccountResponse) Reset() {
 	*x = CreateAccountResponse{}
-	mi := &file_transport_kmspb_operator_proto_msgTypes[56]
+	mi := &file_transport_kmspb_operator_proto_msgTypes[64]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3471,7 +4062,7 @@ func (x *CreateAccountResponse) String() string {
 func (*CreateAccountResponse) ProtoMessage() {}
 
 func (x *CreateAccountResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_transport_kmspb_operator_proto_msgTypes[56]
+	mi := &file_transport_kmspb_operator_proto_msgTypes[64]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3484,7 +4075,7 @@ func (x *CreateAccountResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateAccountResponse.ProtoReflect.Descriptor instead.
 func (*CreateAccountResponse) Descriptor() ([]byte, []int) {
-	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{56}
+	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{64}
 }
 
 func (x *CreateAccountResponse) GetAccessKeyId() string {
@@ -3509,7 +4100,7 @@ type ListAccountsRequest struct {
 
 func (x *ListAccountsRequest) Reset() {
 	*x = ListAccountsRequest{}
-	mi := &file_transport_kmspb_operator_proto_msgTypes[57]
+	mi := &file_transport_kmspb_operator_proto_msgTypes[65]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3521,7 +4112,7 @@ func (x *ListAccountsRequest) String() string {
 func (*ListAccountsRequest) ProtoMessage() {}
 
 func (x *ListAccountsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_transport_kmspb_operator_proto_msgTypes[57]
+	mi := &file_transport_kmspb_operator_proto_msgTypes[65]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3534,7 +4125,7 @@ func (x *ListAccountsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListAccountsRequest.ProtoReflect.Descriptor instead.
 func (*ListAccountsRequest) Descriptor() ([]byte, []int) {
-	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{57}
+	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{65}
 }
 
 type ListAccountsResponse struct {
@@ -3546,7 +4137,7 @@ type ListAccountsResponse struct {
 
 func (x *ListAccountsResponse) Reset() {
 	*x = ListAccountsResponse{}
-	mi := &file_transport_kmspb_operator_proto_msgTypes[58]
+	mi := &file_transport_kmspb_operator_proto_msgTypes[66]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3558,7 +4149,7 @@ func (x *ListAccountsResponse) String() string {
 func (*ListAccountsResponse) ProtoMessage() {}
 
 func (x *ListAccountsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_transport_kmspb_operator_proto_msgTypes[58]
+	mi := &file_transport_kmspb_operator_proto_msgTypes[66]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3571,7 +4162,7 @@ func (x *ListAccountsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListAccountsResponse.ProtoReflect.Descriptor instead.
 func (*ListAccountsResponse) Descriptor() ([]byte, []int) {
-	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{58}
+	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{66}
 }
 
 func (x *ListAccountsResponse) GetAccounts() []*AccountInfo {
@@ -3593,7 +4184,7 @@ type AccountInfo struct {
 
 func (x *AccountInfo) Reset() {
 	*x = AccountInfo{}
-	mi := &file_transport_kmspb_operator_proto_msgTypes[59]
+	mi := &file_transport_kmspb_operator_proto_msgTypes[67]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3605,7 +4196,7 @@ func (x *AccountInfo) String() string {
 func (*AccountInfo) ProtoMessage() {}
 
 func (x *AccountInfo) ProtoReflect() protoreflect.Message {
-	mi := &file_transport_kmspb_operator_proto_msgTypes[59]
+	mi := &file_transport_kmspb_operator_proto_msgTypes[67]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3618,7 +4209,7 @@ func (x *AccountInfo) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AccountInfo.ProtoReflect.Descriptor instead.
 func (*AccountInfo) Descriptor() ([]byte, []int) {
-	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{59}
+	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{67}
 }
 
 func (x *AccountInfo) GetAccount() string {
@@ -3661,7 +4252,7 @@ type CreateCertificateMappingRequest struct {
 
 func (x *CreateCertificateMappingRequest) Reset() {
 	*x = CreateCertificateMappingRequest{}
-	mi := &file_transport_kmspb_operator_proto_msgTypes[60]
+	mi := &file_transport_kmspb_operator_proto_msgTypes[68]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3673,7 +4264,7 @@ func (x *CreateCertificateMappingRequest) String() string {
 func (*CreateCertificateMappingRequest) ProtoMessage() {}
 
 func (x *CreateCertificateMappingRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_transport_kmspb_operator_proto_msgTypes[60]
+	mi := &file_transport_kmspb_operator_proto_msgTypes[68]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3686,7 +4277,7 @@ func (x *CreateCertificateMappingRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateCertificateMappingRequest.ProtoReflect.Descriptor instead.
 func (*CreateCertificateMappingRequest) Descriptor() ([]byte, []int) {
-	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{60}
+	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{68}
 }
 
 func (x *CreateCertificateMappingRequest) GetPattern() string {
@@ -3713,7 +4304,7 @@ type CreateCertificateMappingResponse struct {
 
 func (x *CreateCertificateMappingResponse) Reset() {
 	*x = CreateCertificateMappingResponse{}
-	mi := &file_transport_kmspb_operator_proto_msgTypes[61]
+	mi := &file_transport_kmspb_operator_proto_msgTypes[69]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3725,7 +4316,7 @@ func (x *CreateCertificateMappingResponse) String() string {
 func (*CreateCertificateMappingResponse) ProtoMessage() {}
 
 func (x *CreateCertificateMappingResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_transport_kmspb_operator_proto_msgTypes[61]
+	mi := &file_transport_kmspb_operator_proto_msgTypes[69]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3738,7 +4329,7 @@ func (x *CreateCertificateMappingResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateCertificateMappingResponse.ProtoReflect.Descriptor instead.
 func (*CreateCertificateMappingResponse) Descriptor() ([]byte, []int) {
-	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{61}
+	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{69}
 }
 
 func (x *CreateCertificateMappingResponse) GetArn() string {
@@ -3756,7 +4347,7 @@ type ListCertificateMappingsRequest struct {
 
 func (x *ListCertificateMappingsRequest) Reset() {
 	*x = ListCertificateMappingsRequest{}
-	mi := &file_transport_kmspb_operator_proto_msgTypes[62]
+	mi := &file_transport_kmspb_operator_proto_msgTypes[70]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3768,7 +4359,7 @@ func (x *ListCertificateMappingsRequest) String() string {
 func (*ListCertificateMappingsRequest) ProtoMessage() {}
 
 func (x *ListCertificateMappingsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_transport_kmspb_operator_proto_msgTypes[62]
+	mi := &file_transport_kmspb_operator_proto_msgTypes[70]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3781,7 +4372,7 @@ func (x *ListCertificateMappingsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListCertificateMappingsRequest.ProtoReflect.Descriptor instead.
 func (*ListCertificateMappingsRequest) Descriptor() ([]byte, []int) {
-	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{62}
+	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{70}
 }
 
 type ListCertificateMappingsResponse struct {
@@ -3793,7 +4384,7 @@ type ListCertificateMappingsResponse struct {
 
 func (x *ListCertificateMappingsResponse) Reset() {
 	*x = ListCertificateMappingsResponse{}
-	mi := &file_transport_kmspb_operator_proto_msgTypes[63]
+	mi := &file_transport_kmspb_operator_proto_msgTypes[71]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3805,7 +4396,7 @@ func (x *ListCertificateMappingsResponse) String() string {
 func (*ListCertificateMappingsResponse) ProtoMessage() {}
 
 func (x *ListCertificateMappingsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_transport_kmspb_operator_proto_msgTypes[63]
+	mi := &file_transport_kmspb_operator_proto_msgTypes[71]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3818,7 +4409,7 @@ func (x *ListCertificateMappingsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListCertificateMappingsResponse.ProtoReflect.Descriptor instead.
 func (*ListCertificateMappingsResponse) Descriptor() ([]byte, []int) {
-	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{63}
+	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{71}
 }
 
 func (x *ListCertificateMappingsResponse) GetMappings() []*CertificateMapping {
@@ -3840,7 +4431,7 @@ type CertificateMapping struct {
 
 func (x *CertificateMapping) Reset() {
 	*x = CertificateMapping{}
-	mi := &file_transport_kmspb_operator_proto_msgTypes[64]
+	mi := &file_transport_kmspb_operator_proto_msgTypes[72]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3852,7 +4443,7 @@ func (x *CertificateMapping) String() string {
 func (*CertificateMapping) ProtoMessage() {}
 
 func (x *CertificateMapping) ProtoReflect() protoreflect.Message {
-	mi := &file_transport_kmspb_operator_proto_msgTypes[64]
+	mi := &file_transport_kmspb_operator_proto_msgTypes[72]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3865,7 +4456,7 @@ func (x *CertificateMapping) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CertificateMapping.ProtoReflect.Descriptor instead.
 func (*CertificateMapping) Descriptor() ([]byte, []int) {
-	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{64}
+	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{72}
 }
 
 func (x *CertificateMapping) GetPattern() string {
@@ -3905,7 +4496,7 @@ type DeleteCertificateMappingRequest struct {
 
 func (x *DeleteCertificateMappingRequest) Reset() {
 	*x = DeleteCertificateMappingRequest{}
-	mi := &file_transport_kmspb_operator_proto_msgTypes[65]
+	mi := &file_transport_kmspb_operator_proto_msgTypes[73]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3917,7 +4508,7 @@ func (x *DeleteCertificateMappingRequest) String() string {
 func (*DeleteCertificateMappingRequest) ProtoMessage() {}
 
 func (x *DeleteCertificateMappingRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_transport_kmspb_operator_proto_msgTypes[65]
+	mi := &file_transport_kmspb_operator_proto_msgTypes[73]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3930,7 +4521,7 @@ func (x *DeleteCertificateMappingRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteCertificateMappingRequest.ProtoReflect.Descriptor instead.
 func (*DeleteCertificateMappingRequest) Descriptor() ([]byte, []int) {
-	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{65}
+	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{73}
 }
 
 func (x *DeleteCertificateMappingRequest) GetPattern() string {
@@ -3948,7 +4539,7 @@ type DeleteCertificateMappingResponse struct {
 
 func (x *DeleteCertificateMappingResponse) Reset() {
 	*x = DeleteCertificateMappingResponse{}
-	mi := &file_transport_kmspb_operator_proto_msgTypes[66]
+	mi := &file_transport_kmspb_operator_proto_msgTypes[74]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3960,7 +4551,7 @@ func (x *DeleteCertificateMappingResponse) String() string {
 func (*DeleteCertificateMappingResponse) ProtoMessage() {}
 
 func (x *DeleteCertificateMappingResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_transport_kmspb_operator_proto_msgTypes[66]
+	mi := &file_transport_kmspb_operator_proto_msgTypes[74]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3973,7 +4564,7 @@ func (x *DeleteCertificateMappingResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteCertificateMappingResponse.ProtoReflect.Descriptor instead.
 func (*DeleteCertificateMappingResponse) Descriptor() ([]byte, []int) {
-	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{66}
+	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{74}
 }
 
 type DeleteCredentialRequest struct {
@@ -3985,7 +4576,7 @@ type DeleteCredentialRequest struct {
 
 func (x *DeleteCredentialRequest) Reset() {
 	*x = DeleteCredentialRequest{}
-	mi := &file_transport_kmspb_operator_proto_msgTypes[67]
+	mi := &file_transport_kmspb_operator_proto_msgTypes[75]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3997,7 +4588,7 @@ func (x *DeleteCredentialRequest) String() string {
 func (*DeleteCredentialRequest) ProtoMessage() {}
 
 func (x *DeleteCredentialRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_transport_kmspb_operator_proto_msgTypes[67]
+	mi := &file_transport_kmspb_operator_proto_msgTypes[75]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4010,7 +4601,7 @@ func (x *DeleteCredentialRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteCredentialRequest.ProtoReflect.Descriptor instead.
 func (*DeleteCredentialRequest) Descriptor() ([]byte, []int) {
-	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{67}
+	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{75}
 }
 
 func (x *DeleteCredentialRequest) GetId() string {
@@ -4028,7 +4619,7 @@ type DeleteCredentialResponse struct {
 
 func (x *DeleteCredentialResponse) Reset() {
 	*x = DeleteCredentialResponse{}
-	mi := &file_transport_kmspb_operator_proto_msgTypes[68]
+	mi := &file_transport_kmspb_operator_proto_msgTypes[76]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4040,7 +4631,7 @@ func (x *DeleteCredentialResponse) String() string {
 func (*DeleteCredentialResponse) ProtoMessage() {}
 
 func (x *DeleteCredentialResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_transport_kmspb_operator_proto_msgTypes[68]
+	mi := &file_transport_kmspb_operator_proto_msgTypes[76]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4053,7 +4644,7 @@ func (x *DeleteCredentialResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteCredentialResponse.ProtoReflect.Descriptor instead.
 func (*DeleteCredentialResponse) Descriptor() ([]byte, []int) {
-	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{68}
+	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{76}
 }
 
 type RevokeSessionsRequest struct {
@@ -4064,7 +4655,7 @@ type RevokeSessionsRequest struct {
 
 func (x *RevokeSessionsRequest) Reset() {
 	*x = RevokeSessionsRequest{}
-	mi := &file_transport_kmspb_operator_proto_msgTypes[69]
+	mi := &file_transport_kmspb_operator_proto_msgTypes[77]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4076,7 +4667,7 @@ func (x *RevokeSessionsRequest) String() string {
 func (*RevokeSessionsRequest) ProtoMessage() {}
 
 func (x *RevokeSessionsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_transport_kmspb_operator_proto_msgTypes[69]
+	mi := &file_transport_kmspb_operator_proto_msgTypes[77]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4089,7 +4680,7 @@ func (x *RevokeSessionsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RevokeSessionsRequest.ProtoReflect.Descriptor instead.
 func (*RevokeSessionsRequest) Descriptor() ([]byte, []int) {
-	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{69}
+	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{77}
 }
 
 type RevokeSessionsResponse struct {
@@ -4100,7 +4691,7 @@ type RevokeSessionsResponse struct {
 
 func (x *RevokeSessionsResponse) Reset() {
 	*x = RevokeSessionsResponse{}
-	mi := &file_transport_kmspb_operator_proto_msgTypes[70]
+	mi := &file_transport_kmspb_operator_proto_msgTypes[78]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4112,7 +4703,7 @@ func (x *RevokeSessionsResponse) String() string {
 func (*RevokeSessionsResponse) ProtoMessage() {}
 
 func (x *RevokeSessionsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_transport_kmspb_operator_proto_msgTypes[70]
+	mi := &file_transport_kmspb_operator_proto_msgTypes[78]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4125,14 +4716,3743 @@ func (x *RevokeSessionsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RevokeSessionsResponse.ProtoReflect.Descriptor instead.
 func (*RevokeSessionsResponse) Descriptor() ([]byte, []int) {
-	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{70}
+	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{78}
+}
+
+// CustodianKey is a custodian whose share shall be encrypted.
+type CustodianKey struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// 1 to 64 bytes of printable text.
+	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// A public key, at most 24 KiB: a recipient of age, an OpenPGP public key, armoured or
+	// not, or a P-256 key for HPKE, either as PEM or as "hpke-p256:" and the uncompressed
+	// point in base64.
+	PublicKey     []byte `protobuf:"bytes,2,opt,name=public_key,json=publicKey,proto3" json:"public_key,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CustodianKey) Reset() {
+	*x = CustodianKey{}
+	mi := &file_transport_kmspb_operator_proto_msgTypes[79]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CustodianKey) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CustodianKey) ProtoMessage() {}
+
+func (x *CustodianKey) ProtoReflect() protoreflect.Message {
+	mi := &file_transport_kmspb_operator_proto_msgTypes[79]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CustodianKey.ProtoReflect.Descriptor instead.
+func (*CustodianKey) Descriptor() ([]byte, []int) {
+	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{79}
+}
+
+func (x *CustodianKey) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *CustodianKey) GetPublicKey() []byte {
+	if x != nil {
+		return x.PublicKey
+	}
+	return nil
+}
+
+// EncryptedShare is a share that is encrypted to the key of its custodian.
+type EncryptedShare struct {
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	Index     uint32                 `protobuf:"varint,1,opt,name=index,proto3" json:"index,omitempty"`
+	Custodian string                 `protobuf:"bytes,2,opt,name=custodian,proto3" json:"custodian,omitempty"`
+	// "age", "openpgp" or "hpke-p256".
+	Kind           string `protobuf:"bytes,3,opt,name=kind,proto3" json:"kind,omitempty"`
+	KeyFingerprint string `protobuf:"bytes,4,opt,name=key_fingerprint,json=keyFingerprint,proto3" json:"key_fingerprint,omitempty"`
+	// In ASCII armour or PEM.
+	Text          string `protobuf:"bytes,5,opt,name=text,proto3" json:"text,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *EncryptedShare) Reset() {
+	*x = EncryptedShare{}
+	mi := &file_transport_kmspb_operator_proto_msgTypes[80]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *EncryptedShare) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*EncryptedShare) ProtoMessage() {}
+
+func (x *EncryptedShare) ProtoReflect() protoreflect.Message {
+	mi := &file_transport_kmspb_operator_proto_msgTypes[80]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use EncryptedShare.ProtoReflect.Descriptor instead.
+func (*EncryptedShare) Descriptor() ([]byte, []int) {
+	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{80}
+}
+
+func (x *EncryptedShare) GetIndex() uint32 {
+	if x != nil {
+		return x.Index
+	}
+	return 0
+}
+
+func (x *EncryptedShare) GetCustodian() string {
+	if x != nil {
+		return x.Custodian
+	}
+	return ""
+}
+
+func (x *EncryptedShare) GetKind() string {
+	if x != nil {
+		return x.Kind
+	}
+	return ""
+}
+
+func (x *EncryptedShare) GetKeyFingerprint() string {
+	if x != nil {
+		return x.KeyFingerprint
+	}
+	return ""
+}
+
+func (x *EncryptedShare) GetText() string {
+	if x != nil {
+		return x.Text
+	}
+	return ""
+}
+
+// ShareSet says which shares unseal a cluster.
+type ShareSet struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// 16 bytes, which are in every share.
+	Id []byte `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	// A commitment to each share, by its index from 1: SHA-256. Shares are random numbers of
+	// 256 bits, about which it reveals nothing.
+	Commitments [][]byte `protobuf:"bytes,2,rep,name=commitments,proto3" json:"commitments,omitempty"`
+	// By the index of the share, from 1; empty if their names are not known.
+	Custodians []*NamedCustodian `protobuf:"bytes,3,rep,name=custodians,proto3" json:"custodians,omitempty"`
+	// 16 bytes.
+	ClusterId []byte `protobuf:"bytes,4,opt,name=cluster_id,json=clusterId,proto3" json:"cluster_id,omitempty"`
+	// It is one higher after each change of the share set or of the root key.
+	Epoch uint32 `protobuf:"varint,5,opt,name=epoch,proto3" json:"epoch,omitempty"`
+	// How many shares are needed, and how many there are.
+	Threshold     uint32 `protobuf:"varint,6,opt,name=threshold,proto3" json:"threshold,omitempty"`
+	Count         uint32 `protobuf:"varint,7,opt,name=count,proto3" json:"count,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ShareSet) Reset() {
+	*x = ShareSet{}
+	mi := &file_transport_kmspb_operator_proto_msgTypes[81]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ShareSet) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ShareSet) ProtoMessage() {}
+
+func (x *ShareSet) ProtoReflect() protoreflect.Message {
+	mi := &file_transport_kmspb_operator_proto_msgTypes[81]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ShareSet.ProtoReflect.Descriptor instead.
+func (*ShareSet) Descriptor() ([]byte, []int) {
+	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{81}
+}
+
+func (x *ShareSet) GetId() []byte {
+	if x != nil {
+		return x.Id
+	}
+	return nil
+}
+
+func (x *ShareSet) GetCommitments() [][]byte {
+	if x != nil {
+		return x.Commitments
+	}
+	return nil
+}
+
+func (x *ShareSet) GetCustodians() []*NamedCustodian {
+	if x != nil {
+		return x.Custodians
+	}
+	return nil
+}
+
+func (x *ShareSet) GetClusterId() []byte {
+	if x != nil {
+		return x.ClusterId
+	}
+	return nil
+}
+
+func (x *ShareSet) GetEpoch() uint32 {
+	if x != nil {
+		return x.Epoch
+	}
+	return 0
+}
+
+func (x *ShareSet) GetThreshold() uint32 {
+	if x != nil {
+		return x.Threshold
+	}
+	return 0
+}
+
+func (x *ShareSet) GetCount() uint32 {
+	if x != nil {
+		return x.Count
+	}
+	return 0
+}
+
+type NamedCustodian struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// 1 to 64 bytes of printable text.
+	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// The fingerprint of the key that the share was encrypted to, as in EncryptedShare; empty
+	// if it was not encrypted.
+	KeyFingerprint string `protobuf:"bytes,2,opt,name=key_fingerprint,json=keyFingerprint,proto3" json:"key_fingerprint,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
+}
+
+func (x *NamedCustodian) Reset() {
+	*x = NamedCustodian{}
+	mi := &file_transport_kmspb_operator_proto_msgTypes[82]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *NamedCustodian) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*NamedCustodian) ProtoMessage() {}
+
+func (x *NamedCustodian) ProtoReflect() protoreflect.Message {
+	mi := &file_transport_kmspb_operator_proto_msgTypes[82]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use NamedCustodian.ProtoReflect.Descriptor instead.
+func (*NamedCustodian) Descriptor() ([]byte, []int) {
+	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{82}
+}
+
+func (x *NamedCustodian) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *NamedCustodian) GetKeyFingerprint() string {
+	if x != nil {
+		return x.KeyFingerprint
+	}
+	return ""
+}
+
+type NameCustodiansRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// By the index of the share, from 1.
+	Custodians    []*NamedCustodian `protobuf:"bytes,1,rep,name=custodians,proto3" json:"custodians,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *NameCustodiansRequest) Reset() {
+	*x = NameCustodiansRequest{}
+	mi := &file_transport_kmspb_operator_proto_msgTypes[83]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *NameCustodiansRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*NameCustodiansRequest) ProtoMessage() {}
+
+func (x *NameCustodiansRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_transport_kmspb_operator_proto_msgTypes[83]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use NameCustodiansRequest.ProtoReflect.Descriptor instead.
+func (*NameCustodiansRequest) Descriptor() ([]byte, []int) {
+	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{83}
+}
+
+func (x *NameCustodiansRequest) GetCustodians() []*NamedCustodian {
+	if x != nil {
+		return x.Custodians
+	}
+	return nil
+}
+
+type NameCustodiansResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Whether this call changed anything.
+	Changed       bool `protobuf:"varint,1,opt,name=changed,proto3" json:"changed,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *NameCustodiansResponse) Reset() {
+	*x = NameCustodiansResponse{}
+	mi := &file_transport_kmspb_operator_proto_msgTypes[84]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *NameCustodiansResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*NameCustodiansResponse) ProtoMessage() {}
+
+func (x *NameCustodiansResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_transport_kmspb_operator_proto_msgTypes[84]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use NameCustodiansResponse.ProtoReflect.Descriptor instead.
+func (*NameCustodiansResponse) Descriptor() ([]byte, []int) {
+	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{84}
+}
+
+func (x *NameCustodiansResponse) GetChanged() bool {
+	if x != nil {
+		return x.Changed
+	}
+	return false
+}
+
+type CheckSnapshotRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// A piece of the file, at most 512 KiB.
+	Data          []byte `protobuf:"bytes,1,opt,name=data,proto3" json:"data,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CheckSnapshotRequest) Reset() {
+	*x = CheckSnapshotRequest{}
+	mi := &file_transport_kmspb_operator_proto_msgTypes[85]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CheckSnapshotRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CheckSnapshotRequest) ProtoMessage() {}
+
+func (x *CheckSnapshotRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_transport_kmspb_operator_proto_msgTypes[85]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CheckSnapshotRequest.ProtoReflect.Descriptor instead.
+func (*CheckSnapshotRequest) Descriptor() ([]byte, []int) {
+	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{85}
+}
+
+func (x *CheckSnapshotRequest) GetData() []byte {
+	if x != nil {
+		return x.Data
+	}
+	return nil
+}
+
+type CheckSnapshotResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	Index         uint64                 `protobuf:"varint,2,opt,name=index,proto3" json:"index,omitempty"`
+	ClusterTime   *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=cluster_time,json=clusterTime,proto3" json:"cluster_time,omitempty"`
+	AuditSize     uint64                 `protobuf:"varint,4,opt,name=audit_size,json=auditSize,proto3" json:"audit_size,omitempty"`
+	AuditIncluded bool                   `protobuf:"varint,5,opt,name=audit_included,json=auditIncluded,proto3" json:"audit_included,omitempty"`
+	Keys          uint32                 `protobuf:"varint,6,opt,name=keys,proto3" json:"keys,omitempty"`
+	// Versions of key material that were opened.
+	KeyVersions uint32 `protobuf:"varint,7,opt,name=key_versions,json=keyVersions,proto3" json:"key_versions,omitempty"`
+	// Whether the shares that unseal the cluster today open the backup.
+	CurrentShares bool `protobuf:"varint,8,opt,name=current_shares,json=currentShares,proto3" json:"current_shares,omitempty"`
+	// The cluster's newest index and the size of its audit log when the backup was checked.
+	IndexNow      uint64 `protobuf:"varint,9,opt,name=index_now,json=indexNow,proto3" json:"index_now,omitempty"`
+	AuditSizeNow  uint64 `protobuf:"varint,10,opt,name=audit_size_now,json=auditSizeNow,proto3" json:"audit_size_now,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CheckSnapshotResponse) Reset() {
+	*x = CheckSnapshotResponse{}
+	mi := &file_transport_kmspb_operator_proto_msgTypes[86]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CheckSnapshotResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CheckSnapshotResponse) ProtoMessage() {}
+
+func (x *CheckSnapshotResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_transport_kmspb_operator_proto_msgTypes[86]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CheckSnapshotResponse.ProtoReflect.Descriptor instead.
+func (*CheckSnapshotResponse) Descriptor() ([]byte, []int) {
+	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{86}
+}
+
+func (x *CheckSnapshotResponse) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *CheckSnapshotResponse) GetIndex() uint64 {
+	if x != nil {
+		return x.Index
+	}
+	return 0
+}
+
+func (x *CheckSnapshotResponse) GetClusterTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.ClusterTime
+	}
+	return nil
+}
+
+func (x *CheckSnapshotResponse) GetAuditSize() uint64 {
+	if x != nil {
+		return x.AuditSize
+	}
+	return 0
+}
+
+func (x *CheckSnapshotResponse) GetAuditIncluded() bool {
+	if x != nil {
+		return x.AuditIncluded
+	}
+	return false
+}
+
+func (x *CheckSnapshotResponse) GetKeys() uint32 {
+	if x != nil {
+		return x.Keys
+	}
+	return 0
+}
+
+func (x *CheckSnapshotResponse) GetKeyVersions() uint32 {
+	if x != nil {
+		return x.KeyVersions
+	}
+	return 0
+}
+
+func (x *CheckSnapshotResponse) GetCurrentShares() bool {
+	if x != nil {
+		return x.CurrentShares
+	}
+	return false
+}
+
+func (x *CheckSnapshotResponse) GetIndexNow() uint64 {
+	if x != nil {
+		return x.IndexNow
+	}
+	return 0
+}
+
+func (x *CheckSnapshotResponse) GetAuditSizeNow() uint64 {
+	if x != nil {
+		return x.AuditSizeNow
+	}
+	return 0
+}
+
+type GetPeerUnsealRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetPeerUnsealRequest) Reset() {
+	*x = GetPeerUnsealRequest{}
+	mi := &file_transport_kmspb_operator_proto_msgTypes[87]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetPeerUnsealRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetPeerUnsealRequest) ProtoMessage() {}
+
+func (x *GetPeerUnsealRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_transport_kmspb_operator_proto_msgTypes[87]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetPeerUnsealRequest.ProtoReflect.Descriptor instead.
+func (*GetPeerUnsealRequest) Descriptor() ([]byte, []int) {
+	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{87}
+}
+
+// PeerUnsealState says how nodes that restart are unsealed by their peers.
+type PeerUnsealState struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// How many unsealed nodes have to agree; 0 if it is off.
+	Agreements uint32 `protobuf:"varint,1,opt,name=agreements,proto3" json:"agreements,omitempty"`
+	// The nodes that can be unsealed so, in ascending order. A node is added to them while it
+	// is unsealed.
+	Nodes         []string `protobuf:"bytes,2,rep,name=nodes,proto3" json:"nodes,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PeerUnsealState) Reset() {
+	*x = PeerUnsealState{}
+	mi := &file_transport_kmspb_operator_proto_msgTypes[88]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PeerUnsealState) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PeerUnsealState) ProtoMessage() {}
+
+func (x *PeerUnsealState) ProtoReflect() protoreflect.Message {
+	mi := &file_transport_kmspb_operator_proto_msgTypes[88]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PeerUnsealState.ProtoReflect.Descriptor instead.
+func (*PeerUnsealState) Descriptor() ([]byte, []int) {
+	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{88}
+}
+
+func (x *PeerUnsealState) GetAgreements() uint32 {
+	if x != nil {
+		return x.Agreements
+	}
+	return 0
+}
+
+func (x *PeerUnsealState) GetNodes() []string {
+	if x != nil {
+		return x.Nodes
+	}
+	return nil
+}
+
+type GetPeerUnsealResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	State         *PeerUnsealState       `protobuf:"bytes,1,opt,name=state,proto3" json:"state,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetPeerUnsealResponse) Reset() {
+	*x = GetPeerUnsealResponse{}
+	mi := &file_transport_kmspb_operator_proto_msgTypes[89]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetPeerUnsealResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetPeerUnsealResponse) ProtoMessage() {}
+
+func (x *GetPeerUnsealResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_transport_kmspb_operator_proto_msgTypes[89]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetPeerUnsealResponse.ProtoReflect.Descriptor instead.
+func (*GetPeerUnsealResponse) Descriptor() ([]byte, []int) {
+	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{89}
+}
+
+func (x *GetPeerUnsealResponse) GetState() *PeerUnsealState {
+	if x != nil {
+		return x.State
+	}
+	return nil
+}
+
+type SetPeerUnsealRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// How many unsealed nodes have to agree; 0 turns it off.
+	Agreements    uint32 `protobuf:"varint,1,opt,name=agreements,proto3" json:"agreements,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SetPeerUnsealRequest) Reset() {
+	*x = SetPeerUnsealRequest{}
+	mi := &file_transport_kmspb_operator_proto_msgTypes[90]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SetPeerUnsealRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SetPeerUnsealRequest) ProtoMessage() {}
+
+func (x *SetPeerUnsealRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_transport_kmspb_operator_proto_msgTypes[90]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SetPeerUnsealRequest.ProtoReflect.Descriptor instead.
+func (*SetPeerUnsealRequest) Descriptor() ([]byte, []int) {
+	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{90}
+}
+
+func (x *SetPeerUnsealRequest) GetAgreements() uint32 {
+	if x != nil {
+		return x.Agreements
+	}
+	return 0
+}
+
+type SetPeerUnsealResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	State *PeerUnsealState       `protobuf:"bytes,1,opt,name=state,proto3" json:"state,omitempty"`
+	// False if there was nothing to change.
+	Changed       bool `protobuf:"varint,2,opt,name=changed,proto3" json:"changed,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SetPeerUnsealResponse) Reset() {
+	*x = SetPeerUnsealResponse{}
+	mi := &file_transport_kmspb_operator_proto_msgTypes[91]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SetPeerUnsealResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SetPeerUnsealResponse) ProtoMessage() {}
+
+func (x *SetPeerUnsealResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_transport_kmspb_operator_proto_msgTypes[91]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SetPeerUnsealResponse.ProtoReflect.Descriptor instead.
+func (*SetPeerUnsealResponse) Descriptor() ([]byte, []int) {
+	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{91}
+}
+
+func (x *SetPeerUnsealResponse) GetState() *PeerUnsealState {
+	if x != nil {
+		return x.State
+	}
+	return nil
+}
+
+func (x *SetPeerUnsealResponse) GetChanged() bool {
+	if x != nil {
+		return x.Changed
+	}
+	return false
+}
+
+// KeyChange is a ceremony that replaces keys, in the memory of one node.
+type KeyChange struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The node, which has to be the one in its TLS certificate.
+	NodeId string `protobuf:"bytes,1,opt,name=node_id,json=nodeId,proto3" json:"node_id,omitempty"`
+	// 16 bytes.
+	ClusterId []byte `protobuf:"bytes,2,opt,name=cluster_id,json=clusterId,proto3" json:"cluster_id,omitempty"`
+	// The share set in force.
+	ShareSet *ShareSet `protobuf:"bytes,3,opt,name=share_set,json=shareSet,proto3" json:"share_set,omitempty"`
+	// False if there is no ceremony on this node. The fields below are then absent.
+	Active bool          `protobuf:"varint,7,opt,name=active,proto3" json:"active,omitempty"`
+	Kind   KeyChangeKind `protobuf:"varint,8,opt,name=kind,proto3,enum=conclave.v1.KeyChangeKind" json:"kind,omitempty"`
+	// 16 random bytes that identify the ceremony.
+	Nonce []byte `protobuf:"bytes,9,opt,name=nonce,proto3" json:"nonce,omitempty"`
+	// The key that shares are encrypted to; see ChallengeResponse.
+	PublicKey []byte `protobuf:"bytes,10,opt,name=public_key,json=publicKey,proto3" json:"public_key,omitempty"`
+	// The operator who began the ceremony.
+	Owner string                 `protobuf:"bytes,11,opt,name=owner,proto3" json:"owner,omitempty"`
+	Began *timestamppb.Timestamp `protobuf:"bytes,12,opt,name=began,proto3" json:"began,omitempty"`
+	// When the ceremony ends and its shares are wiped.
+	Expires *timestamppb.Timestamp `protobuf:"bytes,13,opt,name=expires,proto3" json:"expires,omitempty"`
+	// The set that a rekey makes. It has no id, no epoch and no commitments until the
+	// custodians have agreed. From then on, the ceremony waits for shares of the new set.
+	NewShareSet *ShareSet `protobuf:"bytes,14,opt,name=new_share_set,json=newShareSet,proto3" json:"new_share_set,omitempty"`
+	Proving     bool      `protobuf:"varint,17,opt,name=proving,proto3" json:"proving,omitempty"`
+	// Indexes of the shares that the ceremony has, of those that may still come, and how many
+	// more it needs, all of the set that it waits for.
+	Custodians []uint32 `protobuf:"varint,18,rep,packed,name=custodians,proto3" json:"custodians,omitempty"`
+	Missing    []uint32 `protobuf:"varint,19,rep,packed,name=missing,proto3" json:"missing,omitempty"`
+	Needed     uint32   `protobuf:"varint,20,opt,name=needed,proto3" json:"needed,omitempty"`
+	// The newest generation of the keyring, and whether everything is wrapped by it.
+	Generation uint32 `protobuf:"varint,21,opt,name=generation,proto3" json:"generation,omitempty"`
+	Settled    bool   `protobuf:"varint,22,opt,name=settled,proto3" json:"settled,omitempty"`
+	// That of the call, as in NodeStatus.
+	RequestId     string `protobuf:"bytes,23,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *KeyChange) Reset() {
+	*x = KeyChange{}
+	mi := &file_transport_kmspb_operator_proto_msgTypes[92]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *KeyChange) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*KeyChange) ProtoMessage() {}
+
+func (x *KeyChange) ProtoReflect() protoreflect.Message {
+	mi := &file_transport_kmspb_operator_proto_msgTypes[92]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use KeyChange.ProtoReflect.Descriptor instead.
+func (*KeyChange) Descriptor() ([]byte, []int) {
+	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{92}
+}
+
+func (x *KeyChange) GetNodeId() string {
+	if x != nil {
+		return x.NodeId
+	}
+	return ""
+}
+
+func (x *KeyChange) GetClusterId() []byte {
+	if x != nil {
+		return x.ClusterId
+	}
+	return nil
+}
+
+func (x *KeyChange) GetShareSet() *ShareSet {
+	if x != nil {
+		return x.ShareSet
+	}
+	return nil
+}
+
+func (x *KeyChange) GetActive() bool {
+	if x != nil {
+		return x.Active
+	}
+	return false
+}
+
+func (x *KeyChange) GetKind() KeyChangeKind {
+	if x != nil {
+		return x.Kind
+	}
+	return KeyChangeKind_KEY_CHANGE_KIND_UNSPECIFIED
+}
+
+func (x *KeyChange) GetNonce() []byte {
+	if x != nil {
+		return x.Nonce
+	}
+	return nil
+}
+
+func (x *KeyChange) GetPublicKey() []byte {
+	if x != nil {
+		return x.PublicKey
+	}
+	return nil
+}
+
+func (x *KeyChange) GetOwner() string {
+	if x != nil {
+		return x.Owner
+	}
+	return ""
+}
+
+func (x *KeyChange) GetBegan() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Began
+	}
+	return nil
+}
+
+func (x *KeyChange) GetExpires() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Expires
+	}
+	return nil
+}
+
+func (x *KeyChange) GetNewShareSet() *ShareSet {
+	if x != nil {
+		return x.NewShareSet
+	}
+	return nil
+}
+
+func (x *KeyChange) GetProving() bool {
+	if x != nil {
+		return x.Proving
+	}
+	return false
+}
+
+func (x *KeyChange) GetCustodians() []uint32 {
+	if x != nil {
+		return x.Custodians
+	}
+	return nil
+}
+
+func (x *KeyChange) GetMissing() []uint32 {
+	if x != nil {
+		return x.Missing
+	}
+	return nil
+}
+
+func (x *KeyChange) GetNeeded() uint32 {
+	if x != nil {
+		return x.Needed
+	}
+	return 0
+}
+
+func (x *KeyChange) GetGeneration() uint32 {
+	if x != nil {
+		return x.Generation
+	}
+	return 0
+}
+
+func (x *KeyChange) GetSettled() bool {
+	if x != nil {
+		return x.Settled
+	}
+	return false
+}
+
+func (x *KeyChange) GetRequestId() string {
+	if x != nil {
+		return x.RequestId
+	}
+	return ""
+}
+
+type BeginKeyChangeRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Kind  KeyChangeKind          `protobuf:"varint,1,opt,name=kind,proto3,enum=conclave.v1.KeyChangeKind" json:"kind,omitempty"`
+	// Of a rekey: the new set, with the limits of InitRequest.
+	Shares    uint32 `protobuf:"varint,2,opt,name=shares,proto3" json:"shares,omitempty"`
+	Threshold uint32 `protobuf:"varint,3,opt,name=threshold,proto3" json:"threshold,omitempty"`
+	// Of a rekey: who will keep the new shares, as in InitRequest. shares must then be 0.
+	Custodians    []*CustodianKey `protobuf:"bytes,4,rep,name=custodians,proto3" json:"custodians,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *BeginKeyChangeRequest) Reset() {
+	*x = BeginKeyChangeRequest{}
+	mi := &file_transport_kmspb_operator_proto_msgTypes[93]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *BeginKeyChangeRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*BeginKeyChangeRequest) ProtoMessage() {}
+
+func (x *BeginKeyChangeRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_transport_kmspb_operator_proto_msgTypes[93]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use BeginKeyChangeRequest.ProtoReflect.Descriptor instead.
+func (*BeginKeyChangeRequest) Descriptor() ([]byte, []int) {
+	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{93}
+}
+
+func (x *BeginKeyChangeRequest) GetKind() KeyChangeKind {
+	if x != nil {
+		return x.Kind
+	}
+	return KeyChangeKind_KEY_CHANGE_KIND_UNSPECIFIED
+}
+
+func (x *BeginKeyChangeRequest) GetShares() uint32 {
+	if x != nil {
+		return x.Shares
+	}
+	return 0
+}
+
+func (x *BeginKeyChangeRequest) GetThreshold() uint32 {
+	if x != nil {
+		return x.Threshold
+	}
+	return 0
+}
+
+func (x *BeginKeyChangeRequest) GetCustodians() []*CustodianKey {
+	if x != nil {
+		return x.Custodians
+	}
+	return nil
+}
+
+type BeginKeyChangeResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Ceremony      *KeyChange             `protobuf:"bytes,1,opt,name=ceremony,proto3" json:"ceremony,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *BeginKeyChangeResponse) Reset() {
+	*x = BeginKeyChangeResponse{}
+	mi := &file_transport_kmspb_operator_proto_msgTypes[94]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *BeginKeyChangeResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*BeginKeyChangeResponse) ProtoMessage() {}
+
+func (x *BeginKeyChangeResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_transport_kmspb_operator_proto_msgTypes[94]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use BeginKeyChangeResponse.ProtoReflect.Descriptor instead.
+func (*BeginKeyChangeResponse) Descriptor() ([]byte, []int) {
+	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{94}
+}
+
+func (x *BeginKeyChangeResponse) GetCeremony() *KeyChange {
+	if x != nil {
+		return x.Ceremony
+	}
+	return nil
+}
+
+type GetKeyChangeRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetKeyChangeRequest) Reset() {
+	*x = GetKeyChangeRequest{}
+	mi := &file_transport_kmspb_operator_proto_msgTypes[95]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetKeyChangeRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetKeyChangeRequest) ProtoMessage() {}
+
+func (x *GetKeyChangeRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_transport_kmspb_operator_proto_msgTypes[95]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetKeyChangeRequest.ProtoReflect.Descriptor instead.
+func (*GetKeyChangeRequest) Descriptor() ([]byte, []int) {
+	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{95}
+}
+
+type GetKeyChangeResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Ceremony      *KeyChange             `protobuf:"bytes,1,opt,name=ceremony,proto3" json:"ceremony,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetKeyChangeResponse) Reset() {
+	*x = GetKeyChangeResponse{}
+	mi := &file_transport_kmspb_operator_proto_msgTypes[96]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetKeyChangeResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetKeyChangeResponse) ProtoMessage() {}
+
+func (x *GetKeyChangeResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_transport_kmspb_operator_proto_msgTypes[96]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetKeyChangeResponse.ProtoReflect.Descriptor instead.
+func (*GetKeyChangeResponse) Descriptor() ([]byte, []int) {
+	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{96}
+}
+
+func (x *GetKeyChangeResponse) GetCeremony() *KeyChange {
+	if x != nil {
+		return x.Ceremony
+	}
+	return nil
+}
+
+type SubmitKeyChangeShareRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// That of the ceremony.
+	Nonce []byte `protobuf:"bytes,1,opt,name=nonce,proto3" json:"nonce,omitempty"`
+	// As in SubmitShareRequest. The info begins with "conclave rekey share v1",
+	// "conclave root rotation share v1" or "conclave keyring rotation share v1", for the
+	// kind of the ceremony, instead of "conclave share v1".
+	SealedShare   []byte `protobuf:"bytes,2,opt,name=sealed_share,json=sealedShare,proto3" json:"sealed_share,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SubmitKeyChangeShareRequest) Reset() {
+	*x = SubmitKeyChangeShareRequest{}
+	mi := &file_transport_kmspb_operator_proto_msgTypes[97]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SubmitKeyChangeShareRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SubmitKeyChangeShareRequest) ProtoMessage() {}
+
+func (x *SubmitKeyChangeShareRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_transport_kmspb_operator_proto_msgTypes[97]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SubmitKeyChangeShareRequest.ProtoReflect.Descriptor instead.
+func (*SubmitKeyChangeShareRequest) Descriptor() ([]byte, []int) {
+	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{97}
+}
+
+func (x *SubmitKeyChangeShareRequest) GetNonce() []byte {
+	if x != nil {
+		return x.Nonce
+	}
+	return nil
+}
+
+func (x *SubmitKeyChangeShareRequest) GetSealedShare() []byte {
+	if x != nil {
+		return x.SealedShare
+	}
+	return nil
+}
+
+type SubmitKeyChangeShareResponse struct {
+	state    protoimpl.MessageState `protogen:"open.v1"`
+	Ceremony *KeyChange             `protobuf:"bytes,1,opt,name=ceremony,proto3" json:"ceremony,omitempty"`
+	// Whether the share has completed the ceremony: the keys are replaced.
+	Done          bool `protobuf:"varint,2,opt,name=done,proto3" json:"done,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SubmitKeyChangeShareResponse) Reset() {
+	*x = SubmitKeyChangeShareResponse{}
+	mi := &file_transport_kmspb_operator_proto_msgTypes[98]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SubmitKeyChangeShareResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SubmitKeyChangeShareResponse) ProtoMessage() {}
+
+func (x *SubmitKeyChangeShareResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_transport_kmspb_operator_proto_msgTypes[98]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SubmitKeyChangeShareResponse.ProtoReflect.Descriptor instead.
+func (*SubmitKeyChangeShareResponse) Descriptor() ([]byte, []int) {
+	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{98}
+}
+
+func (x *SubmitKeyChangeShareResponse) GetCeremony() *KeyChange {
+	if x != nil {
+		return x.Ceremony
+	}
+	return nil
+}
+
+func (x *SubmitKeyChangeShareResponse) GetDone() bool {
+	if x != nil {
+		return x.Done
+	}
+	return false
+}
+
+type GetNewSharesRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Nonce []byte                 `protobuf:"bytes,1,opt,name=nonce,proto3" json:"nonce,omitempty"`
+	// As in InitRequest.
+	AnswerKey     []byte `protobuf:"bytes,2,opt,name=answer_key,json=answerKey,proto3" json:"answer_key,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetNewSharesRequest) Reset() {
+	*x = GetNewSharesRequest{}
+	mi := &file_transport_kmspb_operator_proto_msgTypes[99]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetNewSharesRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetNewSharesRequest) ProtoMessage() {}
+
+func (x *GetNewSharesRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_transport_kmspb_operator_proto_msgTypes[99]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetNewSharesRequest.ProtoReflect.Descriptor instead.
+func (*GetNewSharesRequest) Descriptor() ([]byte, []int) {
+	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{99}
+}
+
+func (x *GetNewSharesRequest) GetNonce() []byte {
+	if x != nil {
+		return x.Nonce
+	}
+	return nil
+}
+
+func (x *GetNewSharesRequest) GetAnswerKey() []byte {
+	if x != nil {
+		return x.AnswerKey
+	}
+	return nil
+}
+
+type GetNewSharesResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// InitSecrets with the shares, encrypted as in InitResponse, with the info
+	// "conclave rekey v1" ‖ 0x00 ‖ nonce. They can be obtained until the first of them is
+	// submitted. Absent if the custodians' keys were given.
+	SealedSecrets []byte `protobuf:"bytes,1,opt,name=sealed_secrets,json=sealedSecrets,proto3" json:"sealed_secrets,omitempty"`
+	// The custodians' shares, in their order, if their keys were given. They can be obtained
+	// until the ceremony ends.
+	EncryptedShares []*EncryptedShare `protobuf:"bytes,2,rep,name=encrypted_shares,json=encryptedShares,proto3" json:"encrypted_shares,omitempty"`
+	// As in NodeStatus.
+	RequestId     string `protobuf:"bytes,3,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetNewSharesResponse) Reset() {
+	*x = GetNewSharesResponse{}
+	mi := &file_transport_kmspb_operator_proto_msgTypes[100]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetNewSharesResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetNewSharesResponse) ProtoMessage() {}
+
+func (x *GetNewSharesResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_transport_kmspb_operator_proto_msgTypes[100]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetNewSharesResponse.ProtoReflect.Descriptor instead.
+func (*GetNewSharesResponse) Descriptor() ([]byte, []int) {
+	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{100}
+}
+
+func (x *GetNewSharesResponse) GetSealedSecrets() []byte {
+	if x != nil {
+		return x.SealedSecrets
+	}
+	return nil
+}
+
+func (x *GetNewSharesResponse) GetEncryptedShares() []*EncryptedShare {
+	if x != nil {
+		return x.EncryptedShares
+	}
+	return nil
+}
+
+func (x *GetNewSharesResponse) GetRequestId() string {
+	if x != nil {
+		return x.RequestId
+	}
+	return ""
+}
+
+type CancelKeyChangeRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// That of the ceremony.
+	Nonce         []byte `protobuf:"bytes,1,opt,name=nonce,proto3" json:"nonce,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CancelKeyChangeRequest) Reset() {
+	*x = CancelKeyChangeRequest{}
+	mi := &file_transport_kmspb_operator_proto_msgTypes[101]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CancelKeyChangeRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CancelKeyChangeRequest) ProtoMessage() {}
+
+func (x *CancelKeyChangeRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_transport_kmspb_operator_proto_msgTypes[101]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CancelKeyChangeRequest.ProtoReflect.Descriptor instead.
+func (*CancelKeyChangeRequest) Descriptor() ([]byte, []int) {
+	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{101}
+}
+
+func (x *CancelKeyChangeRequest) GetNonce() []byte {
+	if x != nil {
+		return x.Nonce
+	}
+	return nil
+}
+
+type CancelKeyChangeResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CancelKeyChangeResponse) Reset() {
+	*x = CancelKeyChangeResponse{}
+	mi := &file_transport_kmspb_operator_proto_msgTypes[102]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CancelKeyChangeResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CancelKeyChangeResponse) ProtoMessage() {}
+
+func (x *CancelKeyChangeResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_transport_kmspb_operator_proto_msgTypes[102]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CancelKeyChangeResponse.ProtoReflect.Descriptor instead.
+func (*CancelKeyChangeResponse) Descriptor() ([]byte, []int) {
+	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{102}
+}
+
+type GetShareSetRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetShareSetRequest) Reset() {
+	*x = GetShareSetRequest{}
+	mi := &file_transport_kmspb_operator_proto_msgTypes[103]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetShareSetRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetShareSetRequest) ProtoMessage() {}
+
+func (x *GetShareSetRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_transport_kmspb_operator_proto_msgTypes[103]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetShareSetRequest.ProtoReflect.Descriptor instead.
+func (*GetShareSetRequest) Descriptor() ([]byte, []int) {
+	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{103}
+}
+
+type GetShareSetResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The share set in force.
+	ShareSet      *ShareSet `protobuf:"bytes,1,opt,name=share_set,json=shareSet,proto3" json:"share_set,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetShareSetResponse) Reset() {
+	*x = GetShareSetResponse{}
+	mi := &file_transport_kmspb_operator_proto_msgTypes[104]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetShareSetResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetShareSetResponse) ProtoMessage() {}
+
+func (x *GetShareSetResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_transport_kmspb_operator_proto_msgTypes[104]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetShareSetResponse.ProtoReflect.Descriptor instead.
+func (*GetShareSetResponse) Descriptor() ([]byte, []int) {
+	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{104}
+}
+
+func (x *GetShareSetResponse) GetShareSet() *ShareSet {
+	if x != nil {
+		return x.ShareSet
+	}
+	return nil
+}
+
+type ListSealsRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListSealsRequest) Reset() {
+	*x = ListSealsRequest{}
+	mi := &file_transport_kmspb_operator_proto_msgTypes[105]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListSealsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListSealsRequest) ProtoMessage() {}
+
+func (x *ListSealsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_transport_kmspb_operator_proto_msgTypes[105]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListSealsRequest.ProtoReflect.Descriptor instead.
+func (*ListSealsRequest) Descriptor() ([]byte, []int) {
+	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{105}
+}
+
+type SealSlot struct {
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	Name    string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Created *timestamppb.Timestamp `protobuf:"bytes,2,opt,name=created,proto3" json:"created,omitempty"`
+	// This node is configured with it.
+	Configured    bool `protobuf:"varint,3,opt,name=configured,proto3" json:"configured,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SealSlot) Reset() {
+	*x = SealSlot{}
+	mi := &file_transport_kmspb_operator_proto_msgTypes[106]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SealSlot) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SealSlot) ProtoMessage() {}
+
+func (x *SealSlot) ProtoReflect() protoreflect.Message {
+	mi := &file_transport_kmspb_operator_proto_msgTypes[106]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SealSlot.ProtoReflect.Descriptor instead.
+func (*SealSlot) Descriptor() ([]byte, []int) {
+	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{106}
+}
+
+func (x *SealSlot) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *SealSlot) GetCreated() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Created
+	}
+	return nil
+}
+
+func (x *SealSlot) GetConfigured() bool {
+	if x != nil {
+		return x.Configured
+	}
+	return false
+}
+
+type ListSealsResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Seals         []*SealSlot            `protobuf:"bytes,1,rep,name=seals,proto3" json:"seals,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListSealsResponse) Reset() {
+	*x = ListSealsResponse{}
+	mi := &file_transport_kmspb_operator_proto_msgTypes[107]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListSealsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListSealsResponse) ProtoMessage() {}
+
+func (x *ListSealsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_transport_kmspb_operator_proto_msgTypes[107]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListSealsResponse.ProtoReflect.Descriptor instead.
+func (*ListSealsResponse) Descriptor() ([]byte, []int) {
+	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{107}
+}
+
+func (x *ListSealsResponse) GetSeals() []*SealSlot {
+	if x != nil {
+		return x.Seals
+	}
+	return nil
+}
+
+type RemoveSealRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RemoveSealRequest) Reset() {
+	*x = RemoveSealRequest{}
+	mi := &file_transport_kmspb_operator_proto_msgTypes[108]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RemoveSealRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RemoveSealRequest) ProtoMessage() {}
+
+func (x *RemoveSealRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_transport_kmspb_operator_proto_msgTypes[108]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RemoveSealRequest.ProtoReflect.Descriptor instead.
+func (*RemoveSealRequest) Descriptor() ([]byte, []int) {
+	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{108}
+}
+
+func (x *RemoveSealRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+type RemoveSealResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RemoveSealResponse) Reset() {
+	*x = RemoveSealResponse{}
+	mi := &file_transport_kmspb_operator_proto_msgTypes[109]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RemoveSealResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RemoveSealResponse) ProtoMessage() {}
+
+func (x *RemoveSealResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_transport_kmspb_operator_proto_msgTypes[109]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RemoveSealResponse.ProtoReflect.Descriptor instead.
+func (*RemoveSealResponse) Descriptor() ([]byte, []int) {
+	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{109}
+}
+
+type GetNodeCARequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetNodeCARequest) Reset() {
+	*x = GetNodeCARequest{}
+	mi := &file_transport_kmspb_operator_proto_msgTypes[110]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetNodeCARequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetNodeCARequest) ProtoMessage() {}
+
+func (x *GetNodeCARequest) ProtoReflect() protoreflect.Message {
+	mi := &file_transport_kmspb_operator_proto_msgTypes[110]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetNodeCARequest.ProtoReflect.Descriptor instead.
+func (*GetNodeCARequest) Descriptor() ([]byte, []int) {
+	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{110}
+}
+
+type GetNodeCAResponse struct {
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	NodeId    string                 `protobuf:"bytes,1,opt,name=node_id,json=nodeId,proto3" json:"node_id,omitempty"`
+	ClusterId []byte                 `protobuf:"bytes,2,opt,name=cluster_id,json=clusterId,proto3" json:"cluster_id,omitempty"`
+	// In DER; empty if the cluster has no CA.
+	Certificate []byte                 `protobuf:"bytes,3,opt,name=certificate,proto3" json:"certificate,omitempty"`
+	Imported    *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=imported,proto3" json:"imported,omitempty"`
+	// A public key of this node: an uncompressed point of P-256. It is good for one key, for
+	// some minutes.
+	Receiver      []byte `protobuf:"bytes,5,opt,name=receiver,proto3" json:"receiver,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetNodeCAResponse) Reset() {
+	*x = GetNodeCAResponse{}
+	mi := &file_transport_kmspb_operator_proto_msgTypes[111]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetNodeCAResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetNodeCAResponse) ProtoMessage() {}
+
+func (x *GetNodeCAResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_transport_kmspb_operator_proto_msgTypes[111]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetNodeCAResponse.ProtoReflect.Descriptor instead.
+func (*GetNodeCAResponse) Descriptor() ([]byte, []int) {
+	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{111}
+}
+
+func (x *GetNodeCAResponse) GetNodeId() string {
+	if x != nil {
+		return x.NodeId
+	}
+	return ""
+}
+
+func (x *GetNodeCAResponse) GetClusterId() []byte {
+	if x != nil {
+		return x.ClusterId
+	}
+	return nil
+}
+
+func (x *GetNodeCAResponse) GetCertificate() []byte {
+	if x != nil {
+		return x.Certificate
+	}
+	return nil
+}
+
+func (x *GetNodeCAResponse) GetImported() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Imported
+	}
+	return nil
+}
+
+func (x *GetNodeCAResponse) GetReceiver() []byte {
+	if x != nil {
+		return x.Receiver
+	}
+	return nil
+}
+
+type ImportNodeCARequest struct {
+	state       protoimpl.MessageState `protogen:"open.v1"`
+	Certificate []byte                 `protobuf:"bytes,1,opt,name=certificate,proto3" json:"certificate,omitempty"` // in DER
+	// The key as PKCS #8 in DER, encrypted as a share is, with the info
+	// "conclave CA key v1" ‖ 0x00 ‖ cluster_id ‖ SHA-256(certificate) ‖ node_id.
+	SealedKey     []byte `protobuf:"bytes,2,opt,name=sealed_key,json=sealedKey,proto3" json:"sealed_key,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ImportNodeCARequest) Reset() {
+	*x = ImportNodeCARequest{}
+	mi := &file_transport_kmspb_operator_proto_msgTypes[112]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ImportNodeCARequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ImportNodeCARequest) ProtoMessage() {}
+
+func (x *ImportNodeCARequest) ProtoReflect() protoreflect.Message {
+	mi := &file_transport_kmspb_operator_proto_msgTypes[112]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ImportNodeCARequest.ProtoReflect.Descriptor instead.
+func (*ImportNodeCARequest) Descriptor() ([]byte, []int) {
+	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{112}
+}
+
+func (x *ImportNodeCARequest) GetCertificate() []byte {
+	if x != nil {
+		return x.Certificate
+	}
+	return nil
+}
+
+func (x *ImportNodeCARequest) GetSealedKey() []byte {
+	if x != nil {
+		return x.SealedKey
+	}
+	return nil
+}
+
+type ImportNodeCAResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ImportNodeCAResponse) Reset() {
+	*x = ImportNodeCAResponse{}
+	mi := &file_transport_kmspb_operator_proto_msgTypes[113]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ImportNodeCAResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ImportNodeCAResponse) ProtoMessage() {}
+
+func (x *ImportNodeCAResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_transport_kmspb_operator_proto_msgTypes[113]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ImportNodeCAResponse.ProtoReflect.Descriptor instead.
+func (*ImportNodeCAResponse) Descriptor() ([]byte, []int) {
+	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{113}
+}
+
+type RemoveNodeCARequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RemoveNodeCARequest) Reset() {
+	*x = RemoveNodeCARequest{}
+	mi := &file_transport_kmspb_operator_proto_msgTypes[114]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RemoveNodeCARequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RemoveNodeCARequest) ProtoMessage() {}
+
+func (x *RemoveNodeCARequest) ProtoReflect() protoreflect.Message {
+	mi := &file_transport_kmspb_operator_proto_msgTypes[114]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RemoveNodeCARequest.ProtoReflect.Descriptor instead.
+func (*RemoveNodeCARequest) Descriptor() ([]byte, []int) {
+	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{114}
+}
+
+type RemoveNodeCAResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RemoveNodeCAResponse) Reset() {
+	*x = RemoveNodeCAResponse{}
+	mi := &file_transport_kmspb_operator_proto_msgTypes[115]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RemoveNodeCAResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RemoveNodeCAResponse) ProtoMessage() {}
+
+func (x *RemoveNodeCAResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_transport_kmspb_operator_proto_msgTypes[115]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RemoveNodeCAResponse.ProtoReflect.Descriptor instead.
+func (*RemoveNodeCAResponse) Descriptor() ([]byte, []int) {
+	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{115}
+}
+
+type CreateJoinTokenRequest struct {
+	state       protoimpl.MessageState `protogen:"open.v1"`
+	NodeId      string                 `protobuf:"bytes,1,opt,name=node_id,json=nodeId,proto3" json:"node_id,omitempty"`
+	PeerAddress string                 `protobuf:"bytes,2,opt,name=peer_address,json=peerAddress,proto3" json:"peer_address,omitempty"`
+	// Further host names and IP addresses for the node's certificate.
+	Names []string `protobuf:"bytes,3,rep,name=names,proto3" json:"names,omitempty"`
+	// How long the token is valid; 0 for an hour.
+	TtlSeconds    uint32 `protobuf:"varint,4,opt,name=ttl_seconds,json=ttlSeconds,proto3" json:"ttl_seconds,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CreateJoinTokenRequest) Reset() {
+	*x = CreateJoinTokenRequest{}
+	mi := &file_transport_kmspb_operator_proto_msgTypes[116]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CreateJoinTokenRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CreateJoinTokenRequest) ProtoMessage() {}
+
+func (x *CreateJoinTokenRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_transport_kmspb_operator_proto_msgTypes[116]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CreateJoinTokenRequest.ProtoReflect.Descriptor instead.
+func (*CreateJoinTokenRequest) Descriptor() ([]byte, []int) {
+	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{116}
+}
+
+func (x *CreateJoinTokenRequest) GetNodeId() string {
+	if x != nil {
+		return x.NodeId
+	}
+	return ""
+}
+
+func (x *CreateJoinTokenRequest) GetPeerAddress() string {
+	if x != nil {
+		return x.PeerAddress
+	}
+	return ""
+}
+
+func (x *CreateJoinTokenRequest) GetNames() []string {
+	if x != nil {
+		return x.Names
+	}
+	return nil
+}
+
+func (x *CreateJoinTokenRequest) GetTtlSeconds() uint32 {
+	if x != nil {
+		return x.TtlSeconds
+	}
+	return 0
+}
+
+type CreateJoinTokenResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Token         string                 `protobuf:"bytes,1,opt,name=token,proto3" json:"token,omitempty"`
+	Expires       *timestamppb.Timestamp `protobuf:"bytes,2,opt,name=expires,proto3" json:"expires,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CreateJoinTokenResponse) Reset() {
+	*x = CreateJoinTokenResponse{}
+	mi := &file_transport_kmspb_operator_proto_msgTypes[117]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CreateJoinTokenResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CreateJoinTokenResponse) ProtoMessage() {}
+
+func (x *CreateJoinTokenResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_transport_kmspb_operator_proto_msgTypes[117]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CreateJoinTokenResponse.ProtoReflect.Descriptor instead.
+func (*CreateJoinTokenResponse) Descriptor() ([]byte, []int) {
+	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{117}
+}
+
+func (x *CreateJoinTokenResponse) GetToken() string {
+	if x != nil {
+		return x.Token
+	}
+	return ""
+}
+
+func (x *CreateJoinTokenResponse) GetExpires() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Expires
+	}
+	return nil
+}
+
+type GetJoinAuthorityRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetJoinAuthorityRequest) Reset() {
+	*x = GetJoinAuthorityRequest{}
+	mi := &file_transport_kmspb_operator_proto_msgTypes[118]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetJoinAuthorityRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetJoinAuthorityRequest) ProtoMessage() {}
+
+func (x *GetJoinAuthorityRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_transport_kmspb_operator_proto_msgTypes[118]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetJoinAuthorityRequest.ProtoReflect.Descriptor instead.
+func (*GetJoinAuthorityRequest) Descriptor() ([]byte, []int) {
+	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{118}
+}
+
+type GetJoinAuthorityResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Certificate   []byte                 `protobuf:"bytes,1,opt,name=certificate,proto3" json:"certificate,omitempty"` // in DER
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetJoinAuthorityResponse) Reset() {
+	*x = GetJoinAuthorityResponse{}
+	mi := &file_transport_kmspb_operator_proto_msgTypes[119]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetJoinAuthorityResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetJoinAuthorityResponse) ProtoMessage() {}
+
+func (x *GetJoinAuthorityResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_transport_kmspb_operator_proto_msgTypes[119]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetJoinAuthorityResponse.ProtoReflect.Descriptor instead.
+func (*GetJoinAuthorityResponse) Descriptor() ([]byte, []int) {
+	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{119}
+}
+
+func (x *GetJoinAuthorityResponse) GetCertificate() []byte {
+	if x != nil {
+		return x.Certificate
+	}
+	return nil
+}
+
+type JoinClusterRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Token string                 `protobuf:"bytes,1,opt,name=token,proto3" json:"token,omitempty"`
+	// A PKCS #10 request in DER. Only its public key is used.
+	Csr           []byte `protobuf:"bytes,2,opt,name=csr,proto3" json:"csr,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *JoinClusterRequest) Reset() {
+	*x = JoinClusterRequest{}
+	mi := &file_transport_kmspb_operator_proto_msgTypes[120]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *JoinClusterRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*JoinClusterRequest) ProtoMessage() {}
+
+func (x *JoinClusterRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_transport_kmspb_operator_proto_msgTypes[120]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use JoinClusterRequest.ProtoReflect.Descriptor instead.
+func (*JoinClusterRequest) Descriptor() ([]byte, []int) {
+	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{120}
+}
+
+func (x *JoinClusterRequest) GetToken() string {
+	if x != nil {
+		return x.Token
+	}
+	return ""
+}
+
+func (x *JoinClusterRequest) GetCsr() []byte {
+	if x != nil {
+		return x.Csr
+	}
+	return nil
+}
+
+type JoinClusterResponse struct {
+	state       protoimpl.MessageState `protogen:"open.v1"`
+	NodeId      string                 `protobuf:"bytes,1,opt,name=node_id,json=nodeId,proto3" json:"node_id,omitempty"`
+	Certificate []byte                 `protobuf:"bytes,2,opt,name=certificate,proto3" json:"certificate,omitempty"` // in DER
+	Cas         []byte                 `protobuf:"bytes,3,opt,name=cas,proto3" json:"cas,omitempty"`                 // of all nodes' certificates, in PEM
+	// The members with their peer addresses.
+	Peers         []*JoinPeer `protobuf:"bytes,4,rep,name=peers,proto3" json:"peers,omitempty"`
+	GossipKey     []byte      `protobuf:"bytes,5,opt,name=gossip_key,json=gossipKey,proto3" json:"gossip_key,omitempty"` // the file's contents; empty if there is no address book
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *JoinClusterResponse) Reset() {
+	*x = JoinClusterResponse{}
+	mi := &file_transport_kmspb_operator_proto_msgTypes[121]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *JoinClusterResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*JoinClusterResponse) ProtoMessage() {}
+
+func (x *JoinClusterResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_transport_kmspb_operator_proto_msgTypes[121]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use JoinClusterResponse.ProtoReflect.Descriptor instead.
+func (*JoinClusterResponse) Descriptor() ([]byte, []int) {
+	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{121}
+}
+
+func (x *JoinClusterResponse) GetNodeId() string {
+	if x != nil {
+		return x.NodeId
+	}
+	return ""
+}
+
+func (x *JoinClusterResponse) GetCertificate() []byte {
+	if x != nil {
+		return x.Certificate
+	}
+	return nil
+}
+
+func (x *JoinClusterResponse) GetCas() []byte {
+	if x != nil {
+		return x.Cas
+	}
+	return nil
+}
+
+func (x *JoinClusterResponse) GetPeers() []*JoinPeer {
+	if x != nil {
+		return x.Peers
+	}
+	return nil
+}
+
+func (x *JoinClusterResponse) GetGossipKey() []byte {
+	if x != nil {
+		return x.GossipKey
+	}
+	return nil
+}
+
+type JoinPeer struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	NodeId        string                 `protobuf:"bytes,1,opt,name=node_id,json=nodeId,proto3" json:"node_id,omitempty"`
+	PeerAddress   string                 `protobuf:"bytes,2,opt,name=peer_address,json=peerAddress,proto3" json:"peer_address,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *JoinPeer) Reset() {
+	*x = JoinPeer{}
+	mi := &file_transport_kmspb_operator_proto_msgTypes[122]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *JoinPeer) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*JoinPeer) ProtoMessage() {}
+
+func (x *JoinPeer) ProtoReflect() protoreflect.Message {
+	mi := &file_transport_kmspb_operator_proto_msgTypes[122]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use JoinPeer.ProtoReflect.Descriptor instead.
+func (*JoinPeer) Descriptor() ([]byte, []int) {
+	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{122}
+}
+
+func (x *JoinPeer) GetNodeId() string {
+	if x != nil {
+		return x.NodeId
+	}
+	return ""
+}
+
+func (x *JoinPeer) GetPeerAddress() string {
+	if x != nil {
+		return x.PeerAddress
+	}
+	return ""
+}
+
+type SetNodeAddressRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	NodeId        string                 `protobuf:"bytes,1,opt,name=node_id,json=nodeId,proto3" json:"node_id,omitempty"`
+	PeerAddress   string                 `protobuf:"bytes,2,opt,name=peer_address,json=peerAddress,proto3" json:"peer_address,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SetNodeAddressRequest) Reset() {
+	*x = SetNodeAddressRequest{}
+	mi := &file_transport_kmspb_operator_proto_msgTypes[123]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SetNodeAddressRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SetNodeAddressRequest) ProtoMessage() {}
+
+func (x *SetNodeAddressRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_transport_kmspb_operator_proto_msgTypes[123]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SetNodeAddressRequest.ProtoReflect.Descriptor instead.
+func (*SetNodeAddressRequest) Descriptor() ([]byte, []int) {
+	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{123}
+}
+
+func (x *SetNodeAddressRequest) GetNodeId() string {
+	if x != nil {
+		return x.NodeId
+	}
+	return ""
+}
+
+func (x *SetNodeAddressRequest) GetPeerAddress() string {
+	if x != nil {
+		return x.PeerAddress
+	}
+	return ""
+}
+
+type SetNodeAddressResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SetNodeAddressResponse) Reset() {
+	*x = SetNodeAddressResponse{}
+	mi := &file_transport_kmspb_operator_proto_msgTypes[124]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SetNodeAddressResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SetNodeAddressResponse) ProtoMessage() {}
+
+func (x *SetNodeAddressResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_transport_kmspb_operator_proto_msgTypes[124]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SetNodeAddressResponse.ProtoReflect.Descriptor instead.
+func (*SetNodeAddressResponse) Descriptor() ([]byte, []int) {
+	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{124}
+}
+
+type GetUsageRequest struct {
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	Period UsagePeriod            `protobuf:"varint,1,opt,name=period,proto3,enum=conclave.v1.UsagePeriod" json:"period,omitempty"`
+	// Periods that begin at from or later and before to.
+	From *timestamppb.Timestamp `protobuf:"bytes,2,opt,name=from,proto3" json:"from,omitempty"`
+	To   *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=to,proto3" json:"to,omitempty"`
+	// Only principals of this account; empty for all that the caller may see.
+	Account string `protobuf:"bytes,4,opt,name=account,proto3" json:"account,omitempty"`
+	// 1 to 1000; 0 is 1000.
+	Limit int32 `protobuf:"varint,5,opt,name=limit,proto3" json:"limit,omitempty"`
+	// next of the page before.
+	After         []byte `protobuf:"bytes,6,opt,name=after,proto3" json:"after,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetUsageRequest) Reset() {
+	*x = GetUsageRequest{}
+	mi := &file_transport_kmspb_operator_proto_msgTypes[125]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetUsageRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetUsageRequest) ProtoMessage() {}
+
+func (x *GetUsageRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_transport_kmspb_operator_proto_msgTypes[125]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetUsageRequest.ProtoReflect.Descriptor instead.
+func (*GetUsageRequest) Descriptor() ([]byte, []int) {
+	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{125}
+}
+
+func (x *GetUsageRequest) GetPeriod() UsagePeriod {
+	if x != nil {
+		return x.Period
+	}
+	return UsagePeriod_USAGE_PERIOD_MONTH
+}
+
+func (x *GetUsageRequest) GetFrom() *timestamppb.Timestamp {
+	if x != nil {
+		return x.From
+	}
+	return nil
+}
+
+func (x *GetUsageRequest) GetTo() *timestamppb.Timestamp {
+	if x != nil {
+		return x.To
+	}
+	return nil
+}
+
+func (x *GetUsageRequest) GetAccount() string {
+	if x != nil {
+		return x.Account
+	}
+	return ""
+}
+
+func (x *GetUsageRequest) GetLimit() int32 {
+	if x != nil {
+		return x.Limit
+	}
+	return 0
+}
+
+func (x *GetUsageRequest) GetAfter() []byte {
+	if x != nil {
+		return x.After
+	}
+	return nil
+}
+
+type GetUsageResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Rows  []*UsageRow            `protobuf:"bytes,1,rep,name=rows,proto3" json:"rows,omitempty"`
+	// Where the next page begins; empty on the last one. A page before it may have no rows.
+	Next          []byte         `protobuf:"bytes,2,opt,name=next,proto3" json:"next,omitempty"`
+	Progress      *UsageProgress `protobuf:"bytes,3,opt,name=progress,proto3" json:"progress,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetUsageResponse) Reset() {
+	*x = GetUsageResponse{}
+	mi := &file_transport_kmspb_operator_proto_msgTypes[126]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetUsageResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetUsageResponse) ProtoMessage() {}
+
+func (x *GetUsageResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_transport_kmspb_operator_proto_msgTypes[126]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetUsageResponse.ProtoReflect.Descriptor instead.
+func (*GetUsageResponse) Descriptor() ([]byte, []int) {
+	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{126}
+}
+
+func (x *GetUsageResponse) GetRows() []*UsageRow {
+	if x != nil {
+		return x.Rows
+	}
+	return nil
+}
+
+func (x *GetUsageResponse) GetNext() []byte {
+	if x != nil {
+		return x.Next
+	}
+	return nil
+}
+
+func (x *GetUsageResponse) GetProgress() *UsageProgress {
+	if x != nil {
+		return x.Progress
+	}
+	return nil
+}
+
+type UsageRow struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Start *timestamppb.Timestamp `protobuf:"bytes,1,opt,name=start,proto3" json:"start,omitempty"`
+	// The account of the principal.
+	Account string `protobuf:"bytes,2,opt,name=account,proto3" json:"account,omitempty"`
+	// An ARN; of the sessions of a role, the role's.
+	Principal string `protobuf:"bytes,3,opt,name=principal,proto3" json:"principal,omitempty"`
+	// The ARN of the key; empty for requests without one.
+	Key       string `protobuf:"bytes,4,opt,name=key,proto3" json:"key,omitempty"`
+	Operation string `protobuf:"bytes,5,opt,name=operation,proto3" json:"operation,omitempty"`
+	// What AWS KMS would charge the request as.
+	Kind string `protobuf:"bytes,6,opt,name=kind,proto3" json:"kind,omitempty"`
+	// Requests that succeeded, and those that were refused or failed.
+	Requests      uint64 `protobuf:"varint,7,opt,name=requests,proto3" json:"requests,omitempty"`
+	Errors        uint64 `protobuf:"varint,8,opt,name=errors,proto3" json:"errors,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *UsageRow) Reset() {
+	*x = UsageRow{}
+	mi := &file_transport_kmspb_operator_proto_msgTypes[127]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *UsageRow) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*UsageRow) ProtoMessage() {}
+
+func (x *UsageRow) ProtoReflect() protoreflect.Message {
+	mi := &file_transport_kmspb_operator_proto_msgTypes[127]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use UsageRow.ProtoReflect.Descriptor instead.
+func (*UsageRow) Descriptor() ([]byte, []int) {
+	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{127}
+}
+
+func (x *UsageRow) GetStart() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Start
+	}
+	return nil
+}
+
+func (x *UsageRow) GetAccount() string {
+	if x != nil {
+		return x.Account
+	}
+	return ""
+}
+
+func (x *UsageRow) GetPrincipal() string {
+	if x != nil {
+		return x.Principal
+	}
+	return ""
+}
+
+func (x *UsageRow) GetKey() string {
+	if x != nil {
+		return x.Key
+	}
+	return ""
+}
+
+func (x *UsageRow) GetOperation() string {
+	if x != nil {
+		return x.Operation
+	}
+	return ""
+}
+
+func (x *UsageRow) GetKind() string {
+	if x != nil {
+		return x.Kind
+	}
+	return ""
+}
+
+func (x *UsageRow) GetRequests() uint64 {
+	if x != nil {
+		return x.Requests
+	}
+	return 0
+}
+
+func (x *UsageRow) GetErrors() uint64 {
+	if x != nil {
+		return x.Errors
+	}
+	return 0
+}
+
+// UsageProgress says how far the node has counted.
+type UsageProgress struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The records of the audit log that it counted, and those that there are.
+	Counted uint64 `protobuf:"varint,1,opt,name=counted,proto3" json:"counted,omitempty"`
+	Records uint64 `protobuf:"varint,2,opt,name=records,proto3" json:"records,omitempty"`
+	// Of the counted records, those that cannot be decrypted, and count for nothing.
+	Unreadable    uint64 `protobuf:"varint,3,opt,name=unreadable,proto3" json:"unreadable,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *UsageProgress) Reset() {
+	*x = UsageProgress{}
+	mi := &file_transport_kmspb_operator_proto_msgTypes[128]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *UsageProgress) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*UsageProgress) ProtoMessage() {}
+
+func (x *UsageProgress) ProtoReflect() protoreflect.Message {
+	mi := &file_transport_kmspb_operator_proto_msgTypes[128]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use UsageProgress.ProtoReflect.Descriptor instead.
+func (*UsageProgress) Descriptor() ([]byte, []int) {
+	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{128}
+}
+
+func (x *UsageProgress) GetCounted() uint64 {
+	if x != nil {
+		return x.Counted
+	}
+	return 0
+}
+
+func (x *UsageProgress) GetRecords() uint64 {
+	if x != nil {
+		return x.Records
+	}
+	return 0
+}
+
+func (x *UsageProgress) GetUnreadable() uint64 {
+	if x != nil {
+		return x.Unreadable
+	}
+	return 0
+}
+
+type ListKeyUsageRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	From  *timestamppb.Timestamp `protobuf:"bytes,1,opt,name=from,proto3" json:"from,omitempty"`
+	To    *timestamppb.Timestamp `protobuf:"bytes,2,opt,name=to,proto3" json:"to,omitempty"`
+	// Only keys of this account; empty for all that the caller may see.
+	Account string `protobuf:"bytes,3,opt,name=account,proto3" json:"account,omitempty"`
+	// 1 to 1000; 0 is 1000.
+	Limit         int32  `protobuf:"varint,4,opt,name=limit,proto3" json:"limit,omitempty"`
+	After         []byte `protobuf:"bytes,5,opt,name=after,proto3" json:"after,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListKeyUsageRequest) Reset() {
+	*x = ListKeyUsageRequest{}
+	mi := &file_transport_kmspb_operator_proto_msgTypes[129]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListKeyUsageRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListKeyUsageRequest) ProtoMessage() {}
+
+func (x *ListKeyUsageRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_transport_kmspb_operator_proto_msgTypes[129]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListKeyUsageRequest.ProtoReflect.Descriptor instead.
+func (*ListKeyUsageRequest) Descriptor() ([]byte, []int) {
+	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{129}
+}
+
+func (x *ListKeyUsageRequest) GetFrom() *timestamppb.Timestamp {
+	if x != nil {
+		return x.From
+	}
+	return nil
+}
+
+func (x *ListKeyUsageRequest) GetTo() *timestamppb.Timestamp {
+	if x != nil {
+		return x.To
+	}
+	return nil
+}
+
+func (x *ListKeyUsageRequest) GetAccount() string {
+	if x != nil {
+		return x.Account
+	}
+	return ""
+}
+
+func (x *ListKeyUsageRequest) GetLimit() int32 {
+	if x != nil {
+		return x.Limit
+	}
+	return 0
+}
+
+func (x *ListKeyUsageRequest) GetAfter() []byte {
+	if x != nil {
+		return x.After
+	}
+	return nil
+}
+
+type ListKeyUsageResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Keys          []*KeyUsage            `protobuf:"bytes,1,rep,name=keys,proto3" json:"keys,omitempty"`
+	Next          []byte                 `protobuf:"bytes,2,opt,name=next,proto3" json:"next,omitempty"`
+	Progress      *UsageProgress         `protobuf:"bytes,3,opt,name=progress,proto3" json:"progress,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListKeyUsageResponse) Reset() {
+	*x = ListKeyUsageResponse{}
+	mi := &file_transport_kmspb_operator_proto_msgTypes[130]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListKeyUsageResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListKeyUsageResponse) ProtoMessage() {}
+
+func (x *ListKeyUsageResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_transport_kmspb_operator_proto_msgTypes[130]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListKeyUsageResponse.ProtoReflect.Descriptor instead.
+func (*ListKeyUsageResponse) Descriptor() ([]byte, []int) {
+	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{130}
+}
+
+func (x *ListKeyUsageResponse) GetKeys() []*KeyUsage {
+	if x != nil {
+		return x.Keys
+	}
+	return nil
+}
+
+func (x *ListKeyUsageResponse) GetNext() []byte {
+	if x != nil {
+		return x.Next
+	}
+	return nil
+}
+
+func (x *ListKeyUsageResponse) GetProgress() *UsageProgress {
+	if x != nil {
+		return x.Progress
+	}
+	return nil
+}
+
+type KeyUsage struct {
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	Key     string                 `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
+	Account string                 `protobuf:"bytes,2,opt,name=account,proto3" json:"account,omitempty"`
+	Spec    string                 `protobuf:"bytes,3,opt,name=spec,proto3" json:"spec,omitempty"`
+	Created *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=created,proto3" json:"created,omitempty"`
+	// When the deletion that is due or done was scheduled; absent for others.
+	DeletionScheduled *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=deletion_scheduled,json=deletionScheduled,proto3" json:"deletion_scheduled,omitempty"`
+	Deleted           *timestamppb.Timestamp `protobuf:"bytes,6,opt,name=deleted,proto3" json:"deleted,omitempty"`
+	// The first eight rotations.
+	Rotations     []*timestamppb.Timestamp `protobuf:"bytes,7,rep,name=rotations,proto3" json:"rotations,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *KeyUsage) Reset() {
+	*x = KeyUsage{}
+	mi := &file_transport_kmspb_operator_proto_msgTypes[131]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *KeyUsage) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*KeyUsage) ProtoMessage() {}
+
+func (x *KeyUsage) ProtoReflect() protoreflect.Message {
+	mi := &file_transport_kmspb_operator_proto_msgTypes[131]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use KeyUsage.ProtoReflect.Descriptor instead.
+func (*KeyUsage) Descriptor() ([]byte, []int) {
+	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{131}
+}
+
+func (x *KeyUsage) GetKey() string {
+	if x != nil {
+		return x.Key
+	}
+	return ""
+}
+
+func (x *KeyUsage) GetAccount() string {
+	if x != nil {
+		return x.Account
+	}
+	return ""
+}
+
+func (x *KeyUsage) GetSpec() string {
+	if x != nil {
+		return x.Spec
+	}
+	return ""
+}
+
+func (x *KeyUsage) GetCreated() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Created
+	}
+	return nil
+}
+
+func (x *KeyUsage) GetDeletionScheduled() *timestamppb.Timestamp {
+	if x != nil {
+		return x.DeletionScheduled
+	}
+	return nil
+}
+
+func (x *KeyUsage) GetDeleted() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Deleted
+	}
+	return nil
+}
+
+func (x *KeyUsage) GetRotations() []*timestamppb.Timestamp {
+	if x != nil {
+		return x.Rotations
+	}
+	return nil
+}
+
+// GetRecordReceiptRequest names a record.
+type GetRecordReceiptRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Types that are valid to be assigned to Record:
+	//
+	//	*GetRecordReceiptRequest_Index
+	//	*GetRecordReceiptRequest_RequestId
+	Record        isGetRecordReceiptRequest_Record `protobuf_oneof:"record"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetRecordReceiptRequest) Reset() {
+	*x = GetRecordReceiptRequest{}
+	mi := &file_transport_kmspb_operator_proto_msgTypes[132]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetRecordReceiptRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetRecordReceiptRequest) ProtoMessage() {}
+
+func (x *GetRecordReceiptRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_transport_kmspb_operator_proto_msgTypes[132]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetRecordReceiptRequest.ProtoReflect.Descriptor instead.
+func (*GetRecordReceiptRequest) Descriptor() ([]byte, []int) {
+	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{132}
+}
+
+func (x *GetRecordReceiptRequest) GetRecord() isGetRecordReceiptRequest_Record {
+	if x != nil {
+		return x.Record
+	}
+	return nil
+}
+
+func (x *GetRecordReceiptRequest) GetIndex() uint64 {
+	if x != nil {
+		if x, ok := x.Record.(*GetRecordReceiptRequest_Index); ok {
+			return x.Index
+		}
+	}
+	return 0
+}
+
+func (x *GetRecordReceiptRequest) GetRequestId() []byte {
+	if x != nil {
+		if x, ok := x.Record.(*GetRecordReceiptRequest_RequestId); ok {
+			return x.RequestId
+		}
+	}
+	return nil
+}
+
+type isGetRecordReceiptRequest_Record interface {
+	isGetRecordReceiptRequest_Record()
+}
+
+type GetRecordReceiptRequest_Index struct {
+	Index uint64 `protobuf:"varint,1,opt,name=index,proto3,oneof"`
+}
+
+type GetRecordReceiptRequest_RequestId struct {
+	// The id of the request that the record is of, 16 bytes.
+	RequestId []byte `protobuf:"bytes,2,opt,name=request_id,json=requestId,proto3,oneof"`
+}
+
+func (*GetRecordReceiptRequest_Index) isGetRecordReceiptRequest_Record() {}
+
+func (*GetRecordReceiptRequest_RequestId) isGetRecordReceiptRequest_Record() {}
+
+type GetRecordReceiptResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// In the form of C2SP tlog-proof, with the record's leaf as the extra data.
+	Receipt       []byte `protobuf:"bytes,1,opt,name=receipt,proto3" json:"receipt,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetRecordReceiptResponse) Reset() {
+	*x = GetRecordReceiptResponse{}
+	mi := &file_transport_kmspb_operator_proto_msgTypes[133]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetRecordReceiptResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetRecordReceiptResponse) ProtoMessage() {}
+
+func (x *GetRecordReceiptResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_transport_kmspb_operator_proto_msgTypes[133]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetRecordReceiptResponse.ProtoReflect.Descriptor instead.
+func (*GetRecordReceiptResponse) Descriptor() ([]byte, []int) {
+	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{133}
+}
+
+func (x *GetRecordReceiptResponse) GetReceipt() []byte {
+	if x != nil {
+		return x.Receipt
+	}
+	return nil
+}
+
+// SearchAuditRequest asks for the records that meet all conditions. With a page, only it and
+// the limit count: the search goes on.
+type SearchAuditRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Unix nanoseconds of cluster time: the first that is included, and the first that is not;
+	// 0 is no bound.
+	From        int64                   `protobuf:"varint,1,opt,name=from,proto3" json:"from,omitempty"`
+	To          int64                   `protobuf:"varint,2,opt,name=to,proto3" json:"to,omitempty"`
+	Where       []*SearchAuditCondition `protobuf:"bytes,3,rep,name=where,proto3" json:"where,omitempty"`
+	OldestFirst bool                    `protobuf:"varint,4,opt,name=oldest_first,json=oldestFirst,proto3" json:"oldest_first,omitempty"`
+	// At most so many records are returned, from 1 to 1000.
+	Limit         int32  `protobuf:"varint,5,opt,name=limit,proto3" json:"limit,omitempty"`
+	Page          string `protobuf:"bytes,6,opt,name=page,proto3" json:"page,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SearchAuditRequest) Reset() {
+	*x = SearchAuditRequest{}
+	mi := &file_transport_kmspb_operator_proto_msgTypes[134]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SearchAuditRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SearchAuditRequest) ProtoMessage() {}
+
+func (x *SearchAuditRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_transport_kmspb_operator_proto_msgTypes[134]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SearchAuditRequest.ProtoReflect.Descriptor instead.
+func (*SearchAuditRequest) Descriptor() ([]byte, []int) {
+	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{134}
+}
+
+func (x *SearchAuditRequest) GetFrom() int64 {
+	if x != nil {
+		return x.From
+	}
+	return 0
+}
+
+func (x *SearchAuditRequest) GetTo() int64 {
+	if x != nil {
+		return x.To
+	}
+	return 0
+}
+
+func (x *SearchAuditRequest) GetWhere() []*SearchAuditCondition {
+	if x != nil {
+		return x.Where
+	}
+	return nil
+}
+
+func (x *SearchAuditRequest) GetOldestFirst() bool {
+	if x != nil {
+		return x.OldestFirst
+	}
+	return false
+}
+
+func (x *SearchAuditRequest) GetLimit() int32 {
+	if x != nil {
+		return x.Limit
+	}
+	return 0
+}
+
+func (x *SearchAuditRequest) GetPage() string {
+	if x != nil {
+		return x.Page
+	}
+	return ""
+}
+
+// SearchAuditCondition is met by records that have exactly this value of a field.
+type SearchAuditCondition struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Field         string                 `protobuf:"bytes,1,opt,name=field,proto3" json:"field,omitempty"`
+	Value         string                 `protobuf:"bytes,2,opt,name=value,proto3" json:"value,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SearchAuditCondition) Reset() {
+	*x = SearchAuditCondition{}
+	mi := &file_transport_kmspb_operator_proto_msgTypes[135]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SearchAuditCondition) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SearchAuditCondition) ProtoMessage() {}
+
+func (x *SearchAuditCondition) ProtoReflect() protoreflect.Message {
+	mi := &file_transport_kmspb_operator_proto_msgTypes[135]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SearchAuditCondition.ProtoReflect.Descriptor instead.
+func (*SearchAuditCondition) Descriptor() ([]byte, []int) {
+	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{135}
+}
+
+func (x *SearchAuditCondition) GetField() string {
+	if x != nil {
+		return x.Field
+	}
+	return ""
+}
+
+func (x *SearchAuditCondition) GetValue() string {
+	if x != nil {
+		return x.Value
+	}
+	return ""
+}
+
+type SearchAuditResponse struct {
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	Records []*ReadAuditResponse   `protobuf:"bytes,1,rep,name=records,proto3" json:"records,omitempty"`
+	// Where to go on; empty at the end. There may be more though this answer has no records.
+	Page string `protobuf:"bytes,2,opt,name=page,proto3" json:"page,omitempty"`
+	// The search is about the records before this index. There were size records; those that
+	// were not indexed yet are missing in what is found.
+	Searched      uint64 `protobuf:"varint,3,opt,name=searched,proto3" json:"searched,omitempty"`
+	Size          uint64 `protobuf:"varint,4,opt,name=size,proto3" json:"size,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SearchAuditResponse) Reset() {
+	*x = SearchAuditResponse{}
+	mi := &file_transport_kmspb_operator_proto_msgTypes[136]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SearchAuditResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SearchAuditResponse) ProtoMessage() {}
+
+func (x *SearchAuditResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_transport_kmspb_operator_proto_msgTypes[136]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SearchAuditResponse.ProtoReflect.Descriptor instead.
+func (*SearchAuditResponse) Descriptor() ([]byte, []int) {
+	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{136}
+}
+
+func (x *SearchAuditResponse) GetRecords() []*ReadAuditResponse {
+	if x != nil {
+		return x.Records
+	}
+	return nil
+}
+
+func (x *SearchAuditResponse) GetPage() string {
+	if x != nil {
+		return x.Page
+	}
+	return ""
+}
+
+func (x *SearchAuditResponse) GetSearched() uint64 {
+	if x != nil {
+		return x.Searched
+	}
+	return 0
+}
+
+func (x *SearchAuditResponse) GetSize() uint64 {
+	if x != nil {
+		return x.Size
+	}
+	return 0
+}
+
+type ListAuditSinksRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListAuditSinksRequest) Reset() {
+	*x = ListAuditSinksRequest{}
+	mi := &file_transport_kmspb_operator_proto_msgTypes[137]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListAuditSinksRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListAuditSinksRequest) ProtoMessage() {}
+
+func (x *ListAuditSinksRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_transport_kmspb_operator_proto_msgTypes[137]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListAuditSinksRequest.ProtoReflect.Descriptor instead.
+func (*ListAuditSinksRequest) Descriptor() ([]byte, []int) {
+	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{137}
+}
+
+type ListAuditSinksResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Sinks         []*AuditSink           `protobuf:"bytes,1,rep,name=sinks,proto3" json:"sinks,omitempty"` // ordered by name
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListAuditSinksResponse) Reset() {
+	*x = ListAuditSinksResponse{}
+	mi := &file_transport_kmspb_operator_proto_msgTypes[138]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListAuditSinksResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListAuditSinksResponse) ProtoMessage() {}
+
+func (x *ListAuditSinksResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_transport_kmspb_operator_proto_msgTypes[138]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListAuditSinksResponse.ProtoReflect.Descriptor instead.
+func (*ListAuditSinksResponse) Descriptor() ([]byte, []int) {
+	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{138}
+}
+
+func (x *ListAuditSinksResponse) GetSinks() []*AuditSink {
+	if x != nil {
+		return x.Sinks
+	}
+	return nil
+}
+
+// AuditSink receives the audit log.
+type AuditSink struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Name  string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// file, syslog, webhook or otlp; empty if the node that answers is not configured with it.
+	Kind string `protobuf:"bytes,2,opt,name=kind,proto3" json:"kind,omitempty"`
+	// How many records it has confirmed. Those are the records before the one with this index.
+	Confirmed uint64 `protobuf:"varint,3,opt,name=confirmed,proto3" json:"confirmed,omitempty"`
+	// The node that sends, or that was lost while it did; empty if none does.
+	Node string `protobuf:"bytes,4,opt,name=node,proto3" json:"node,omitempty"`
+	// How many records it has not confirmed, and the age of the oldest of them; 0 if there is none.
+	Lag        uint64  `protobuf:"varint,5,opt,name=lag,proto3" json:"lag,omitempty"`
+	LagSeconds float64 `protobuf:"fixed64,6,opt,name=lag_seconds,json=lagSeconds,proto3" json:"lag_seconds,omitempty"`
+	// Why sending failed last, if the node that answers sends; otherwise absent.
+	Error         *AuditSinkError `protobuf:"bytes,7,opt,name=error,proto3" json:"error,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AuditSink) Reset() {
+	*x = AuditSink{}
+	mi := &file_transport_kmspb_operator_proto_msgTypes[139]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AuditSink) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AuditSink) ProtoMessage() {}
+
+func (x *AuditSink) ProtoReflect() protoreflect.Message {
+	mi := &file_transport_kmspb_operator_proto_msgTypes[139]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AuditSink.ProtoReflect.Descriptor instead.
+func (*AuditSink) Descriptor() ([]byte, []int) {
+	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{139}
+}
+
+func (x *AuditSink) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *AuditSink) GetKind() string {
+	if x != nil {
+		return x.Kind
+	}
+	return ""
+}
+
+func (x *AuditSink) GetConfirmed() uint64 {
+	if x != nil {
+		return x.Confirmed
+	}
+	return 0
+}
+
+func (x *AuditSink) GetNode() string {
+	if x != nil {
+		return x.Node
+	}
+	return ""
+}
+
+func (x *AuditSink) GetLag() uint64 {
+	if x != nil {
+		return x.Lag
+	}
+	return 0
+}
+
+func (x *AuditSink) GetLagSeconds() float64 {
+	if x != nil {
+		return x.LagSeconds
+	}
+	return 0
+}
+
+func (x *AuditSink) GetError() *AuditSinkError {
+	if x != nil {
+		return x.Error
+	}
+	return nil
+}
+
+type AuditSinkError struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Message       string                 `protobuf:"bytes,1,opt,name=message,proto3" json:"message,omitempty"`
+	Time          *timestamppb.Timestamp `protobuf:"bytes,2,opt,name=time,proto3" json:"time,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AuditSinkError) Reset() {
+	*x = AuditSinkError{}
+	mi := &file_transport_kmspb_operator_proto_msgTypes[140]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AuditSinkError) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AuditSinkError) ProtoMessage() {}
+
+func (x *AuditSinkError) ProtoReflect() protoreflect.Message {
+	mi := &file_transport_kmspb_operator_proto_msgTypes[140]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AuditSinkError.ProtoReflect.Descriptor instead.
+func (*AuditSinkError) Descriptor() ([]byte, []int) {
+	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{140}
+}
+
+func (x *AuditSinkError) GetMessage() string {
+	if x != nil {
+		return x.Message
+	}
+	return ""
+}
+
+func (x *AuditSinkError) GetTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Time
+	}
+	return nil
+}
+
+type ForgetAuditSinkRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ForgetAuditSinkRequest) Reset() {
+	*x = ForgetAuditSinkRequest{}
+	mi := &file_transport_kmspb_operator_proto_msgTypes[141]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ForgetAuditSinkRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ForgetAuditSinkRequest) ProtoMessage() {}
+
+func (x *ForgetAuditSinkRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_transport_kmspb_operator_proto_msgTypes[141]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ForgetAuditSinkRequest.ProtoReflect.Descriptor instead.
+func (*ForgetAuditSinkRequest) Descriptor() ([]byte, []int) {
+	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{141}
+}
+
+func (x *ForgetAuditSinkRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+type ForgetAuditSinkResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ForgetAuditSinkResponse) Reset() {
+	*x = ForgetAuditSinkResponse{}
+	mi := &file_transport_kmspb_operator_proto_msgTypes[142]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ForgetAuditSinkResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ForgetAuditSinkResponse) ProtoMessage() {}
+
+func (x *ForgetAuditSinkResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_transport_kmspb_operator_proto_msgTypes[142]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ForgetAuditSinkResponse.ProtoReflect.Descriptor instead.
+func (*ForgetAuditSinkResponse) Descriptor() ([]byte, []int) {
+	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{142}
 }
 
 var File_transport_kmspb_operator_proto protoreflect.FileDescriptor
 
 const file_transport_kmspb_operator_proto_rawDesc = "" +
 	"\n" +
-	"\x1etransport/kmspb/operator.proto\x12\vconclave.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x19transport/kmspb/kms.proto\"\xa1\x03\n" +
+	"\x1etransport/kmspb/operator.proto\x12\vconclave.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x19transport/kmspb/kms.proto\"\x95\x04\n" +
 	"\tSealState\x12 \n" +
 	"\vinitialised\x18\x01 \x01(\bR\vinitialised\x12\x16\n" +
 	"\x06sealed\x18\x02 \x01(\bR\x06sealed\x12\x1c\n" +
@@ -4150,7 +8470,12 @@ const file_transport_kmspb_operator_proto_rawDesc = "" +
 	"custodians\x12#\n" +
 	"\rmemory_locked\x18\v \x01(\bR\fmemoryLocked\x12!\n" +
 	"\fmore_regions\x18\f \x03(\tR\vmoreRegions\x121\n" +
-	"\bceremony\x18\r \x01(\v2\x15.conclave.v1.CeremonyR\bceremony\"\x9e\x01\n" +
+	"\bceremony\x18\r \x01(\v2\x15.conclave.v1.CeremonyR\bceremony\x122\n" +
+	"\tshare_set\x18\x14 \x01(\v2\x15.conclave.v1.ShareSetR\bshareSet\x12\x1d\n" +
+	"\n" +
+	"any_region\x18\x15 \x01(\bR\tanyRegion\x12\x1f\n" +
+	"\vwaiting_for\x18\x16 \x01(\tR\n" +
+	"waitingFor\"\x9e\x01\n" +
 	"\bCeremony\x12\x14\n" +
 	"\x05nonce\x18\x01 \x01(\fR\x05nonce\x12\x14\n" +
 	"\x05owner\x18\x02 \x01(\tR\x05owner\x120\n" +
@@ -4186,18 +8511,19 @@ const file_transport_kmspb_operator_proto_rawDesc = "" +
 	"\vstate_index\x18\x06 \x01(\x04R\n" +
 	"stateIndex\x12\x1d\n" +
 	"\n" +
-	"state_hash\x18\a \x01(\fR\tstateHash\"\x9c\x01\n" +
+	"state_hash\x18\a \x01(\fR\tstateHash\"\xcb\x01\n" +
 	"\vAuditStatus\x12\x12\n" +
 	"\x04size\x18\x01 \x01(\x04R\x04size\x12\x16\n" +
 	"\x06stored\x18\x02 \x01(\x04R\x06stored\x12\x1a\n" +
 	"\bcomplete\x18\x03 \x01(\bR\bcomplete\x12\"\n" +
 	"\fcheckpointed\x18\x04 \x01(\x04R\fcheckpointed\x12!\n" +
-	"\fverifier_key\x18\x05 \x01(\tR\vverifierKey\"]\n" +
+	"\fverifier_key\x18\x05 \x01(\tR\vverifierKey\x12-\n" +
+	"\x13ml_dsa_verifier_key\x18\x06 \x01(\tR\x10mlDsaVerifierKey\"]\n" +
 	"\tAddresses\x12\x12\n" +
 	"\x04peer\x18\x01 \x01(\tR\x04peer\x12\x10\n" +
 	"\x03aws\x18\x02 \x01(\tR\x03aws\x12\x12\n" +
 	"\x04grpc\x18\x03 \x01(\tR\x04grpc\x12\x16\n" +
-	"\x06health\x18\x04 \x01(\tR\x06health\"\xfe\x01\n" +
+	"\x06health\x18\x04 \x01(\tR\x06health\"\xc4\x02\n" +
 	"\n" +
 	"NodeStatus\x12\x17\n" +
 	"\anode_id\x18\x01 \x01(\tR\x06nodeId\x12.\n" +
@@ -4206,7 +8532,10 @@ const file_transport_kmspb_operator_proto_rawDesc = "" +
 	"\x06leader\x18\x04 \x01(\bR\x06leader\x12\x18\n" +
 	"\aversion\x18\x05 \x01(\tR\aversion\x12#\n" +
 	"\rapplied_index\x18\x06 \x01(\x04R\fappliedIndex\x12$\n" +
-	"\x04crls\x18\a \x03(\v2\x10.conclave.v1.CRLR\x04crls\"\x96\x02\n" +
+	"\x04crls\x18\a \x03(\v2\x10.conclave.v1.CRLR\x04crls\x12\x1d\n" +
+	"\n" +
+	"request_id\x18\x14 \x01(\tR\trequestId\x12%\n" +
+	"\x0eceremony_nonce\x18\x15 \x01(\fR\rceremonyNonce\"\xd1\x02\n" +
 	"\vInitRequest\x12\x16\n" +
 	"\x06shares\x18\x01 \x01(\rR\x06shares\x12\x1c\n" +
 	"\tthreshold\x18\x02 \x01(\rR\tthreshold\x12\x18\n" +
@@ -4218,14 +8547,21 @@ const file_transport_kmspb_operator_proto_rawDesc = "" +
 	"\x10root_certificate\x18\a \x01(\tR\x0frootCertificate\x12\x18\n" +
 	"\aregions\x18\b \x03(\tR\aregions\x12\x1d\n" +
 	"\n" +
-	"answer_key\x18\t \x01(\fR\tanswerKey\"\xc2\x01\n" +
+	"answer_key\x18\t \x01(\fR\tanswerKey\x129\n" +
+	"\n" +
+	"custodians\x18\x14 \x03(\v2\x19.conclave.v1.CustodianKeyR\n" +
+	"custodians\"\xdd\x02\n" +
 	"\fInitResponse\x12\x1d\n" +
 	"\n" +
 	"cluster_id\x18\x01 \x01(\tR\tclusterId\x12\"\n" +
 	"\raccess_key_id\x18\x03 \x01(\tR\vaccessKeyId\x12%\n" +
 	"\x0esealed_secrets\x18\a \x01(\fR\rsealedSecrets\x12\x19\n" +
 	"\broot_arn\x18\x05 \x01(\tR\arootArn\x12!\n" +
-	"\fverifier_key\x18\x06 \x01(\tR\vverifierKeyJ\x04\b\x02\x10\x03J\x04\b\x04\x10\x05\"Q\n" +
+	"\fverifier_key\x18\x06 \x01(\tR\vverifierKey\x12F\n" +
+	"\x10encrypted_shares\x18\x14 \x03(\v2\x1b.conclave.v1.EncryptedShareR\x0fencryptedShares\x122\n" +
+	"\tshare_set\x18\x15 \x01(\v2\x15.conclave.v1.ShareSetR\bshareSet\x12\x1d\n" +
+	"\n" +
+	"request_id\x18\x16 \x01(\tR\trequestIdJ\x04\b\x02\x10\x03J\x04\b\x04\x10\x05\"Q\n" +
 	"\vInitSecrets\x12\x16\n" +
 	"\x06shares\x18\x01 \x03(\fR\x06shares\x12*\n" +
 	"\x11secret_access_key\x18\x02 \x01(\fR\x0fsecretAccessKey\"\x12\n" +
@@ -4257,7 +8593,7 @@ const file_transport_kmspb_operator_proto_rawDesc = "" +
 	"\x11InstallCRLRequest\x12\x10\n" +
 	"\x03crl\x18\x01 \x01(\fR\x03crl\"A\n" +
 	"\x12InstallCRLResponse\x12+\n" +
-	"\x04node\x18\x01 \x01(\v2\x17.conclave.v1.NodeStatusR\x04node\"\xb6\x03\n" +
+	"\x04node\x18\x01 \x01(\v2\x17.conclave.v1.NodeStatusR\x04node\"\x89\x04\n" +
 	"\n" +
 	"BreakGlass\x12\x17\n" +
 	"\anode_id\x18\x01 \x01(\tR\x06nodeId\x12\x1d\n" +
@@ -4277,7 +8613,10 @@ const file_transport_kmspb_operator_proto_rawDesc = "" +
 	"\aexpires\x18\f \x01(\v2\x1a.google.protobuf.TimestampR\aexpires\x12\x1e\n" +
 	"\n" +
 	"custodians\x18\r \x03(\rR\n" +
-	"custodians\"\x81\x01\n" +
+	"custodians\x122\n" +
+	"\tshare_set\x18\x14 \x01(\v2\x15.conclave.v1.ShareSetR\bshareSet\x12\x1d\n" +
+	"\n" +
+	"request_id\x18\x15 \x01(\tR\trequestId\"\x81\x01\n" +
 	"\x16BeginBreakGlassRequest\x12\x18\n" +
 	"\aaccount\x18\x01 \x01(\tR\aaccount\x12\x16\n" +
 	"\x06reason\x18\x02 \x01(\tR\x06reason\x125\n" +
@@ -4351,15 +8690,33 @@ const file_transport_kmspb_operator_proto_rawDesc = "" +
 	"\x17FinalizeUpgradeResponse\x12\x14\n" +
 	"\x05level\x18\x01 \x01(\rR\x05level\x12\x16\n" +
 	"\x06raised\x18\x02 \x01(\bR\x06raised\"\x10\n" +
-	"\x0eMembersRequest\"@\n" +
+	"\x0eMembersRequest\"\xa8\x01\n" +
 	"\x0fMembersResponse\x12-\n" +
-	"\amembers\x18\x01 \x03(\v2\x13.conclave.v1.MemberR\amembers\"\xa7\x01\n" +
+	"\amembers\x18\x01 \x03(\v2\x13.conclave.v1.MemberR\amembers\x12\x16\n" +
+	"\x06voters\x18\x02 \x01(\rR\x06voters\x12!\n" +
+	"\fready_voters\x18\x03 \x01(\rR\vreadyVoters\x12+\n" +
+	"\x11failure_tolerance\x18\x04 \x01(\x05R\x10failureTolerance\"\xd3\x01\n" +
 	"\x06Member\x12\x17\n" +
 	"\anode_id\x18\x01 \x01(\tR\x06nodeId\x124\n" +
 	"\taddresses\x18\x02 \x01(\v2\x16.conclave.v1.AddressesR\taddresses\x12\x1a\n" +
 	"\bsuffrage\x18\x03 \x01(\tR\bsuffrage\x12\x16\n" +
 	"\x06leader\x18\x04 \x01(\bR\x06leader\x12\x14\n" +
-	"\x05alive\x18\x05 \x01(\bR\x05aliveJ\x04\b\x06\x10\a\"\x18\n" +
+	"\x05alive\x18\x05 \x01(\bR\x05alive\x12\x18\n" +
+	"\aunready\x18\a \x01(\tR\aunready\x12\x10\n" +
+	"\x03lag\x18\b \x01(\x04R\x03lagJ\x04\b\x06\x10\a\"L\n" +
+	"\x0eAddNodeRequest\x12\x17\n" +
+	"\anode_id\x18\x01 \x01(\tR\x06nodeId\x12!\n" +
+	"\fpeer_address\x18\x02 \x01(\tR\vpeerAddress\"\x11\n" +
+	"\x0fAddNodeResponse\"-\n" +
+	"\x12PromoteNodeRequest\x12\x17\n" +
+	"\anode_id\x18\x01 \x01(\tR\x06nodeId\"\x15\n" +
+	"\x13PromoteNodeResponse\",\n" +
+	"\x11RemoveNodeRequest\x12\x17\n" +
+	"\anode_id\x18\x01 \x01(\tR\x06nodeId\"\x14\n" +
+	"\x12RemoveNodeResponse\"4\n" +
+	"\x19TransferLeadershipRequest\x12\x17\n" +
+	"\anode_id\x18\x01 \x01(\tR\x06nodeId\"\x1c\n" +
+	"\x1aTransferLeadershipResponse\"\x18\n" +
 	"\x16ListCredentialsRequest\"T\n" +
 	"\x17ListCredentialsResponse\x129\n" +
 	"\vcredentials\x18\x01 \x03(\v2\x17.conclave.v1.CredentialR\vcredentials\"\xba\x01\n" +
@@ -4412,7 +8769,276 @@ const file_transport_kmspb_operator_proto_rawDesc = "" +
 	"\x02id\x18\x01 \x01(\tR\x02id\"\x1a\n" +
 	"\x18DeleteCredentialResponse\"\x17\n" +
 	"\x15RevokeSessionsRequest\"\x18\n" +
-	"\x16RevokeSessionsResponse2\xb6\b\n" +
+	"\x16RevokeSessionsResponse\"A\n" +
+	"\fCustodianKey\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1d\n" +
+	"\n" +
+	"public_key\x18\x02 \x01(\fR\tpublicKey\"\x95\x01\n" +
+	"\x0eEncryptedShare\x12\x14\n" +
+	"\x05index\x18\x01 \x01(\rR\x05index\x12\x1c\n" +
+	"\tcustodian\x18\x02 \x01(\tR\tcustodian\x12\x12\n" +
+	"\x04kind\x18\x03 \x01(\tR\x04kind\x12'\n" +
+	"\x0fkey_fingerprint\x18\x04 \x01(\tR\x0ekeyFingerprint\x12\x12\n" +
+	"\x04text\x18\x05 \x01(\tR\x04text\"\xe2\x01\n" +
+	"\bShareSet\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\fR\x02id\x12 \n" +
+	"\vcommitments\x18\x02 \x03(\fR\vcommitments\x12;\n" +
+	"\n" +
+	"custodians\x18\x03 \x03(\v2\x1b.conclave.v1.NamedCustodianR\n" +
+	"custodians\x12\x1d\n" +
+	"\n" +
+	"cluster_id\x18\x04 \x01(\fR\tclusterId\x12\x14\n" +
+	"\x05epoch\x18\x05 \x01(\rR\x05epoch\x12\x1c\n" +
+	"\tthreshold\x18\x06 \x01(\rR\tthreshold\x12\x14\n" +
+	"\x05count\x18\a \x01(\rR\x05count\"M\n" +
+	"\x0eNamedCustodian\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12'\n" +
+	"\x0fkey_fingerprint\x18\x02 \x01(\tR\x0ekeyFingerprint\"T\n" +
+	"\x15NameCustodiansRequest\x12;\n" +
+	"\n" +
+	"custodians\x18\x01 \x03(\v2\x1b.conclave.v1.NamedCustodianR\n" +
+	"custodians\"2\n" +
+	"\x16NameCustodiansResponse\x12\x18\n" +
+	"\achanged\x18\x01 \x01(\bR\achanged\"*\n" +
+	"\x14CheckSnapshotRequest\x12\x12\n" +
+	"\x04data\x18\x01 \x01(\fR\x04data\"\xe3\x02\n" +
+	"\x15CheckSnapshotResponse\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\x12\x14\n" +
+	"\x05index\x18\x02 \x01(\x04R\x05index\x12=\n" +
+	"\fcluster_time\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\vclusterTime\x12\x1d\n" +
+	"\n" +
+	"audit_size\x18\x04 \x01(\x04R\tauditSize\x12%\n" +
+	"\x0eaudit_included\x18\x05 \x01(\bR\rauditIncluded\x12\x12\n" +
+	"\x04keys\x18\x06 \x01(\rR\x04keys\x12!\n" +
+	"\fkey_versions\x18\a \x01(\rR\vkeyVersions\x12%\n" +
+	"\x0ecurrent_shares\x18\b \x01(\bR\rcurrentShares\x12\x1b\n" +
+	"\tindex_now\x18\t \x01(\x04R\bindexNow\x12$\n" +
+	"\x0eaudit_size_now\x18\n" +
+	" \x01(\x04R\fauditSizeNow\"\x16\n" +
+	"\x14GetPeerUnsealRequest\"G\n" +
+	"\x0fPeerUnsealState\x12\x1e\n" +
+	"\n" +
+	"agreements\x18\x01 \x01(\rR\n" +
+	"agreements\x12\x14\n" +
+	"\x05nodes\x18\x02 \x03(\tR\x05nodes\"K\n" +
+	"\x15GetPeerUnsealResponse\x122\n" +
+	"\x05state\x18\x01 \x01(\v2\x1c.conclave.v1.PeerUnsealStateR\x05state\"6\n" +
+	"\x14SetPeerUnsealRequest\x12\x1e\n" +
+	"\n" +
+	"agreements\x18\x01 \x01(\rR\n" +
+	"agreements\"e\n" +
+	"\x15SetPeerUnsealResponse\x122\n" +
+	"\x05state\x18\x01 \x01(\v2\x1c.conclave.v1.PeerUnsealStateR\x05state\x12\x18\n" +
+	"\achanged\x18\x02 \x01(\bR\achanged\"\xf2\x04\n" +
+	"\tKeyChange\x12\x17\n" +
+	"\anode_id\x18\x01 \x01(\tR\x06nodeId\x12\x1d\n" +
+	"\n" +
+	"cluster_id\x18\x02 \x01(\fR\tclusterId\x122\n" +
+	"\tshare_set\x18\x03 \x01(\v2\x15.conclave.v1.ShareSetR\bshareSet\x12\x16\n" +
+	"\x06active\x18\a \x01(\bR\x06active\x12.\n" +
+	"\x04kind\x18\b \x01(\x0e2\x1a.conclave.v1.KeyChangeKindR\x04kind\x12\x14\n" +
+	"\x05nonce\x18\t \x01(\fR\x05nonce\x12\x1d\n" +
+	"\n" +
+	"public_key\x18\n" +
+	" \x01(\fR\tpublicKey\x12\x14\n" +
+	"\x05owner\x18\v \x01(\tR\x05owner\x120\n" +
+	"\x05began\x18\f \x01(\v2\x1a.google.protobuf.TimestampR\x05began\x124\n" +
+	"\aexpires\x18\r \x01(\v2\x1a.google.protobuf.TimestampR\aexpires\x129\n" +
+	"\rnew_share_set\x18\x0e \x01(\v2\x15.conclave.v1.ShareSetR\vnewShareSet\x12\x18\n" +
+	"\aproving\x18\x11 \x01(\bR\aproving\x12\x1e\n" +
+	"\n" +
+	"custodians\x18\x12 \x03(\rR\n" +
+	"custodians\x12\x18\n" +
+	"\amissing\x18\x13 \x03(\rR\amissing\x12\x16\n" +
+	"\x06needed\x18\x14 \x01(\rR\x06needed\x12\x1e\n" +
+	"\n" +
+	"generation\x18\x15 \x01(\rR\n" +
+	"generation\x12\x18\n" +
+	"\asettled\x18\x16 \x01(\bR\asettled\x12\x1d\n" +
+	"\n" +
+	"request_id\x18\x17 \x01(\tR\trequestId\"\xb8\x01\n" +
+	"\x15BeginKeyChangeRequest\x12.\n" +
+	"\x04kind\x18\x01 \x01(\x0e2\x1a.conclave.v1.KeyChangeKindR\x04kind\x12\x16\n" +
+	"\x06shares\x18\x02 \x01(\rR\x06shares\x12\x1c\n" +
+	"\tthreshold\x18\x03 \x01(\rR\tthreshold\x129\n" +
+	"\n" +
+	"custodians\x18\x04 \x03(\v2\x19.conclave.v1.CustodianKeyR\n" +
+	"custodians\"L\n" +
+	"\x16BeginKeyChangeResponse\x122\n" +
+	"\bceremony\x18\x01 \x01(\v2\x16.conclave.v1.KeyChangeR\bceremony\"\x15\n" +
+	"\x13GetKeyChangeRequest\"J\n" +
+	"\x14GetKeyChangeResponse\x122\n" +
+	"\bceremony\x18\x01 \x01(\v2\x16.conclave.v1.KeyChangeR\bceremony\"V\n" +
+	"\x1bSubmitKeyChangeShareRequest\x12\x14\n" +
+	"\x05nonce\x18\x01 \x01(\fR\x05nonce\x12!\n" +
+	"\fsealed_share\x18\x02 \x01(\fR\vsealedShare\"f\n" +
+	"\x1cSubmitKeyChangeShareResponse\x122\n" +
+	"\bceremony\x18\x01 \x01(\v2\x16.conclave.v1.KeyChangeR\bceremony\x12\x12\n" +
+	"\x04done\x18\x02 \x01(\bR\x04done\"J\n" +
+	"\x13GetNewSharesRequest\x12\x14\n" +
+	"\x05nonce\x18\x01 \x01(\fR\x05nonce\x12\x1d\n" +
+	"\n" +
+	"answer_key\x18\x02 \x01(\fR\tanswerKey\"\xa4\x01\n" +
+	"\x14GetNewSharesResponse\x12%\n" +
+	"\x0esealed_secrets\x18\x01 \x01(\fR\rsealedSecrets\x12F\n" +
+	"\x10encrypted_shares\x18\x02 \x03(\v2\x1b.conclave.v1.EncryptedShareR\x0fencryptedShares\x12\x1d\n" +
+	"\n" +
+	"request_id\x18\x03 \x01(\tR\trequestId\".\n" +
+	"\x16CancelKeyChangeRequest\x12\x14\n" +
+	"\x05nonce\x18\x01 \x01(\fR\x05nonce\"\x19\n" +
+	"\x17CancelKeyChangeResponse\"\x14\n" +
+	"\x12GetShareSetRequest\"I\n" +
+	"\x13GetShareSetResponse\x122\n" +
+	"\tshare_set\x18\x01 \x01(\v2\x15.conclave.v1.ShareSetR\bshareSet\"\x12\n" +
+	"\x10ListSealsRequest\"t\n" +
+	"\bSealSlot\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x124\n" +
+	"\acreated\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\acreated\x12\x1e\n" +
+	"\n" +
+	"configured\x18\x03 \x01(\bR\n" +
+	"configured\"@\n" +
+	"\x11ListSealsResponse\x12+\n" +
+	"\x05seals\x18\x01 \x03(\v2\x15.conclave.v1.SealSlotR\x05seals\"'\n" +
+	"\x11RemoveSealRequest\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\"\x14\n" +
+	"\x12RemoveSealResponse\"\x12\n" +
+	"\x10GetNodeCARequest\"\xc1\x01\n" +
+	"\x11GetNodeCAResponse\x12\x17\n" +
+	"\anode_id\x18\x01 \x01(\tR\x06nodeId\x12\x1d\n" +
+	"\n" +
+	"cluster_id\x18\x02 \x01(\fR\tclusterId\x12 \n" +
+	"\vcertificate\x18\x03 \x01(\fR\vcertificate\x126\n" +
+	"\bimported\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\bimported\x12\x1a\n" +
+	"\breceiver\x18\x05 \x01(\fR\breceiver\"V\n" +
+	"\x13ImportNodeCARequest\x12 \n" +
+	"\vcertificate\x18\x01 \x01(\fR\vcertificate\x12\x1d\n" +
+	"\n" +
+	"sealed_key\x18\x02 \x01(\fR\tsealedKey\"\x16\n" +
+	"\x14ImportNodeCAResponse\"\x15\n" +
+	"\x13RemoveNodeCARequest\"\x16\n" +
+	"\x14RemoveNodeCAResponse\"\x8b\x01\n" +
+	"\x16CreateJoinTokenRequest\x12\x17\n" +
+	"\anode_id\x18\x01 \x01(\tR\x06nodeId\x12!\n" +
+	"\fpeer_address\x18\x02 \x01(\tR\vpeerAddress\x12\x14\n" +
+	"\x05names\x18\x03 \x03(\tR\x05names\x12\x1f\n" +
+	"\vttl_seconds\x18\x04 \x01(\rR\n" +
+	"ttlSeconds\"e\n" +
+	"\x17CreateJoinTokenResponse\x12\x14\n" +
+	"\x05token\x18\x01 \x01(\tR\x05token\x124\n" +
+	"\aexpires\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\aexpires\"\x19\n" +
+	"\x17GetJoinAuthorityRequest\"<\n" +
+	"\x18GetJoinAuthorityResponse\x12 \n" +
+	"\vcertificate\x18\x01 \x01(\fR\vcertificate\"<\n" +
+	"\x12JoinClusterRequest\x12\x14\n" +
+	"\x05token\x18\x01 \x01(\tR\x05token\x12\x10\n" +
+	"\x03csr\x18\x02 \x01(\fR\x03csr\"\xae\x01\n" +
+	"\x13JoinClusterResponse\x12\x17\n" +
+	"\anode_id\x18\x01 \x01(\tR\x06nodeId\x12 \n" +
+	"\vcertificate\x18\x02 \x01(\fR\vcertificate\x12\x10\n" +
+	"\x03cas\x18\x03 \x01(\fR\x03cas\x12+\n" +
+	"\x05peers\x18\x04 \x03(\v2\x15.conclave.v1.JoinPeerR\x05peers\x12\x1d\n" +
+	"\n" +
+	"gossip_key\x18\x05 \x01(\fR\tgossipKey\"F\n" +
+	"\bJoinPeer\x12\x17\n" +
+	"\anode_id\x18\x01 \x01(\tR\x06nodeId\x12!\n" +
+	"\fpeer_address\x18\x02 \x01(\tR\vpeerAddress\"S\n" +
+	"\x15SetNodeAddressRequest\x12\x17\n" +
+	"\anode_id\x18\x01 \x01(\tR\x06nodeId\x12!\n" +
+	"\fpeer_address\x18\x02 \x01(\tR\vpeerAddress\"\x18\n" +
+	"\x16SetNodeAddressResponse\"\xe5\x01\n" +
+	"\x0fGetUsageRequest\x120\n" +
+	"\x06period\x18\x01 \x01(\x0e2\x18.conclave.v1.UsagePeriodR\x06period\x12.\n" +
+	"\x04from\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\x04from\x12*\n" +
+	"\x02to\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\x02to\x12\x18\n" +
+	"\aaccount\x18\x04 \x01(\tR\aaccount\x12\x14\n" +
+	"\x05limit\x18\x05 \x01(\x05R\x05limit\x12\x14\n" +
+	"\x05after\x18\x06 \x01(\fR\x05after\"\x89\x01\n" +
+	"\x10GetUsageResponse\x12)\n" +
+	"\x04rows\x18\x01 \x03(\v2\x15.conclave.v1.UsageRowR\x04rows\x12\x12\n" +
+	"\x04next\x18\x02 \x01(\fR\x04next\x126\n" +
+	"\bprogress\x18\x03 \x01(\v2\x1a.conclave.v1.UsageProgressR\bprogress\"\xec\x01\n" +
+	"\bUsageRow\x120\n" +
+	"\x05start\x18\x01 \x01(\v2\x1a.google.protobuf.TimestampR\x05start\x12\x18\n" +
+	"\aaccount\x18\x02 \x01(\tR\aaccount\x12\x1c\n" +
+	"\tprincipal\x18\x03 \x01(\tR\tprincipal\x12\x10\n" +
+	"\x03key\x18\x04 \x01(\tR\x03key\x12\x1c\n" +
+	"\toperation\x18\x05 \x01(\tR\toperation\x12\x12\n" +
+	"\x04kind\x18\x06 \x01(\tR\x04kind\x12\x1a\n" +
+	"\brequests\x18\a \x01(\x04R\brequests\x12\x16\n" +
+	"\x06errors\x18\b \x01(\x04R\x06errors\"c\n" +
+	"\rUsageProgress\x12\x18\n" +
+	"\acounted\x18\x01 \x01(\x04R\acounted\x12\x18\n" +
+	"\arecords\x18\x02 \x01(\x04R\arecords\x12\x1e\n" +
+	"\n" +
+	"unreadable\x18\x03 \x01(\x04R\n" +
+	"unreadable\"\xb7\x01\n" +
+	"\x13ListKeyUsageRequest\x12.\n" +
+	"\x04from\x18\x01 \x01(\v2\x1a.google.protobuf.TimestampR\x04from\x12*\n" +
+	"\x02to\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\x02to\x12\x18\n" +
+	"\aaccount\x18\x03 \x01(\tR\aaccount\x12\x14\n" +
+	"\x05limit\x18\x04 \x01(\x05R\x05limit\x12\x14\n" +
+	"\x05after\x18\x05 \x01(\fR\x05after\"\x8d\x01\n" +
+	"\x14ListKeyUsageResponse\x12)\n" +
+	"\x04keys\x18\x01 \x03(\v2\x15.conclave.v1.KeyUsageR\x04keys\x12\x12\n" +
+	"\x04next\x18\x02 \x01(\fR\x04next\x126\n" +
+	"\bprogress\x18\x03 \x01(\v2\x1a.conclave.v1.UsageProgressR\bprogress\"\xbb\x02\n" +
+	"\bKeyUsage\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x18\n" +
+	"\aaccount\x18\x02 \x01(\tR\aaccount\x12\x12\n" +
+	"\x04spec\x18\x03 \x01(\tR\x04spec\x124\n" +
+	"\acreated\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\acreated\x12I\n" +
+	"\x12deletion_scheduled\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\x11deletionScheduled\x124\n" +
+	"\adeleted\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\adeleted\x128\n" +
+	"\trotations\x18\a \x03(\v2\x1a.google.protobuf.TimestampR\trotations\"\\\n" +
+	"\x17GetRecordReceiptRequest\x12\x16\n" +
+	"\x05index\x18\x01 \x01(\x04H\x00R\x05index\x12\x1f\n" +
+	"\n" +
+	"request_id\x18\x02 \x01(\fH\x00R\trequestIdB\b\n" +
+	"\x06record\"4\n" +
+	"\x18GetRecordReceiptResponse\x12\x18\n" +
+	"\areceipt\x18\x01 \x01(\fR\areceipt\"\xbe\x01\n" +
+	"\x12SearchAuditRequest\x12\x12\n" +
+	"\x04from\x18\x01 \x01(\x03R\x04from\x12\x0e\n" +
+	"\x02to\x18\x02 \x01(\x03R\x02to\x127\n" +
+	"\x05where\x18\x03 \x03(\v2!.conclave.v1.SearchAuditConditionR\x05where\x12!\n" +
+	"\foldest_first\x18\x04 \x01(\bR\voldestFirst\x12\x14\n" +
+	"\x05limit\x18\x05 \x01(\x05R\x05limit\x12\x12\n" +
+	"\x04page\x18\x06 \x01(\tR\x04page\"B\n" +
+	"\x14SearchAuditCondition\x12\x14\n" +
+	"\x05field\x18\x01 \x01(\tR\x05field\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value\"\x93\x01\n" +
+	"\x13SearchAuditResponse\x128\n" +
+	"\arecords\x18\x01 \x03(\v2\x1e.conclave.v1.ReadAuditResponseR\arecords\x12\x12\n" +
+	"\x04page\x18\x02 \x01(\tR\x04page\x12\x1a\n" +
+	"\bsearched\x18\x03 \x01(\x04R\bsearched\x12\x12\n" +
+	"\x04size\x18\x04 \x01(\x04R\x04size\"\x17\n" +
+	"\x15ListAuditSinksRequest\"F\n" +
+	"\x16ListAuditSinksResponse\x12,\n" +
+	"\x05sinks\x18\x01 \x03(\v2\x16.conclave.v1.AuditSinkR\x05sinks\"\xcb\x01\n" +
+	"\tAuditSink\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
+	"\x04kind\x18\x02 \x01(\tR\x04kind\x12\x1c\n" +
+	"\tconfirmed\x18\x03 \x01(\x04R\tconfirmed\x12\x12\n" +
+	"\x04node\x18\x04 \x01(\tR\x04node\x12\x10\n" +
+	"\x03lag\x18\x05 \x01(\x04R\x03lag\x12\x1f\n" +
+	"\vlag_seconds\x18\x06 \x01(\x01R\n" +
+	"lagSeconds\x121\n" +
+	"\x05error\x18\a \x01(\v2\x1b.conclave.v1.AuditSinkErrorR\x05error\"Z\n" +
+	"\x0eAuditSinkError\x12\x18\n" +
+	"\amessage\x18\x01 \x01(\tR\amessage\x12.\n" +
+	"\x04time\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\x04time\",\n" +
+	"\x16ForgetAuditSinkRequest\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\"\x19\n" +
+	"\x17ForgetAuditSinkResponse*\x90\x01\n" +
+	"\rKeyChangeKind\x12\x1f\n" +
+	"\x1bKEY_CHANGE_KIND_UNSPECIFIED\x10\x00\x12\x19\n" +
+	"\x15KEY_CHANGE_KIND_REKEY\x10\x01\x12\x1f\n" +
+	"\x1bKEY_CHANGE_KIND_ROTATE_ROOT\x10\x02\x12\"\n" +
+	"\x1eKEY_CHANGE_KIND_ROTATE_KEYRING\x10\x03*R\n" +
+	"\vUsagePeriod\x12\x16\n" +
+	"\x12USAGE_PERIOD_MONTH\x10\x00\x12\x14\n" +
+	"\x10USAGE_PERIOD_DAY\x10\x01\x12\x15\n" +
+	"\x11USAGE_PERIOD_HOUR\x10\x022\x8d\x0e\n" +
 	"\bOperator\x12A\n" +
 	"\x06Status\x12\x1a.conclave.v1.StatusRequest\x1a\x1b.conclave.v1.StatusResponse\x12;\n" +
 	"\x04Init\x12\x18.conclave.v1.InitRequest\x1a\x19.conclave.v1.InitResponse\x12J\n" +
@@ -4426,8 +9052,16 @@ const file_transport_kmspb_operator_proto_rawDesc = "" +
 	"\x0fBeginBreakGlass\x12#.conclave.v1.BeginBreakGlassRequest\x1a$.conclave.v1.BeginBreakGlassResponse\x12V\n" +
 	"\rGetBreakGlass\x12!.conclave.v1.GetBreakGlassRequest\x1a\".conclave.v1.GetBreakGlassResponse\x12n\n" +
 	"\x15SubmitBreakGlassShare\x12).conclave.v1.SubmitBreakGlassShareRequest\x1a*.conclave.v1.SubmitBreakGlassShareResponse\x12_\n" +
-	"\x10CancelBreakGlass\x12$.conclave.v1.CancelBreakGlassRequest\x1a%.conclave.v1.CancelBreakGlassResponse\x12U\n" +
-	"\fSaveSnapshot\x12 .conclave.v1.SaveSnapshotRequest\x1a!.conclave.v1.SaveSnapshotResponse0\x012Z\n" +
+	"\x10CancelBreakGlass\x12$.conclave.v1.CancelBreakGlassRequest\x1a%.conclave.v1.CancelBreakGlassResponse\x12Y\n" +
+	"\x0eBeginKeyChange\x12\".conclave.v1.BeginKeyChangeRequest\x1a#.conclave.v1.BeginKeyChangeResponse\x12S\n" +
+	"\fGetKeyChange\x12 .conclave.v1.GetKeyChangeRequest\x1a!.conclave.v1.GetKeyChangeResponse\x12k\n" +
+	"\x14SubmitKeyChangeShare\x12(.conclave.v1.SubmitKeyChangeShareRequest\x1a).conclave.v1.SubmitKeyChangeShareResponse\x12S\n" +
+	"\fGetNewShares\x12 .conclave.v1.GetNewSharesRequest\x1a!.conclave.v1.GetNewSharesResponse\x12\\\n" +
+	"\x0fCancelKeyChange\x12#.conclave.v1.CancelKeyChangeRequest\x1a$.conclave.v1.CancelKeyChangeResponse\x12P\n" +
+	"\vGetShareSet\x12\x1f.conclave.v1.GetShareSetRequest\x1a .conclave.v1.GetShareSetResponse\x12U\n" +
+	"\fSaveSnapshot\x12 .conclave.v1.SaveSnapshotRequest\x1a!.conclave.v1.SaveSnapshotResponse0\x01\x12Y\n" +
+	"\x0eNameCustodians\x12\".conclave.v1.NameCustodiansRequest\x1a#.conclave.v1.NameCustodiansResponse\x12X\n" +
+	"\rCheckSnapshot\x12!.conclave.v1.CheckSnapshotRequest\x1a\".conclave.v1.CheckSnapshotResponse(\x012Z\n" +
 	"\aSession\x12O\n" +
 	"\x06Create\x12!.conclave.v1.CreateSessionRequest\x1a\".conclave.v1.CreateSessionResponse2\xf0\x02\n" +
 	"\vCredentials\x12Q\n" +
@@ -4441,13 +9075,41 @@ const file_transport_kmspb_operator_proto_rawDesc = "" +
 	"\x13CertificateMappings\x12e\n" +
 	"\x06Create\x12,.conclave.v1.CreateCertificateMappingRequest\x1a-.conclave.v1.CreateCertificateMappingResponse\x12a\n" +
 	"\x04List\x12+.conclave.v1.ListCertificateMappingsRequest\x1a,.conclave.v1.ListCertificateMappingsResponse\x12e\n" +
-	"\x06Delete\x12,.conclave.v1.DeleteCertificateMappingRequest\x1a-.conclave.v1.DeleteCertificateMappingResponse2P\n" +
+	"\x06Delete\x12,.conclave.v1.DeleteCertificateMappingRequest\x1a-.conclave.v1.DeleteCertificateMappingResponse2\xa7\x03\n" +
 	"\x05Audit\x12G\n" +
-	"\x04Read\x12\x1d.conclave.v1.ReadAuditRequest\x1a\x1e.conclave.v1.ReadAuditResponse0\x012\x85\x02\n" +
+	"\x04Read\x12\x1d.conclave.v1.ReadAuditRequest\x1a\x1e.conclave.v1.ReadAuditResponse0\x01\x12Y\n" +
+	"\n" +
+	"GetReceipt\x12$.conclave.v1.GetRecordReceiptRequest\x1a%.conclave.v1.GetRecordReceiptResponse\x12K\n" +
+	"\x06Search\x12\x1f.conclave.v1.SearchAuditRequest\x1a .conclave.v1.SearchAuditResponse\x12T\n" +
+	"\tListSinks\x12\".conclave.v1.ListAuditSinksRequest\x1a#.conclave.v1.ListAuditSinksResponse\x12W\n" +
+	"\n" +
+	"ForgetSink\x12#.conclave.v1.ForgetAuditSinkRequest\x1a$.conclave.v1.ForgetAuditSinkResponse2\xcd\n" +
+	"\n" +
 	"\aCluster\x12D\n" +
 	"\aMembers\x12\x1b.conclave.v1.MembersRequest\x1a\x1c.conclave.v1.MembersResponse\x12V\n" +
 	"\rUpgradeStatus\x12!.conclave.v1.UpgradeStatusRequest\x1a\".conclave.v1.UpgradeStatusResponse\x12\\\n" +
-	"\x0fFinalizeUpgrade\x12#.conclave.v1.FinalizeUpgradeRequest\x1a$.conclave.v1.FinalizeUpgradeResponseB1Z/github.com/conclavekms/conclave/transport/kmspbb\x06proto3"
+	"\x0fFinalizeUpgrade\x12#.conclave.v1.FinalizeUpgradeRequest\x1a$.conclave.v1.FinalizeUpgradeResponse\x12D\n" +
+	"\aAddNode\x12\x1b.conclave.v1.AddNodeRequest\x1a\x1c.conclave.v1.AddNodeResponse\x12P\n" +
+	"\vPromoteNode\x12\x1f.conclave.v1.PromoteNodeRequest\x1a .conclave.v1.PromoteNodeResponse\x12M\n" +
+	"\n" +
+	"RemoveNode\x12\x1e.conclave.v1.RemoveNodeRequest\x1a\x1f.conclave.v1.RemoveNodeResponse\x12e\n" +
+	"\x12TransferLeadership\x12&.conclave.v1.TransferLeadershipRequest\x1a'.conclave.v1.TransferLeadershipResponse\x12V\n" +
+	"\rGetPeerUnseal\x12!.conclave.v1.GetPeerUnsealRequest\x1a\".conclave.v1.GetPeerUnsealResponse\x12V\n" +
+	"\rSetPeerUnseal\x12!.conclave.v1.SetPeerUnsealRequest\x1a\".conclave.v1.SetPeerUnsealResponse\x12J\n" +
+	"\tListSeals\x12\x1d.conclave.v1.ListSealsRequest\x1a\x1e.conclave.v1.ListSealsResponse\x12M\n" +
+	"\n" +
+	"RemoveSeal\x12\x1e.conclave.v1.RemoveSealRequest\x1a\x1f.conclave.v1.RemoveSealResponse\x12J\n" +
+	"\tGetNodeCA\x12\x1d.conclave.v1.GetNodeCARequest\x1a\x1e.conclave.v1.GetNodeCAResponse\x12S\n" +
+	"\fImportNodeCA\x12 .conclave.v1.ImportNodeCARequest\x1a!.conclave.v1.ImportNodeCAResponse\x12S\n" +
+	"\fRemoveNodeCA\x12 .conclave.v1.RemoveNodeCARequest\x1a!.conclave.v1.RemoveNodeCAResponse\x12\\\n" +
+	"\x0fCreateJoinToken\x12#.conclave.v1.CreateJoinTokenRequest\x1a$.conclave.v1.CreateJoinTokenResponse\x12Y\n" +
+	"\x0eSetNodeAddress\x12\".conclave.v1.SetNodeAddressRequest\x1a#.conclave.v1.SetNodeAddressResponse2\xbc\x01\n" +
+	"\aJoining\x12_\n" +
+	"\x10GetJoinAuthority\x12$.conclave.v1.GetJoinAuthorityRequest\x1a%.conclave.v1.GetJoinAuthorityResponse\x12P\n" +
+	"\vJoinCluster\x12\x1f.conclave.v1.JoinClusterRequest\x1a .conclave.v1.JoinClusterResponse2\x98\x01\n" +
+	"\x05Usage\x12B\n" +
+	"\x03Get\x12\x1c.conclave.v1.GetUsageRequest\x1a\x1d.conclave.v1.GetUsageResponse\x12K\n" +
+	"\x04Keys\x12 .conclave.v1.ListKeyUsageRequest\x1a!.conclave.v1.ListKeyUsageResponseB1Z/github.com/conclavekms/conclave/transport/kmspbb\x06proto3"
 
 var (
 	file_transport_kmspb_operator_proto_rawDescOnce sync.Once
@@ -4461,182 +9123,361 @@ func file_transport_kmspb_operator_proto_rawDescGZIP() []byte {
 	return file_transport_kmspb_operator_proto_rawDescData
 }
 
-var file_transport_kmspb_operator_proto_msgTypes = make([]protoimpl.MessageInfo, 71)
+var file_transport_kmspb_operator_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
+var file_transport_kmspb_operator_proto_msgTypes = make([]protoimpl.MessageInfo, 143)
 var file_transport_kmspb_operator_proto_goTypes = []any{
-	(*SealState)(nil),                        // 0: conclave.v1.SealState
-	(*Ceremony)(nil),                         // 1: conclave.v1.Ceremony
-	(*StatusRequest)(nil),                    // 2: conclave.v1.StatusRequest
-	(*StatusResponse)(nil),                   // 3: conclave.v1.StatusResponse
-	(*CRL)(nil),                              // 4: conclave.v1.CRL
-	(*RaftStatus)(nil),                       // 5: conclave.v1.RaftStatus
-	(*AuditStatus)(nil),                      // 6: conclave.v1.AuditStatus
-	(*Addresses)(nil),                        // 7: conclave.v1.Addresses
-	(*NodeStatus)(nil),                       // 8: conclave.v1.NodeStatus
-	(*InitRequest)(nil),                      // 9: conclave.v1.InitRequest
-	(*InitResponse)(nil),                     // 10: conclave.v1.InitResponse
-	(*InitSecrets)(nil),                      // 11: conclave.v1.InitSecrets
-	(*ChallengeRequest)(nil),                 // 12: conclave.v1.ChallengeRequest
-	(*ChallengeResponse)(nil),                // 13: conclave.v1.ChallengeResponse
-	(*SubmitShareRequest)(nil),               // 14: conclave.v1.SubmitShareRequest
-	(*SubmitShareResponse)(nil),              // 15: conclave.v1.SubmitShareResponse
-	(*ResetSharesRequest)(nil),               // 16: conclave.v1.ResetSharesRequest
-	(*ResetSharesResponse)(nil),              // 17: conclave.v1.ResetSharesResponse
-	(*SealRequest)(nil),                      // 18: conclave.v1.SealRequest
-	(*SealResponse)(nil),                     // 19: conclave.v1.SealResponse
-	(*NodeReport)(nil),                       // 20: conclave.v1.NodeReport
-	(*ConfirmTimeRequest)(nil),               // 21: conclave.v1.ConfirmTimeRequest
-	(*ConfirmTimeResponse)(nil),              // 22: conclave.v1.ConfirmTimeResponse
-	(*InstallCRLRequest)(nil),                // 23: conclave.v1.InstallCRLRequest
-	(*InstallCRLResponse)(nil),               // 24: conclave.v1.InstallCRLResponse
-	(*BreakGlass)(nil),                       // 25: conclave.v1.BreakGlass
-	(*BeginBreakGlassRequest)(nil),           // 26: conclave.v1.BeginBreakGlassRequest
-	(*BeginBreakGlassResponse)(nil),          // 27: conclave.v1.BeginBreakGlassResponse
-	(*GetBreakGlassRequest)(nil),             // 28: conclave.v1.GetBreakGlassRequest
-	(*GetBreakGlassResponse)(nil),            // 29: conclave.v1.GetBreakGlassResponse
-	(*SubmitBreakGlassShareRequest)(nil),     // 30: conclave.v1.SubmitBreakGlassShareRequest
-	(*SubmitBreakGlassShareResponse)(nil),    // 31: conclave.v1.SubmitBreakGlassShareResponse
-	(*BreakGlassKey)(nil),                    // 32: conclave.v1.BreakGlassKey
-	(*CancelBreakGlassRequest)(nil),          // 33: conclave.v1.CancelBreakGlassRequest
-	(*CancelBreakGlassResponse)(nil),         // 34: conclave.v1.CancelBreakGlassResponse
-	(*SaveSnapshotRequest)(nil),              // 35: conclave.v1.SaveSnapshotRequest
-	(*SaveSnapshotResponse)(nil),             // 36: conclave.v1.SaveSnapshotResponse
-	(*SavedSnapshot)(nil),                    // 37: conclave.v1.SavedSnapshot
-	(*CreateSessionRequest)(nil),             // 38: conclave.v1.CreateSessionRequest
-	(*CreateSessionResponse)(nil),            // 39: conclave.v1.CreateSessionResponse
-	(*ReadAuditRequest)(nil),                 // 40: conclave.v1.ReadAuditRequest
-	(*ReadAuditResponse)(nil),                // 41: conclave.v1.ReadAuditResponse
-	(*UpgradeStatusRequest)(nil),             // 42: conclave.v1.UpgradeStatusRequest
-	(*UpgradeStatusResponse)(nil),            // 43: conclave.v1.UpgradeStatusResponse
-	(*MemberRelease)(nil),                    // 44: conclave.v1.MemberRelease
-	(*FinalizeUpgradeRequest)(nil),           // 45: conclave.v1.FinalizeUpgradeRequest
-	(*FinalizeUpgradeResponse)(nil),          // 46: conclave.v1.FinalizeUpgradeResponse
-	(*MembersRequest)(nil),                   // 47: conclave.v1.MembersRequest
-	(*MembersResponse)(nil),                  // 48: conclave.v1.MembersResponse
-	(*Member)(nil),                           // 49: conclave.v1.Member
-	(*ListCredentialsRequest)(nil),           // 50: conclave.v1.ListCredentialsRequest
-	(*ListCredentialsResponse)(nil),          // 51: conclave.v1.ListCredentialsResponse
-	(*Credential)(nil),                       // 52: conclave.v1.Credential
-	(*CreateAccessKeyRequest)(nil),           // 53: conclave.v1.CreateAccessKeyRequest
-	(*CreateAccessKeyResponse)(nil),          // 54: conclave.v1.CreateAccessKeyResponse
-	(*CreateAccountRequest)(nil),             // 55: conclave.v1.CreateAccountRequest
-	(*CreateAccountResponse)(nil),            // 56: conclave.v1.CreateAccountResponse
-	(*ListAccountsRequest)(nil),              // 57: conclave.v1.ListAccountsRequest
-	(*ListAccountsResponse)(nil),             // 58: conclave.v1.ListAccountsResponse
-	(*AccountInfo)(nil),                      // 59: conclave.v1.AccountInfo
-	(*CreateCertificateMappingRequest)(nil),  // 60: conclave.v1.CreateCertificateMappingRequest
-	(*CreateCertificateMappingResponse)(nil), // 61: conclave.v1.CreateCertificateMappingResponse
-	(*ListCertificateMappingsRequest)(nil),   // 62: conclave.v1.ListCertificateMappingsRequest
-	(*ListCertificateMappingsResponse)(nil),  // 63: conclave.v1.ListCertificateMappingsResponse
-	(*CertificateMapping)(nil),               // 64: conclave.v1.CertificateMapping
-	(*DeleteCertificateMappingRequest)(nil),  // 65: conclave.v1.DeleteCertificateMappingRequest
-	(*DeleteCertificateMappingResponse)(nil), // 66: conclave.v1.DeleteCertificateMappingResponse
-	(*DeleteCredentialRequest)(nil),          // 67: conclave.v1.DeleteCredentialRequest
-	(*DeleteCredentialResponse)(nil),         // 68: conclave.v1.DeleteCredentialResponse
-	(*RevokeSessionsRequest)(nil),            // 69: conclave.v1.RevokeSessionsRequest
-	(*RevokeSessionsResponse)(nil),           // 70: conclave.v1.RevokeSessionsResponse
-	(*timestamppb.Timestamp)(nil),            // 71: google.protobuf.Timestamp
-	(*ErrorDetail)(nil),                      // 72: conclave.v1.ErrorDetail
-	(*durationpb.Duration)(nil),              // 73: google.protobuf.Duration
+	(KeyChangeKind)(0),                       // 0: conclave.v1.KeyChangeKind
+	(UsagePeriod)(0),                         // 1: conclave.v1.UsagePeriod
+	(*SealState)(nil),                        // 2: conclave.v1.SealState
+	(*Ceremony)(nil),                         // 3: conclave.v1.Ceremony
+	(*StatusRequest)(nil),                    // 4: conclave.v1.StatusRequest
+	(*StatusResponse)(nil),                   // 5: conclave.v1.StatusResponse
+	(*CRL)(nil),                              // 6: conclave.v1.CRL
+	(*RaftStatus)(nil),                       // 7: conclave.v1.RaftStatus
+	(*AuditStatus)(nil),                      // 8: conclave.v1.AuditStatus
+	(*Addresses)(nil),                        // 9: conclave.v1.Addresses
+	(*NodeStatus)(nil),                       // 10: conclave.v1.NodeStatus
+	(*InitRequest)(nil),                      // 11: conclave.v1.InitRequest
+	(*InitResponse)(nil),                     // 12: conclave.v1.InitResponse
+	(*InitSecrets)(nil),                      // 13: conclave.v1.InitSecrets
+	(*ChallengeRequest)(nil),                 // 14: conclave.v1.ChallengeRequest
+	(*ChallengeResponse)(nil),                // 15: conclave.v1.ChallengeResponse
+	(*SubmitShareRequest)(nil),               // 16: conclave.v1.SubmitShareRequest
+	(*SubmitShareResponse)(nil),              // 17: conclave.v1.SubmitShareResponse
+	(*ResetSharesRequest)(nil),               // 18: conclave.v1.ResetSharesRequest
+	(*ResetSharesResponse)(nil),              // 19: conclave.v1.ResetSharesResponse
+	(*SealRequest)(nil),                      // 20: conclave.v1.SealRequest
+	(*SealResponse)(nil),                     // 21: conclave.v1.SealResponse
+	(*NodeReport)(nil),                       // 22: conclave.v1.NodeReport
+	(*ConfirmTimeRequest)(nil),               // 23: conclave.v1.ConfirmTimeRequest
+	(*ConfirmTimeResponse)(nil),              // 24: conclave.v1.ConfirmTimeResponse
+	(*InstallCRLRequest)(nil),                // 25: conclave.v1.InstallCRLRequest
+	(*InstallCRLResponse)(nil),               // 26: conclave.v1.InstallCRLResponse
+	(*BreakGlass)(nil),                       // 27: conclave.v1.BreakGlass
+	(*BeginBreakGlassRequest)(nil),           // 28: conclave.v1.BeginBreakGlassRequest
+	(*BeginBreakGlassResponse)(nil),          // 29: conclave.v1.BeginBreakGlassResponse
+	(*GetBreakGlassRequest)(nil),             // 30: conclave.v1.GetBreakGlassRequest
+	(*GetBreakGlassResponse)(nil),            // 31: conclave.v1.GetBreakGlassResponse
+	(*SubmitBreakGlassShareRequest)(nil),     // 32: conclave.v1.SubmitBreakGlassShareRequest
+	(*SubmitBreakGlassShareResponse)(nil),    // 33: conclave.v1.SubmitBreakGlassShareResponse
+	(*BreakGlassKey)(nil),                    // 34: conclave.v1.BreakGlassKey
+	(*CancelBreakGlassRequest)(nil),          // 35: conclave.v1.CancelBreakGlassRequest
+	(*CancelBreakGlassResponse)(nil),         // 36: conclave.v1.CancelBreakGlassResponse
+	(*SaveSnapshotRequest)(nil),              // 37: conclave.v1.SaveSnapshotRequest
+	(*SaveSnapshotResponse)(nil),             // 38: conclave.v1.SaveSnapshotResponse
+	(*SavedSnapshot)(nil),                    // 39: conclave.v1.SavedSnapshot
+	(*CreateSessionRequest)(nil),             // 40: conclave.v1.CreateSessionRequest
+	(*CreateSessionResponse)(nil),            // 41: conclave.v1.CreateSessionResponse
+	(*ReadAuditRequest)(nil),                 // 42: conclave.v1.ReadAuditRequest
+	(*ReadAuditResponse)(nil),                // 43: conclave.v1.ReadAuditResponse
+	(*UpgradeStatusRequest)(nil),             // 44: conclave.v1.UpgradeStatusRequest
+	(*UpgradeStatusResponse)(nil),            // 45: conclave.v1.UpgradeStatusResponse
+	(*MemberRelease)(nil),                    // 46: conclave.v1.MemberRelease
+	(*FinalizeUpgradeRequest)(nil),           // 47: conclave.v1.FinalizeUpgradeRequest
+	(*FinalizeUpgradeResponse)(nil),          // 48: conclave.v1.FinalizeUpgradeResponse
+	(*MembersRequest)(nil),                   // 49: conclave.v1.MembersRequest
+	(*MembersResponse)(nil),                  // 50: conclave.v1.MembersResponse
+	(*Member)(nil),                           // 51: conclave.v1.Member
+	(*AddNodeRequest)(nil),                   // 52: conclave.v1.AddNodeRequest
+	(*AddNodeResponse)(nil),                  // 53: conclave.v1.AddNodeResponse
+	(*PromoteNodeRequest)(nil),               // 54: conclave.v1.PromoteNodeRequest
+	(*PromoteNodeResponse)(nil),              // 55: conclave.v1.PromoteNodeResponse
+	(*RemoveNodeRequest)(nil),                // 56: conclave.v1.RemoveNodeRequest
+	(*RemoveNodeResponse)(nil),               // 57: conclave.v1.RemoveNodeResponse
+	(*TransferLeadershipRequest)(nil),        // 58: conclave.v1.TransferLeadershipRequest
+	(*TransferLeadershipResponse)(nil),       // 59: conclave.v1.TransferLeadershipResponse
+	(*ListCredentialsRequest)(nil),           // 60: conclave.v1.ListCredentialsRequest
+	(*ListCredentialsResponse)(nil),          // 61: conclave.v1.ListCredentialsResponse
+	(*Credential)(nil),                       // 62: conclave.v1.Credential
+	(*CreateAccessKeyRequest)(nil),           // 63: conclave.v1.CreateAccessKeyRequest
+	(*CreateAccessKeyResponse)(nil),          // 64: conclave.v1.CreateAccessKeyResponse
+	(*CreateAccountRequest)(nil),             // 65: conclave.v1.CreateAccountRequest
+	(*CreateAccountResponse)(nil),            // 66: conclave.v1.CreateAccountResponse
+	(*ListAccountsRequest)(nil),              // 67: conclave.v1.ListAccountsRequest
+	(*ListAccountsResponse)(nil),             // 68: conclave.v1.ListAccountsResponse
+	(*AccountInfo)(nil),                      // 69: conclave.v1.AccountInfo
+	(*CreateCertificateMappingRequest)(nil),  // 70: conclave.v1.CreateCertificateMappingRequest
+	(*CreateCertificateMappingResponse)(nil), // 71: conclave.v1.CreateCertificateMappingResponse
+	(*ListCertificateMappingsRequest)(nil),   // 72: conclave.v1.ListCertificateMappingsRequest
+	(*ListCertificateMappingsResponse)(nil),  // 73: conclave.v1.ListCertificateMappingsResponse
+	(*CertificateMapping)(nil),               // 74: conclave.v1.CertificateMapping
+	(*DeleteCertificateMappingRequest)(nil),  // 75: conclave.v1.DeleteCertificateMappingRequest
+	(*DeleteCertificateMappingResponse)(nil), // 76: conclave.v1.DeleteCertificateMappingResponse
+	(*DeleteCredentialRequest)(nil),          // 77: conclave.v1.DeleteCredentialRequest
+	(*DeleteCredentialResponse)(nil),         // 78: conclave.v1.DeleteCredentialResponse
+	(*RevokeSessionsRequest)(nil),            // 79: conclave.v1.RevokeSessionsRequest
+	(*RevokeSessionsResponse)(nil),           // 80: conclave.v1.RevokeSessionsResponse
+	(*CustodianKey)(nil),                     // 81: conclave.v1.CustodianKey
+	(*EncryptedShare)(nil),                   // 82: conclave.v1.EncryptedShare
+	(*ShareSet)(nil),                         // 83: conclave.v1.ShareSet
+	(*NamedCustodian)(nil),                   // 84: conclave.v1.NamedCustodian
+	(*NameCustodiansRequest)(nil),            // 85: conclave.v1.NameCustodiansRequest
+	(*NameCustodiansResponse)(nil),           // 86: conclave.v1.NameCustodiansResponse
+	(*CheckSnapshotRequest)(nil),             // 87: conclave.v1.CheckSnapshotRequest
+	(*CheckSnapshotResponse)(nil),            // 88: conclave.v1.CheckSnapshotResponse
+	(*GetPeerUnsealRequest)(nil),             // 89: conclave.v1.GetPeerUnsealRequest
+	(*PeerUnsealState)(nil),                  // 90: conclave.v1.PeerUnsealState
+	(*GetPeerUnsealResponse)(nil),            // 91: conclave.v1.GetPeerUnsealResponse
+	(*SetPeerUnsealRequest)(nil),             // 92: conclave.v1.SetPeerUnsealRequest
+	(*SetPeerUnsealResponse)(nil),            // 93: conclave.v1.SetPeerUnsealResponse
+	(*KeyChange)(nil),                        // 94: conclave.v1.KeyChange
+	(*BeginKeyChangeRequest)(nil),            // 95: conclave.v1.BeginKeyChangeRequest
+	(*BeginKeyChangeResponse)(nil),           // 96: conclave.v1.BeginKeyChangeResponse
+	(*GetKeyChangeRequest)(nil),              // 97: conclave.v1.GetKeyChangeRequest
+	(*GetKeyChangeResponse)(nil),             // 98: conclave.v1.GetKeyChangeResponse
+	(*SubmitKeyChangeShareRequest)(nil),      // 99: conclave.v1.SubmitKeyChangeShareRequest
+	(*SubmitKeyChangeShareResponse)(nil),     // 100: conclave.v1.SubmitKeyChangeShareResponse
+	(*GetNewSharesRequest)(nil),              // 101: conclave.v1.GetNewSharesRequest
+	(*GetNewSharesResponse)(nil),             // 102: conclave.v1.GetNewSharesResponse
+	(*CancelKeyChangeRequest)(nil),           // 103: conclave.v1.CancelKeyChangeRequest
+	(*CancelKeyChangeResponse)(nil),          // 104: conclave.v1.CancelKeyChangeResponse
+	(*GetShareSetRequest)(nil),               // 105: conclave.v1.GetShareSetRequest
+	(*GetShareSetResponse)(nil),              // 106: conclave.v1.GetShareSetResponse
+	(*ListSealsRequest)(nil),                 // 107: conclave.v1.ListSealsRequest
+	(*SealSlot)(nil),                         // 108: conclave.v1.SealSlot
+	(*ListSealsResponse)(nil),                // 109: conclave.v1.ListSealsResponse
+	(*RemoveSealRequest)(nil),                // 110: conclave.v1.RemoveSealRequest
+	(*RemoveSealResponse)(nil),               // 111: conclave.v1.RemoveSealResponse
+	(*GetNodeCARequest)(nil),                 // 112: conclave.v1.GetNodeCARequest
+	(*GetNodeCAResponse)(nil),                // 113: conclave.v1.GetNodeCAResponse
+	(*ImportNodeCARequest)(nil),              // 114: conclave.v1.ImportNodeCARequest
+	(*ImportNodeCAResponse)(nil),             // 115: conclave.v1.ImportNodeCAResponse
+	(*RemoveNodeCARequest)(nil),              // 116: conclave.v1.RemoveNodeCARequest
+	(*RemoveNodeCAResponse)(nil),             // 117: conclave.v1.RemoveNodeCAResponse
+	(*CreateJoinTokenRequest)(nil),           // 118: conclave.v1.CreateJoinTokenRequest
+	(*CreateJoinTokenResponse)(nil),          // 119: conclave.v1.CreateJoinTokenResponse
+	(*GetJoinAuthorityRequest)(nil),          // 120: conclave.v1.GetJoinAuthorityRequest
+	(*GetJoinAuthorityResponse)(nil),         // 121: conclave.v1.GetJoinAuthorityResponse
+	(*JoinClusterRequest)(nil),               // 122: conclave.v1.JoinClusterRequest
+	(*JoinClusterResponse)(nil),              // 123: conclave.v1.JoinClusterResponse
+	(*JoinPeer)(nil),                         // 124: conclave.v1.JoinPeer
+	(*SetNodeAddressRequest)(nil),            // 125: conclave.v1.SetNodeAddressRequest
+	(*SetNodeAddressResponse)(nil),           // 126: conclave.v1.SetNodeAddressResponse
+	(*GetUsageRequest)(nil),                  // 127: conclave.v1.GetUsageRequest
+	(*GetUsageResponse)(nil),                 // 128: conclave.v1.GetUsageResponse
+	(*UsageRow)(nil),                         // 129: conclave.v1.UsageRow
+	(*UsageProgress)(nil),                    // 130: conclave.v1.UsageProgress
+	(*ListKeyUsageRequest)(nil),              // 131: conclave.v1.ListKeyUsageRequest
+	(*ListKeyUsageResponse)(nil),             // 132: conclave.v1.ListKeyUsageResponse
+	(*KeyUsage)(nil),                         // 133: conclave.v1.KeyUsage
+	(*GetRecordReceiptRequest)(nil),          // 134: conclave.v1.GetRecordReceiptRequest
+	(*GetRecordReceiptResponse)(nil),         // 135: conclave.v1.GetRecordReceiptResponse
+	(*SearchAuditRequest)(nil),               // 136: conclave.v1.SearchAuditRequest
+	(*SearchAuditCondition)(nil),             // 137: conclave.v1.SearchAuditCondition
+	(*SearchAuditResponse)(nil),              // 138: conclave.v1.SearchAuditResponse
+	(*ListAuditSinksRequest)(nil),            // 139: conclave.v1.ListAuditSinksRequest
+	(*ListAuditSinksResponse)(nil),           // 140: conclave.v1.ListAuditSinksResponse
+	(*AuditSink)(nil),                        // 141: conclave.v1.AuditSink
+	(*AuditSinkError)(nil),                   // 142: conclave.v1.AuditSinkError
+	(*ForgetAuditSinkRequest)(nil),           // 143: conclave.v1.ForgetAuditSinkRequest
+	(*ForgetAuditSinkResponse)(nil),          // 144: conclave.v1.ForgetAuditSinkResponse
+	(*timestamppb.Timestamp)(nil),            // 145: google.protobuf.Timestamp
+	(*ErrorDetail)(nil),                      // 146: conclave.v1.ErrorDetail
+	(*durationpb.Duration)(nil),              // 147: google.protobuf.Duration
 }
 var file_transport_kmspb_operator_proto_depIdxs = []int32{
-	1,  // 0: conclave.v1.SealState.ceremony:type_name -> conclave.v1.Ceremony
-	71, // 1: conclave.v1.Ceremony.began:type_name -> google.protobuf.Timestamp
-	71, // 2: conclave.v1.Ceremony.expires:type_name -> google.protobuf.Timestamp
-	0,  // 3: conclave.v1.StatusResponse.seal:type_name -> conclave.v1.SealState
-	5,  // 4: conclave.v1.StatusResponse.raft:type_name -> conclave.v1.RaftStatus
-	71, // 5: conclave.v1.StatusResponse.cluster_time:type_name -> google.protobuf.Timestamp
-	6,  // 6: conclave.v1.StatusResponse.audit:type_name -> conclave.v1.AuditStatus
-	7,  // 7: conclave.v1.StatusResponse.addresses:type_name -> conclave.v1.Addresses
-	4,  // 8: conclave.v1.StatusResponse.crls:type_name -> conclave.v1.CRL
-	72, // 9: conclave.v1.NodeStatus.error:type_name -> conclave.v1.ErrorDetail
-	0,  // 10: conclave.v1.NodeStatus.seal:type_name -> conclave.v1.SealState
-	4,  // 11: conclave.v1.NodeStatus.crls:type_name -> conclave.v1.CRL
-	8,  // 12: conclave.v1.SubmitShareResponse.node:type_name -> conclave.v1.NodeStatus
-	8,  // 13: conclave.v1.ResetSharesResponse.node:type_name -> conclave.v1.NodeStatus
-	8,  // 14: conclave.v1.SealResponse.node:type_name -> conclave.v1.NodeStatus
-	8,  // 15: conclave.v1.NodeReport.nodes:type_name -> conclave.v1.NodeStatus
-	8,  // 16: conclave.v1.InstallCRLResponse.node:type_name -> conclave.v1.NodeStatus
-	73, // 17: conclave.v1.BreakGlass.duration:type_name -> google.protobuf.Duration
-	71, // 18: conclave.v1.BreakGlass.began:type_name -> google.protobuf.Timestamp
-	71, // 19: conclave.v1.BreakGlass.expires:type_name -> google.protobuf.Timestamp
-	73, // 20: conclave.v1.BeginBreakGlassRequest.duration:type_name -> google.protobuf.Duration
-	25, // 21: conclave.v1.BeginBreakGlassResponse.ceremony:type_name -> conclave.v1.BreakGlass
-	25, // 22: conclave.v1.GetBreakGlassResponse.ceremony:type_name -> conclave.v1.BreakGlass
-	25, // 23: conclave.v1.SubmitBreakGlassShareResponse.ceremony:type_name -> conclave.v1.BreakGlass
-	32, // 24: conclave.v1.SubmitBreakGlassShareResponse.key:type_name -> conclave.v1.BreakGlassKey
-	71, // 25: conclave.v1.BreakGlassKey.expires:type_name -> google.protobuf.Timestamp
-	37, // 26: conclave.v1.SaveSnapshotResponse.saved:type_name -> conclave.v1.SavedSnapshot
-	71, // 27: conclave.v1.SavedSnapshot.cluster_time:type_name -> google.protobuf.Timestamp
-	71, // 28: conclave.v1.CreateSessionResponse.expires:type_name -> google.protobuf.Timestamp
-	44, // 29: conclave.v1.UpgradeStatusResponse.members:type_name -> conclave.v1.MemberRelease
-	49, // 30: conclave.v1.MembersResponse.members:type_name -> conclave.v1.Member
-	7,  // 31: conclave.v1.Member.addresses:type_name -> conclave.v1.Addresses
-	52, // 32: conclave.v1.ListCredentialsResponse.credentials:type_name -> conclave.v1.Credential
-	71, // 33: conclave.v1.Credential.created:type_name -> google.protobuf.Timestamp
-	71, // 34: conclave.v1.Credential.expires:type_name -> google.protobuf.Timestamp
-	59, // 35: conclave.v1.ListAccountsResponse.accounts:type_name -> conclave.v1.AccountInfo
-	71, // 36: conclave.v1.AccountInfo.created:type_name -> google.protobuf.Timestamp
-	64, // 37: conclave.v1.ListCertificateMappingsResponse.mappings:type_name -> conclave.v1.CertificateMapping
-	71, // 38: conclave.v1.CertificateMapping.created:type_name -> google.protobuf.Timestamp
-	2,  // 39: conclave.v1.Operator.Status:input_type -> conclave.v1.StatusRequest
-	9,  // 40: conclave.v1.Operator.Init:input_type -> conclave.v1.InitRequest
-	12, // 41: conclave.v1.Operator.Challenge:input_type -> conclave.v1.ChallengeRequest
-	14, // 42: conclave.v1.Operator.SubmitShare:input_type -> conclave.v1.SubmitShareRequest
-	16, // 43: conclave.v1.Operator.ResetShares:input_type -> conclave.v1.ResetSharesRequest
-	18, // 44: conclave.v1.Operator.Seal:input_type -> conclave.v1.SealRequest
-	21, // 45: conclave.v1.Operator.ConfirmTime:input_type -> conclave.v1.ConfirmTimeRequest
-	23, // 46: conclave.v1.Operator.InstallCRL:input_type -> conclave.v1.InstallCRLRequest
-	26, // 47: conclave.v1.Operator.BeginBreakGlass:input_type -> conclave.v1.BeginBreakGlassRequest
-	28, // 48: conclave.v1.Operator.GetBreakGlass:input_type -> conclave.v1.GetBreakGlassRequest
-	30, // 49: conclave.v1.Operator.SubmitBreakGlassShare:input_type -> conclave.v1.SubmitBreakGlassShareRequest
-	33, // 50: conclave.v1.Operator.CancelBreakGlass:input_type -> conclave.v1.CancelBreakGlassRequest
-	35, // 51: conclave.v1.Operator.SaveSnapshot:input_type -> conclave.v1.SaveSnapshotRequest
-	38, // 52: conclave.v1.Session.Create:input_type -> conclave.v1.CreateSessionRequest
-	50, // 53: conclave.v1.Credentials.List:input_type -> conclave.v1.ListCredentialsRequest
-	53, // 54: conclave.v1.Credentials.CreateAccessKey:input_type -> conclave.v1.CreateAccessKeyRequest
-	67, // 55: conclave.v1.Credentials.Delete:input_type -> conclave.v1.DeleteCredentialRequest
-	69, // 56: conclave.v1.Credentials.RevokeSessions:input_type -> conclave.v1.RevokeSessionsRequest
-	55, // 57: conclave.v1.Accounts.Create:input_type -> conclave.v1.CreateAccountRequest
-	57, // 58: conclave.v1.Accounts.List:input_type -> conclave.v1.ListAccountsRequest
-	60, // 59: conclave.v1.CertificateMappings.Create:input_type -> conclave.v1.CreateCertificateMappingRequest
-	62, // 60: conclave.v1.CertificateMappings.List:input_type -> conclave.v1.ListCertificateMappingsRequest
-	65, // 61: conclave.v1.CertificateMappings.Delete:input_type -> conclave.v1.DeleteCertificateMappingRequest
-	40, // 62: conclave.v1.Audit.Read:input_type -> conclave.v1.ReadAuditRequest
-	47, // 63: conclave.v1.Cluster.Members:input_type -> conclave.v1.MembersRequest
-	42, // 64: conclave.v1.Cluster.UpgradeStatus:input_type -> conclave.v1.UpgradeStatusRequest
-	45, // 65: conclave.v1.Cluster.FinalizeUpgrade:input_type -> conclave.v1.FinalizeUpgradeRequest
-	3,  // 66: conclave.v1.Operator.Status:output_type -> conclave.v1.StatusResponse
-	10, // 67: conclave.v1.Operator.Init:output_type -> conclave.v1.InitResponse
-	13, // 68: conclave.v1.Operator.Challenge:output_type -> conclave.v1.ChallengeResponse
-	15, // 69: conclave.v1.Operator.SubmitShare:output_type -> conclave.v1.SubmitShareResponse
-	17, // 70: conclave.v1.Operator.ResetShares:output_type -> conclave.v1.ResetSharesResponse
-	19, // 71: conclave.v1.Operator.Seal:output_type -> conclave.v1.SealResponse
-	22, // 72: conclave.v1.Operator.ConfirmTime:output_type -> conclave.v1.ConfirmTimeResponse
-	24, // 73: conclave.v1.Operator.InstallCRL:output_type -> conclave.v1.InstallCRLResponse
-	27, // 74: conclave.v1.Operator.BeginBreakGlass:output_type -> conclave.v1.BeginBreakGlassResponse
-	29, // 75: conclave.v1.Operator.GetBreakGlass:output_type -> conclave.v1.GetBreakGlassResponse
-	31, // 76: conclave.v1.Operator.SubmitBreakGlassShare:output_type -> conclave.v1.SubmitBreakGlassShareResponse
-	34, // 77: conclave.v1.Operator.CancelBreakGlass:output_type -> conclave.v1.CancelBreakGlassResponse
-	36, // 78: conclave.v1.Operator.SaveSnapshot:output_type -> conclave.v1.SaveSnapshotResponse
-	39, // 79: conclave.v1.Session.Create:output_type -> conclave.v1.CreateSessionResponse
-	51, // 80: conclave.v1.Credentials.List:output_type -> conclave.v1.ListCredentialsResponse
-	54, // 81: conclave.v1.Credentials.CreateAccessKey:output_type -> conclave.v1.CreateAccessKeyResponse
-	68, // 82: conclave.v1.Credentials.Delete:output_type -> conclave.v1.DeleteCredentialResponse
-	70, // 83: conclave.v1.Credentials.RevokeSessions:output_type -> conclave.v1.RevokeSessionsResponse
-	56, // 84: conclave.v1.Accounts.Create:output_type -> conclave.v1.CreateAccountResponse
-	58, // 85: conclave.v1.Accounts.List:output_type -> conclave.v1.ListAccountsResponse
-	61, // 86: conclave.v1.CertificateMappings.Create:output_type -> conclave.v1.CreateCertificateMappingResponse
-	63, // 87: conclave.v1.CertificateMappings.List:output_type -> conclave.v1.ListCertificateMappingsResponse
-	66, // 88: conclave.v1.CertificateMappings.Delete:output_type -> conclave.v1.DeleteCertificateMappingResponse
-	41, // 89: conclave.v1.Audit.Read:output_type -> conclave.v1.ReadAuditResponse
-	48, // 90: conclave.v1.Cluster.Members:output_type -> conclave.v1.MembersResponse
-	43, // 91: conclave.v1.Cluster.UpgradeStatus:output_type -> conclave.v1.UpgradeStatusResponse
-	46, // 92: conclave.v1.Cluster.FinalizeUpgrade:output_type -> conclave.v1.FinalizeUpgradeResponse
-	66, // [66:93] is the sub-list for method output_type
-	39, // [39:66] is the sub-list for method input_type
-	39, // [39:39] is the sub-list for extension type_name
-	39, // [39:39] is the sub-list for extension extendee
-	0,  // [0:39] is the sub-list for field type_name
+	3,   // 0: conclave.v1.SealState.ceremony:type_name -> conclave.v1.Ceremony
+	83,  // 1: conclave.v1.SealState.share_set:type_name -> conclave.v1.ShareSet
+	145, // 2: conclave.v1.Ceremony.began:type_name -> google.protobuf.Timestamp
+	145, // 3: conclave.v1.Ceremony.expires:type_name -> google.protobuf.Timestamp
+	2,   // 4: conclave.v1.StatusResponse.seal:type_name -> conclave.v1.SealState
+	7,   // 5: conclave.v1.StatusResponse.raft:type_name -> conclave.v1.RaftStatus
+	145, // 6: conclave.v1.StatusResponse.cluster_time:type_name -> google.protobuf.Timestamp
+	8,   // 7: conclave.v1.StatusResponse.audit:type_name -> conclave.v1.AuditStatus
+	9,   // 8: conclave.v1.StatusResponse.addresses:type_name -> conclave.v1.Addresses
+	6,   // 9: conclave.v1.StatusResponse.crls:type_name -> conclave.v1.CRL
+	146, // 10: conclave.v1.NodeStatus.error:type_name -> conclave.v1.ErrorDetail
+	2,   // 11: conclave.v1.NodeStatus.seal:type_name -> conclave.v1.SealState
+	6,   // 12: conclave.v1.NodeStatus.crls:type_name -> conclave.v1.CRL
+	81,  // 13: conclave.v1.InitRequest.custodians:type_name -> conclave.v1.CustodianKey
+	82,  // 14: conclave.v1.InitResponse.encrypted_shares:type_name -> conclave.v1.EncryptedShare
+	83,  // 15: conclave.v1.InitResponse.share_set:type_name -> conclave.v1.ShareSet
+	10,  // 16: conclave.v1.SubmitShareResponse.node:type_name -> conclave.v1.NodeStatus
+	10,  // 17: conclave.v1.ResetSharesResponse.node:type_name -> conclave.v1.NodeStatus
+	10,  // 18: conclave.v1.SealResponse.node:type_name -> conclave.v1.NodeStatus
+	10,  // 19: conclave.v1.NodeReport.nodes:type_name -> conclave.v1.NodeStatus
+	10,  // 20: conclave.v1.InstallCRLResponse.node:type_name -> conclave.v1.NodeStatus
+	147, // 21: conclave.v1.BreakGlass.duration:type_name -> google.protobuf.Duration
+	145, // 22: conclave.v1.BreakGlass.began:type_name -> google.protobuf.Timestamp
+	145, // 23: conclave.v1.BreakGlass.expires:type_name -> google.protobuf.Timestamp
+	83,  // 24: conclave.v1.BreakGlass.share_set:type_name -> conclave.v1.ShareSet
+	147, // 25: conclave.v1.BeginBreakGlassRequest.duration:type_name -> google.protobuf.Duration
+	27,  // 26: conclave.v1.BeginBreakGlassResponse.ceremony:type_name -> conclave.v1.BreakGlass
+	27,  // 27: conclave.v1.GetBreakGlassResponse.ceremony:type_name -> conclave.v1.BreakGlass
+	27,  // 28: conclave.v1.SubmitBreakGlassShareResponse.ceremony:type_name -> conclave.v1.BreakGlass
+	34,  // 29: conclave.v1.SubmitBreakGlassShareResponse.key:type_name -> conclave.v1.BreakGlassKey
+	145, // 30: conclave.v1.BreakGlassKey.expires:type_name -> google.protobuf.Timestamp
+	39,  // 31: conclave.v1.SaveSnapshotResponse.saved:type_name -> conclave.v1.SavedSnapshot
+	145, // 32: conclave.v1.SavedSnapshot.cluster_time:type_name -> google.protobuf.Timestamp
+	145, // 33: conclave.v1.CreateSessionResponse.expires:type_name -> google.protobuf.Timestamp
+	46,  // 34: conclave.v1.UpgradeStatusResponse.members:type_name -> conclave.v1.MemberRelease
+	51,  // 35: conclave.v1.MembersResponse.members:type_name -> conclave.v1.Member
+	9,   // 36: conclave.v1.Member.addresses:type_name -> conclave.v1.Addresses
+	62,  // 37: conclave.v1.ListCredentialsResponse.credentials:type_name -> conclave.v1.Credential
+	145, // 38: conclave.v1.Credential.created:type_name -> google.protobuf.Timestamp
+	145, // 39: conclave.v1.Credential.expires:type_name -> google.protobuf.Timestamp
+	69,  // 40: conclave.v1.ListAccountsResponse.accounts:type_name -> conclave.v1.AccountInfo
+	145, // 41: conclave.v1.AccountInfo.created:type_name -> google.protobuf.Timestamp
+	74,  // 42: conclave.v1.ListCertificateMappingsResponse.mappings:type_name -> conclave.v1.CertificateMapping
+	145, // 43: conclave.v1.CertificateMapping.created:type_name -> google.protobuf.Timestamp
+	84,  // 44: conclave.v1.ShareSet.custodians:type_name -> conclave.v1.NamedCustodian
+	84,  // 45: conclave.v1.NameCustodiansRequest.custodians:type_name -> conclave.v1.NamedCustodian
+	145, // 46: conclave.v1.CheckSnapshotResponse.cluster_time:type_name -> google.protobuf.Timestamp
+	90,  // 47: conclave.v1.GetPeerUnsealResponse.state:type_name -> conclave.v1.PeerUnsealState
+	90,  // 48: conclave.v1.SetPeerUnsealResponse.state:type_name -> conclave.v1.PeerUnsealState
+	83,  // 49: conclave.v1.KeyChange.share_set:type_name -> conclave.v1.ShareSet
+	0,   // 50: conclave.v1.KeyChange.kind:type_name -> conclave.v1.KeyChangeKind
+	145, // 51: conclave.v1.KeyChange.began:type_name -> google.protobuf.Timestamp
+	145, // 52: conclave.v1.KeyChange.expires:type_name -> google.protobuf.Timestamp
+	83,  // 53: conclave.v1.KeyChange.new_share_set:type_name -> conclave.v1.ShareSet
+	0,   // 54: conclave.v1.BeginKeyChangeRequest.kind:type_name -> conclave.v1.KeyChangeKind
+	81,  // 55: conclave.v1.BeginKeyChangeRequest.custodians:type_name -> conclave.v1.CustodianKey
+	94,  // 56: conclave.v1.BeginKeyChangeResponse.ceremony:type_name -> conclave.v1.KeyChange
+	94,  // 57: conclave.v1.GetKeyChangeResponse.ceremony:type_name -> conclave.v1.KeyChange
+	94,  // 58: conclave.v1.SubmitKeyChangeShareResponse.ceremony:type_name -> conclave.v1.KeyChange
+	82,  // 59: conclave.v1.GetNewSharesResponse.encrypted_shares:type_name -> conclave.v1.EncryptedShare
+	83,  // 60: conclave.v1.GetShareSetResponse.share_set:type_name -> conclave.v1.ShareSet
+	145, // 61: conclave.v1.SealSlot.created:type_name -> google.protobuf.Timestamp
+	108, // 62: conclave.v1.ListSealsResponse.seals:type_name -> conclave.v1.SealSlot
+	145, // 63: conclave.v1.GetNodeCAResponse.imported:type_name -> google.protobuf.Timestamp
+	145, // 64: conclave.v1.CreateJoinTokenResponse.expires:type_name -> google.protobuf.Timestamp
+	124, // 65: conclave.v1.JoinClusterResponse.peers:type_name -> conclave.v1.JoinPeer
+	1,   // 66: conclave.v1.GetUsageRequest.period:type_name -> conclave.v1.UsagePeriod
+	145, // 67: conclave.v1.GetUsageRequest.from:type_name -> google.protobuf.Timestamp
+	145, // 68: conclave.v1.GetUsageRequest.to:type_name -> google.protobuf.Timestamp
+	129, // 69: conclave.v1.GetUsageResponse.rows:type_name -> conclave.v1.UsageRow
+	130, // 70: conclave.v1.GetUsageResponse.progress:type_name -> conclave.v1.UsageProgress
+	145, // 71: conclave.v1.UsageRow.start:type_name -> google.protobuf.Timestamp
+	145, // 72: conclave.v1.ListKeyUsageRequest.from:type_name -> google.protobuf.Timestamp
+	145, // 73: conclave.v1.ListKeyUsageRequest.to:type_name -> google.protobuf.Timestamp
+	133, // 74: conclave.v1.ListKeyUsageResponse.keys:type_name -> conclave.v1.KeyUsage
+	130, // 75: conclave.v1.ListKeyUsageResponse.progress:type_name -> conclave.v1.UsageProgress
+	145, // 76: conclave.v1.KeyUsage.created:type_name -> google.protobuf.Timestamp
+	145, // 77: conclave.v1.KeyUsage.deletion_scheduled:type_name -> google.protobuf.Timestamp
+	145, // 78: conclave.v1.KeyUsage.deleted:type_name -> google.protobuf.Timestamp
+	145, // 79: conclave.v1.KeyUsage.rotations:type_name -> google.protobuf.Timestamp
+	137, // 80: conclave.v1.SearchAuditRequest.where:type_name -> conclave.v1.SearchAuditCondition
+	43,  // 81: conclave.v1.SearchAuditResponse.records:type_name -> conclave.v1.ReadAuditResponse
+	141, // 82: conclave.v1.ListAuditSinksResponse.sinks:type_name -> conclave.v1.AuditSink
+	142, // 83: conclave.v1.AuditSink.error:type_name -> conclave.v1.AuditSinkError
+	145, // 84: conclave.v1.AuditSinkError.time:type_name -> google.protobuf.Timestamp
+	4,   // 85: conclave.v1.Operator.Status:input_type -> conclave.v1.StatusRequest
+	11,  // 86: conclave.v1.Operator.Init:input_type -> conclave.v1.InitRequest
+	14,  // 87: conclave.v1.Operator.Challenge:input_type -> conclave.v1.ChallengeRequest
+	16,  // 88: conclave.v1.Operator.SubmitShare:input_type -> conclave.v1.SubmitShareRequest
+	18,  // 89: conclave.v1.Operator.ResetShares:input_type -> conclave.v1.ResetSharesRequest
+	20,  // 90: conclave.v1.Operator.Seal:input_type -> conclave.v1.SealRequest
+	23,  // 91: conclave.v1.Operator.ConfirmTime:input_type -> conclave.v1.ConfirmTimeRequest
+	25,  // 92: conclave.v1.Operator.InstallCRL:input_type -> conclave.v1.InstallCRLRequest
+	28,  // 93: conclave.v1.Operator.BeginBreakGlass:input_type -> conclave.v1.BeginBreakGlassRequest
+	30,  // 94: conclave.v1.Operator.GetBreakGlass:input_type -> conclave.v1.GetBreakGlassRequest
+	32,  // 95: conclave.v1.Operator.SubmitBreakGlassShare:input_type -> conclave.v1.SubmitBreakGlassShareRequest
+	35,  // 96: conclave.v1.Operator.CancelBreakGlass:input_type -> conclave.v1.CancelBreakGlassRequest
+	95,  // 97: conclave.v1.Operator.BeginKeyChange:input_type -> conclave.v1.BeginKeyChangeRequest
+	97,  // 98: conclave.v1.Operator.GetKeyChange:input_type -> conclave.v1.GetKeyChangeRequest
+	99,  // 99: conclave.v1.Operator.SubmitKeyChangeShare:input_type -> conclave.v1.SubmitKeyChangeShareRequest
+	101, // 100: conclave.v1.Operator.GetNewShares:input_type -> conclave.v1.GetNewSharesRequest
+	103, // 101: conclave.v1.Operator.CancelKeyChange:input_type -> conclave.v1.CancelKeyChangeRequest
+	105, // 102: conclave.v1.Operator.GetShareSet:input_type -> conclave.v1.GetShareSetRequest
+	37,  // 103: conclave.v1.Operator.SaveSnapshot:input_type -> conclave.v1.SaveSnapshotRequest
+	85,  // 104: conclave.v1.Operator.NameCustodians:input_type -> conclave.v1.NameCustodiansRequest
+	87,  // 105: conclave.v1.Operator.CheckSnapshot:input_type -> conclave.v1.CheckSnapshotRequest
+	40,  // 106: conclave.v1.Session.Create:input_type -> conclave.v1.CreateSessionRequest
+	60,  // 107: conclave.v1.Credentials.List:input_type -> conclave.v1.ListCredentialsRequest
+	63,  // 108: conclave.v1.Credentials.CreateAccessKey:input_type -> conclave.v1.CreateAccessKeyRequest
+	77,  // 109: conclave.v1.Credentials.Delete:input_type -> conclave.v1.DeleteCredentialRequest
+	79,  // 110: conclave.v1.Credentials.RevokeSessions:input_type -> conclave.v1.RevokeSessionsRequest
+	65,  // 111: conclave.v1.Accounts.Create:input_type -> conclave.v1.CreateAccountRequest
+	67,  // 112: conclave.v1.Accounts.List:input_type -> conclave.v1.ListAccountsRequest
+	70,  // 113: conclave.v1.CertificateMappings.Create:input_type -> conclave.v1.CreateCertificateMappingRequest
+	72,  // 114: conclave.v1.CertificateMappings.List:input_type -> conclave.v1.ListCertificateMappingsRequest
+	75,  // 115: conclave.v1.CertificateMappings.Delete:input_type -> conclave.v1.DeleteCertificateMappingRequest
+	42,  // 116: conclave.v1.Audit.Read:input_type -> conclave.v1.ReadAuditRequest
+	134, // 117: conclave.v1.Audit.GetReceipt:input_type -> conclave.v1.GetRecordReceiptRequest
+	136, // 118: conclave.v1.Audit.Search:input_type -> conclave.v1.SearchAuditRequest
+	139, // 119: conclave.v1.Audit.ListSinks:input_type -> conclave.v1.ListAuditSinksRequest
+	143, // 120: conclave.v1.Audit.ForgetSink:input_type -> conclave.v1.ForgetAuditSinkRequest
+	49,  // 121: conclave.v1.Cluster.Members:input_type -> conclave.v1.MembersRequest
+	44,  // 122: conclave.v1.Cluster.UpgradeStatus:input_type -> conclave.v1.UpgradeStatusRequest
+	47,  // 123: conclave.v1.Cluster.FinalizeUpgrade:input_type -> conclave.v1.FinalizeUpgradeRequest
+	52,  // 124: conclave.v1.Cluster.AddNode:input_type -> conclave.v1.AddNodeRequest
+	54,  // 125: conclave.v1.Cluster.PromoteNode:input_type -> conclave.v1.PromoteNodeRequest
+	56,  // 126: conclave.v1.Cluster.RemoveNode:input_type -> conclave.v1.RemoveNodeRequest
+	58,  // 127: conclave.v1.Cluster.TransferLeadership:input_type -> conclave.v1.TransferLeadershipRequest
+	89,  // 128: conclave.v1.Cluster.GetPeerUnseal:input_type -> conclave.v1.GetPeerUnsealRequest
+	92,  // 129: conclave.v1.Cluster.SetPeerUnseal:input_type -> conclave.v1.SetPeerUnsealRequest
+	107, // 130: conclave.v1.Cluster.ListSeals:input_type -> conclave.v1.ListSealsRequest
+	110, // 131: conclave.v1.Cluster.RemoveSeal:input_type -> conclave.v1.RemoveSealRequest
+	112, // 132: conclave.v1.Cluster.GetNodeCA:input_type -> conclave.v1.GetNodeCARequest
+	114, // 133: conclave.v1.Cluster.ImportNodeCA:input_type -> conclave.v1.ImportNodeCARequest
+	116, // 134: conclave.v1.Cluster.RemoveNodeCA:input_type -> conclave.v1.RemoveNodeCARequest
+	118, // 135: conclave.v1.Cluster.CreateJoinToken:input_type -> conclave.v1.CreateJoinTokenRequest
+	125, // 136: conclave.v1.Cluster.SetNodeAddress:input_type -> conclave.v1.SetNodeAddressRequest
+	120, // 137: conclave.v1.Joining.GetJoinAuthority:input_type -> conclave.v1.GetJoinAuthorityRequest
+	122, // 138: conclave.v1.Joining.JoinCluster:input_type -> conclave.v1.JoinClusterRequest
+	127, // 139: conclave.v1.Usage.Get:input_type -> conclave.v1.GetUsageRequest
+	131, // 140: conclave.v1.Usage.Keys:input_type -> conclave.v1.ListKeyUsageRequest
+	5,   // 141: conclave.v1.Operator.Status:output_type -> conclave.v1.StatusResponse
+	12,  // 142: conclave.v1.Operator.Init:output_type -> conclave.v1.InitResponse
+	15,  // 143: conclave.v1.Operator.Challenge:output_type -> conclave.v1.ChallengeResponse
+	17,  // 144: conclave.v1.Operator.SubmitShare:output_type -> conclave.v1.SubmitShareResponse
+	19,  // 145: conclave.v1.Operator.ResetShares:output_type -> conclave.v1.ResetSharesResponse
+	21,  // 146: conclave.v1.Operator.Seal:output_type -> conclave.v1.SealResponse
+	24,  // 147: conclave.v1.Operator.ConfirmTime:output_type -> conclave.v1.ConfirmTimeResponse
+	26,  // 148: conclave.v1.Operator.InstallCRL:output_type -> conclave.v1.InstallCRLResponse
+	29,  // 149: conclave.v1.Operator.BeginBreakGlass:output_type -> conclave.v1.BeginBreakGlassResponse
+	31,  // 150: conclave.v1.Operator.GetBreakGlass:output_type -> conclave.v1.GetBreakGlassResponse
+	33,  // 151: conclave.v1.Operator.SubmitBreakGlassShare:output_type -> conclave.v1.SubmitBreakGlassShareResponse
+	36,  // 152: conclave.v1.Operator.CancelBreakGlass:output_type -> conclave.v1.CancelBreakGlassResponse
+	96,  // 153: conclave.v1.Operator.BeginKeyChange:output_type -> conclave.v1.BeginKeyChangeResponse
+	98,  // 154: conclave.v1.Operator.GetKeyChange:output_type -> conclave.v1.GetKeyChangeResponse
+	100, // 155: conclave.v1.Operator.SubmitKeyChangeShare:output_type -> conclave.v1.SubmitKeyChangeShareResponse
+	102, // 156: conclave.v1.Operator.GetNewShares:output_type -> conclave.v1.GetNewSharesResponse
+	104, // 157: conclave.v1.Operator.CancelKeyChange:output_type -> conclave.v1.CancelKeyChangeResponse
+	106, // 158: conclave.v1.Operator.GetShareSet:output_type -> conclave.v1.GetShareSetResponse
+	38,  // 159: conclave.v1.Operator.SaveSnapshot:output_type -> conclave.v1.SaveSnapshotResponse
+	86,  // 160: conclave.v1.Operator.NameCustodians:output_type -> conclave.v1.NameCustodiansResponse
+	88,  // 161: conclave.v1.Operator.CheckSnapshot:output_type -> conclave.v1.CheckSnapshotResponse
+	41,  // 162: conclave.v1.Session.Create:output_type -> conclave.v1.CreateSessionResponse
+	61,  // 163: conclave.v1.Credentials.List:output_type -> conclave.v1.ListCredentialsResponse
+	64,  // 164: conclave.v1.Credentials.CreateAccessKey:output_type -> conclave.v1.CreateAccessKeyResponse
+	78,  // 165: conclave.v1.Credentials.Delete:output_type -> conclave.v1.DeleteCredentialResponse
+	80,  // 166: conclave.v1.Credentials.RevokeSessions:output_type -> conclave.v1.RevokeSessionsResponse
+	66,  // 167: conclave.v1.Accounts.Create:output_type -> conclave.v1.CreateAccountResponse
+	68,  // 168: conclave.v1.Accounts.List:output_type -> conclave.v1.ListAccountsResponse
+	71,  // 169: conclave.v1.CertificateMappings.Create:output_type -> conclave.v1.CreateCertificateMappingResponse
+	73,  // 170: conclave.v1.CertificateMappings.List:output_type -> conclave.v1.ListCertificateMappingsResponse
+	76,  // 171: conclave.v1.CertificateMappings.Delete:output_type -> conclave.v1.DeleteCertificateMappingResponse
+	43,  // 172: conclave.v1.Audit.Read:output_type -> conclave.v1.ReadAuditResponse
+	135, // 173: conclave.v1.Audit.GetReceipt:output_type -> conclave.v1.GetRecordReceiptResponse
+	138, // 174: conclave.v1.Audit.Search:output_type -> conclave.v1.SearchAuditResponse
+	140, // 175: conclave.v1.Audit.ListSinks:output_type -> conclave.v1.ListAuditSinksResponse
+	144, // 176: conclave.v1.Audit.ForgetSink:output_type -> conclave.v1.ForgetAuditSinkResponse
+	50,  // 177: conclave.v1.Cluster.Members:output_type -> conclave.v1.MembersResponse
+	45,  // 178: conclave.v1.Cluster.UpgradeStatus:output_type -> conclave.v1.UpgradeStatusResponse
+	48,  // 179: conclave.v1.Cluster.FinalizeUpgrade:output_type -> conclave.v1.FinalizeUpgradeResponse
+	53,  // 180: conclave.v1.Cluster.AddNode:output_type -> conclave.v1.AddNodeResponse
+	55,  // 181: conclave.v1.Cluster.PromoteNode:output_type -> conclave.v1.PromoteNodeResponse
+	57,  // 182: conclave.v1.Cluster.RemoveNode:output_type -> conclave.v1.RemoveNodeResponse
+	59,  // 183: conclave.v1.Cluster.TransferLeadership:output_type -> conclave.v1.TransferLeadershipResponse
+	91,  // 184: conclave.v1.Cluster.GetPeerUnseal:output_type -> conclave.v1.GetPeerUnsealResponse
+	93,  // 185: conclave.v1.Cluster.SetPeerUnseal:output_type -> conclave.v1.SetPeerUnsealResponse
+	109, // 186: conclave.v1.Cluster.ListSeals:output_type -> conclave.v1.ListSealsResponse
+	111, // 187: conclave.v1.Cluster.RemoveSeal:output_type -> conclave.v1.RemoveSealResponse
+	113, // 188: conclave.v1.Cluster.GetNodeCA:output_type -> conclave.v1.GetNodeCAResponse
+	115, // 189: conclave.v1.Cluster.ImportNodeCA:output_type -> conclave.v1.ImportNodeCAResponse
+	117, // 190: conclave.v1.Cluster.RemoveNodeCA:output_type -> conclave.v1.RemoveNodeCAResponse
+	119, // 191: conclave.v1.Cluster.CreateJoinToken:output_type -> conclave.v1.CreateJoinTokenResponse
+	126, // 192: conclave.v1.Cluster.SetNodeAddress:output_type -> conclave.v1.SetNodeAddressResponse
+	121, // 193: conclave.v1.Joining.GetJoinAuthority:output_type -> conclave.v1.GetJoinAuthorityResponse
+	123, // 194: conclave.v1.Joining.JoinCluster:output_type -> conclave.v1.JoinClusterResponse
+	128, // 195: conclave.v1.Usage.Get:output_type -> conclave.v1.GetUsageResponse
+	132, // 196: conclave.v1.Usage.Keys:output_type -> conclave.v1.ListKeyUsageResponse
+	141, // [141:197] is the sub-list for method output_type
+	85,  // [85:141] is the sub-list for method input_type
+	85,  // [85:85] is the sub-list for extension type_name
+	85,  // [85:85] is the sub-list for extension extendee
+	0,   // [0:85] is the sub-list for field type_name
 }
 
 func init() { file_transport_kmspb_operator_proto_init() }
@@ -4645,18 +9486,23 @@ func file_transport_kmspb_operator_proto_init() {
 		return
 	}
 	file_transport_kmspb_kms_proto_init()
+	file_transport_kmspb_operator_proto_msgTypes[132].OneofWrappers = []any{
+		(*GetRecordReceiptRequest_Index)(nil),
+		(*GetRecordReceiptRequest_RequestId)(nil),
+	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_transport_kmspb_operator_proto_rawDesc), len(file_transport_kmspb_operator_proto_rawDesc)),
-			NumEnums:      0,
-			NumMessages:   71,
+			NumEnums:      2,
+			NumMessages:   143,
 			NumExtensions: 0,
-			NumServices:   7,
+			NumServices:   9,
 		},
 		GoTypes:           file_transport_kmspb_operator_proto_goTypes,
 		DependencyIndexes: file_transport_kmspb_operator_proto_depIdxs,
+		EnumInfos:         file_transport_kmspb_operator_proto_enumTypes,
 		MessageInfos:      file_transport_kmspb_operator_proto_msgTypes,
 	}.Build()
 	File_transport_kmspb_operator_proto = out.File

@@ -31,7 +31,15 @@ const (
 	Operator_GetBreakGlass_FullMethodName         = "/conclave.v1.Operator/GetBreakGlass"
 	Operator_SubmitBreakGlassShare_FullMethodName = "/conclave.v1.Operator/SubmitBreakGlassShare"
 	Operator_CancelBreakGlass_FullMethodName      = "/conclave.v1.Operator/CancelBreakGlass"
+	Operator_BeginKeyChange_FullMethodName        = "/conclave.v1.Operator/BeginKeyChange"
+	Operator_GetKeyChange_FullMethodName          = "/conclave.v1.Operator/GetKeyChange"
+	Operator_SubmitKeyChangeShare_FullMethodName  = "/conclave.v1.Operator/SubmitKeyChangeShare"
+	Operator_GetNewShares_FullMethodName          = "/conclave.v1.Operator/GetNewShares"
+	Operator_CancelKeyChange_FullMethodName       = "/conclave.v1.Operator/CancelKeyChange"
+	Operator_GetShareSet_FullMethodName           = "/conclave.v1.Operator/GetShareSet"
 	Operator_SaveSnapshot_FullMethodName          = "/conclave.v1.Operator/SaveSnapshot"
+	Operator_NameCustodians_FullMethodName        = "/conclave.v1.Operator/NameCustodians"
+	Operator_CheckSnapshot_FullMethodName         = "/conclave.v1.Operator/CheckSnapshot"
 )
 
 // OperatorClient is the client API for Operator service.
@@ -73,10 +81,30 @@ type OperatorClient interface {
 	SubmitBreakGlassShare(ctx context.Context, in *SubmitBreakGlassShareRequest, opts ...grpc.CallOption) (*SubmitBreakGlassShareResponse, error)
 	// CancelBreakGlass ends the ceremony and wipes its shares.
 	CancelBreakGlass(ctx context.Context, in *CancelBreakGlassRequest, opts ...grpc.CallOption) (*CancelBreakGlassResponse, error)
+	// BeginKeyChange begins a ceremony on this node, which must be unsealed, in which the
+	// custodians' threshold replaces the shares, the root key, or the newest key of the
+	// keyring. It needs feature level 2.
+	BeginKeyChange(ctx context.Context, in *BeginKeyChangeRequest, opts ...grpc.CallOption) (*BeginKeyChangeResponse, error)
+	// GetKeyChange returns the ceremony of this node, and which share set is in force.
+	GetKeyChange(ctx context.Context, in *GetKeyChangeRequest, opts ...grpc.CallOption) (*GetKeyChangeResponse, error)
+	// SubmitKeyChangeShare submits one custodian's share to that ceremony.
+	SubmitKeyChangeShare(ctx context.Context, in *SubmitKeyChangeShareRequest, opts ...grpc.CallOption) (*SubmitKeyChangeShareResponse, error)
+	// GetNewShares returns the new shares of a rekey to the operator who began it.
+	GetNewShares(ctx context.Context, in *GetNewSharesRequest, opts ...grpc.CallOption) (*GetNewSharesResponse, error)
+	// CancelKeyChange ends the ceremony and wipes its shares.
+	CancelKeyChange(ctx context.Context, in *CancelKeyChangeRequest, opts ...grpc.CallOption) (*CancelKeyChangeResponse, error)
+	// GetShareSet returns what a custodian needs to check a share. The node may be sealed.
+	GetShareSet(ctx context.Context, in *GetShareSetRequest, opts ...grpc.CallOption) (*GetShareSetResponse, error)
 	// SaveSnapshot sends a backup of the cluster, encrypted; see package backup. This
 	// node must be unsealed. The backup has everything that was committed before the
 	// call, which is in the audit log before the first byte is sent.
 	SaveSnapshot(ctx context.Context, in *SaveSnapshotRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[SaveSnapshotResponse], error)
+	// NameCustodians says who keeps which share, so that the status of a ceremony can say
+	// who must still come. It needs feature level 2 and an unsealed node.
+	NameCustodians(ctx context.Context, in *NameCustodiansRequest, opts ...grpc.CallOption) (*NameCustodiansResponse, error)
+	// CheckSnapshot has this node, which must be unsealed, open a backup of the cluster
+	// and check all of it, without shares. That it was checked is in the audit log.
+	CheckSnapshot(ctx context.Context, opts ...grpc.CallOption) (grpc.ClientStreamingClient[CheckSnapshotRequest, CheckSnapshotResponse], error)
 }
 
 type operatorClient struct {
@@ -207,6 +235,66 @@ func (c *operatorClient) CancelBreakGlass(ctx context.Context, in *CancelBreakGl
 	return out, nil
 }
 
+func (c *operatorClient) BeginKeyChange(ctx context.Context, in *BeginKeyChangeRequest, opts ...grpc.CallOption) (*BeginKeyChangeResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(BeginKeyChangeResponse)
+	err := c.cc.Invoke(ctx, Operator_BeginKeyChange_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *operatorClient) GetKeyChange(ctx context.Context, in *GetKeyChangeRequest, opts ...grpc.CallOption) (*GetKeyChangeResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(GetKeyChangeResponse)
+	err := c.cc.Invoke(ctx, Operator_GetKeyChange_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *operatorClient) SubmitKeyChangeShare(ctx context.Context, in *SubmitKeyChangeShareRequest, opts ...grpc.CallOption) (*SubmitKeyChangeShareResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(SubmitKeyChangeShareResponse)
+	err := c.cc.Invoke(ctx, Operator_SubmitKeyChangeShare_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *operatorClient) GetNewShares(ctx context.Context, in *GetNewSharesRequest, opts ...grpc.CallOption) (*GetNewSharesResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(GetNewSharesResponse)
+	err := c.cc.Invoke(ctx, Operator_GetNewShares_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *operatorClient) CancelKeyChange(ctx context.Context, in *CancelKeyChangeRequest, opts ...grpc.CallOption) (*CancelKeyChangeResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(CancelKeyChangeResponse)
+	err := c.cc.Invoke(ctx, Operator_CancelKeyChange_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *operatorClient) GetShareSet(ctx context.Context, in *GetShareSetRequest, opts ...grpc.CallOption) (*GetShareSetResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(GetShareSetResponse)
+	err := c.cc.Invoke(ctx, Operator_GetShareSet_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *operatorClient) SaveSnapshot(ctx context.Context, in *SaveSnapshotRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[SaveSnapshotResponse], error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	stream, err := c.cc.NewStream(ctx, &Operator_ServiceDesc.Streams[0], Operator_SaveSnapshot_FullMethodName, cOpts...)
@@ -225,6 +313,29 @@ func (c *operatorClient) SaveSnapshot(ctx context.Context, in *SaveSnapshotReque
 
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type Operator_SaveSnapshotClient = grpc.ServerStreamingClient[SaveSnapshotResponse]
+
+func (c *operatorClient) NameCustodians(ctx context.Context, in *NameCustodiansRequest, opts ...grpc.CallOption) (*NameCustodiansResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(NameCustodiansResponse)
+	err := c.cc.Invoke(ctx, Operator_NameCustodians_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *operatorClient) CheckSnapshot(ctx context.Context, opts ...grpc.CallOption) (grpc.ClientStreamingClient[CheckSnapshotRequest, CheckSnapshotResponse], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &Operator_ServiceDesc.Streams[1], Operator_CheckSnapshot_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[CheckSnapshotRequest, CheckSnapshotResponse]{ClientStream: stream}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Operator_CheckSnapshotClient = grpc.ClientStreamingClient[CheckSnapshotRequest, CheckSnapshotResponse]
 
 // OperatorServer is the server API for Operator service.
 // All implementations must embed UnimplementedOperatorServer
@@ -265,10 +376,30 @@ type OperatorServer interface {
 	SubmitBreakGlassShare(context.Context, *SubmitBreakGlassShareRequest) (*SubmitBreakGlassShareResponse, error)
 	// CancelBreakGlass ends the ceremony and wipes its shares.
 	CancelBreakGlass(context.Context, *CancelBreakGlassRequest) (*CancelBreakGlassResponse, error)
+	// BeginKeyChange begins a ceremony on this node, which must be unsealed, in which the
+	// custodians' threshold replaces the shares, the root key, or the newest key of the
+	// keyring. It needs feature level 2.
+	BeginKeyChange(context.Context, *BeginKeyChangeRequest) (*BeginKeyChangeResponse, error)
+	// GetKeyChange returns the ceremony of this node, and which share set is in force.
+	GetKeyChange(context.Context, *GetKeyChangeRequest) (*GetKeyChangeResponse, error)
+	// SubmitKeyChangeShare submits one custodian's share to that ceremony.
+	SubmitKeyChangeShare(context.Context, *SubmitKeyChangeShareRequest) (*SubmitKeyChangeShareResponse, error)
+	// GetNewShares returns the new shares of a rekey to the operator who began it.
+	GetNewShares(context.Context, *GetNewSharesRequest) (*GetNewSharesResponse, error)
+	// CancelKeyChange ends the ceremony and wipes its shares.
+	CancelKeyChange(context.Context, *CancelKeyChangeRequest) (*CancelKeyChangeResponse, error)
+	// GetShareSet returns what a custodian needs to check a share. The node may be sealed.
+	GetShareSet(context.Context, *GetShareSetRequest) (*GetShareSetResponse, error)
 	// SaveSnapshot sends a backup of the cluster, encrypted; see package backup. This
 	// node must be unsealed. The backup has everything that was committed before the
 	// call, which is in the audit log before the first byte is sent.
 	SaveSnapshot(*SaveSnapshotRequest, grpc.ServerStreamingServer[SaveSnapshotResponse]) error
+	// NameCustodians says who keeps which share, so that the status of a ceremony can say
+	// who must still come. It needs feature level 2 and an unsealed node.
+	NameCustodians(context.Context, *NameCustodiansRequest) (*NameCustodiansResponse, error)
+	// CheckSnapshot has this node, which must be unsealed, open a backup of the cluster
+	// and check all of it, without shares. That it was checked is in the audit log.
+	CheckSnapshot(grpc.ClientStreamingServer[CheckSnapshotRequest, CheckSnapshotResponse]) error
 	mustEmbedUnimplementedOperatorServer()
 }
 
@@ -315,8 +446,32 @@ func (UnimplementedOperatorServer) SubmitBreakGlassShare(context.Context, *Submi
 func (UnimplementedOperatorServer) CancelBreakGlass(context.Context, *CancelBreakGlassRequest) (*CancelBreakGlassResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method CancelBreakGlass not implemented")
 }
+func (UnimplementedOperatorServer) BeginKeyChange(context.Context, *BeginKeyChangeRequest) (*BeginKeyChangeResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method BeginKeyChange not implemented")
+}
+func (UnimplementedOperatorServer) GetKeyChange(context.Context, *GetKeyChangeRequest) (*GetKeyChangeResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method GetKeyChange not implemented")
+}
+func (UnimplementedOperatorServer) SubmitKeyChangeShare(context.Context, *SubmitKeyChangeShareRequest) (*SubmitKeyChangeShareResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method SubmitKeyChangeShare not implemented")
+}
+func (UnimplementedOperatorServer) GetNewShares(context.Context, *GetNewSharesRequest) (*GetNewSharesResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method GetNewShares not implemented")
+}
+func (UnimplementedOperatorServer) CancelKeyChange(context.Context, *CancelKeyChangeRequest) (*CancelKeyChangeResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method CancelKeyChange not implemented")
+}
+func (UnimplementedOperatorServer) GetShareSet(context.Context, *GetShareSetRequest) (*GetShareSetResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method GetShareSet not implemented")
+}
 func (UnimplementedOperatorServer) SaveSnapshot(*SaveSnapshotRequest, grpc.ServerStreamingServer[SaveSnapshotResponse]) error {
 	return status.Error(codes.Unimplemented, "method SaveSnapshot not implemented")
+}
+func (UnimplementedOperatorServer) NameCustodians(context.Context, *NameCustodiansRequest) (*NameCustodiansResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method NameCustodians not implemented")
+}
+func (UnimplementedOperatorServer) CheckSnapshot(grpc.ClientStreamingServer[CheckSnapshotRequest, CheckSnapshotResponse]) error {
+	return status.Error(codes.Unimplemented, "method CheckSnapshot not implemented")
 }
 func (UnimplementedOperatorServer) mustEmbedUnimplementedOperatorServer() {}
 func (UnimplementedOperatorServer) testEmbeddedByValue()                  {}
@@ -555,6 +710,114 @@ func _Operator_CancelBreakGlass_Handler(srv interface{}, ctx context.Context, de
 	return interceptor(ctx, in, info, handler)
 }
 
+func _Operator_BeginKeyChange_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(BeginKeyChangeRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(OperatorServer).BeginKeyChange(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Operator_BeginKeyChange_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(OperatorServer).BeginKeyChange(ctx, req.(*BeginKeyChangeRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Operator_GetKeyChange_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(GetKeyChangeRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(OperatorServer).GetKeyChange(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Operator_GetKeyChange_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(OperatorServer).GetKeyChange(ctx, req.(*GetKeyChangeRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Operator_SubmitKeyChangeShare_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(SubmitKeyChangeShareRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(OperatorServer).SubmitKeyChangeShare(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Operator_SubmitKeyChangeShare_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(OperatorServer).SubmitKeyChangeShare(ctx, req.(*SubmitKeyChangeShareRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Operator_GetNewShares_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(GetNewSharesRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(OperatorServer).GetNewShares(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Operator_GetNewShares_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(OperatorServer).GetNewShares(ctx, req.(*GetNewSharesRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Operator_CancelKeyChange_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(CancelKeyChangeRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(OperatorServer).CancelKeyChange(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Operator_CancelKeyChange_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(OperatorServer).CancelKeyChange(ctx, req.(*CancelKeyChangeRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Operator_GetShareSet_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(GetShareSetRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(OperatorServer).GetShareSet(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Operator_GetShareSet_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(OperatorServer).GetShareSet(ctx, req.(*GetShareSetRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _Operator_SaveSnapshot_Handler(srv interface{}, stream grpc.ServerStream) error {
 	m := new(SaveSnapshotRequest)
 	if err := stream.RecvMsg(m); err != nil {
@@ -565,6 +828,31 @@ func _Operator_SaveSnapshot_Handler(srv interface{}, stream grpc.ServerStream) e
 
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type Operator_SaveSnapshotServer = grpc.ServerStreamingServer[SaveSnapshotResponse]
+
+func _Operator_NameCustodians_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(NameCustodiansRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(OperatorServer).NameCustodians(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Operator_NameCustodians_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(OperatorServer).NameCustodians(ctx, req.(*NameCustodiansRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Operator_CheckSnapshot_Handler(srv interface{}, stream grpc.ServerStream) error {
+	return srv.(OperatorServer).CheckSnapshot(&grpc.GenericServerStream[CheckSnapshotRequest, CheckSnapshotResponse]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Operator_CheckSnapshotServer = grpc.ClientStreamingServer[CheckSnapshotRequest, CheckSnapshotResponse]
 
 // Operator_ServiceDesc is the grpc.ServiceDesc for Operator service.
 // It's only intended for direct use with grpc.RegisterService,
@@ -621,12 +909,45 @@ var Operator_ServiceDesc = grpc.ServiceDesc{
 			MethodName: "CancelBreakGlass",
 			Handler:    _Operator_CancelBreakGlass_Handler,
 		},
+		{
+			MethodName: "BeginKeyChange",
+			Handler:    _Operator_BeginKeyChange_Handler,
+		},
+		{
+			MethodName: "GetKeyChange",
+			Handler:    _Operator_GetKeyChange_Handler,
+		},
+		{
+			MethodName: "SubmitKeyChangeShare",
+			Handler:    _Operator_SubmitKeyChangeShare_Handler,
+		},
+		{
+			MethodName: "GetNewShares",
+			Handler:    _Operator_GetNewShares_Handler,
+		},
+		{
+			MethodName: "CancelKeyChange",
+			Handler:    _Operator_CancelKeyChange_Handler,
+		},
+		{
+			MethodName: "GetShareSet",
+			Handler:    _Operator_GetShareSet_Handler,
+		},
+		{
+			MethodName: "NameCustodians",
+			Handler:    _Operator_NameCustodians_Handler,
+		},
 	},
 	Streams: []grpc.StreamDesc{
 		{
 			StreamName:    "SaveSnapshot",
 			Handler:       _Operator_SaveSnapshot_Handler,
 			ServerStreams: true,
+		},
+		{
+			StreamName:    "CheckSnapshot",
+			Handler:       _Operator_CheckSnapshot_Handler,
+			ClientStreams: true,
 		},
 	},
 	Metadata: "transport/kmspb/operator.proto",
@@ -1319,7 +1640,11 @@ var CertificateMappings_ServiceDesc = grpc.ServiceDesc{
 }
 
 const (
-	Audit_Read_FullMethodName = "/conclave.v1.Audit/Read"
+	Audit_Read_FullMethodName       = "/conclave.v1.Audit/Read"
+	Audit_GetReceipt_FullMethodName = "/conclave.v1.Audit/GetReceipt"
+	Audit_Search_FullMethodName     = "/conclave.v1.Audit/Search"
+	Audit_ListSinks_FullMethodName  = "/conclave.v1.Audit/ListSinks"
+	Audit_ForgetSink_FullMethodName = "/conclave.v1.Audit/ForgetSink"
 )
 
 // AuditClient is the client API for Audit service.
@@ -1327,9 +1652,20 @@ const (
 // For semantics around ctx use and closing/ending streaming RPCs, please refer to https://pkg.go.dev/google.golang.org/grpc/?tab=doc#ClientConn.NewStream.
 //
 // Audit lets callers, authenticated as for KMS, read the audit log. They need
-// conclave:ReadAudit in the account that the cluster was initialised with.
+// conclave:ReadAudit in the account that the cluster was initialised with, and
+// conclave:ForgetAuditSink for ForgetSink.
 type AuditClient interface {
 	Read(ctx context.Context, in *ReadAuditRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[ReadAuditResponse], error)
+	// GetReceipt returns a file that proves that a record is in the log. It waits until a
+	// checkpoint covers the record.
+	GetReceipt(ctx context.Context, in *GetRecordReceiptRequest, opts ...grpc.CallOption) (*GetRecordReceiptResponse, error)
+	// Search returns the records that meet conditions, by pages.
+	Search(ctx context.Context, in *SearchAuditRequest, opts ...grpc.CallOption) (*SearchAuditResponse, error)
+	// ListSinks returns who receives the log, and how far each of them is.
+	ListSinks(ctx context.Context, in *ListAuditSinksRequest, opts ...grpc.CallOption) (*ListAuditSinksResponse, error)
+	// ForgetSink forgets up to where a receiver has confirmed the records. It is refused while
+	// this node is configured with the receiver, and while another node sends to it.
+	ForgetSink(ctx context.Context, in *ForgetAuditSinkRequest, opts ...grpc.CallOption) (*ForgetAuditSinkResponse, error)
 }
 
 type auditClient struct {
@@ -1359,14 +1695,65 @@ func (c *auditClient) Read(ctx context.Context, in *ReadAuditRequest, opts ...gr
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type Audit_ReadClient = grpc.ServerStreamingClient[ReadAuditResponse]
 
+func (c *auditClient) GetReceipt(ctx context.Context, in *GetRecordReceiptRequest, opts ...grpc.CallOption) (*GetRecordReceiptResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(GetRecordReceiptResponse)
+	err := c.cc.Invoke(ctx, Audit_GetReceipt_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *auditClient) Search(ctx context.Context, in *SearchAuditRequest, opts ...grpc.CallOption) (*SearchAuditResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(SearchAuditResponse)
+	err := c.cc.Invoke(ctx, Audit_Search_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *auditClient) ListSinks(ctx context.Context, in *ListAuditSinksRequest, opts ...grpc.CallOption) (*ListAuditSinksResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ListAuditSinksResponse)
+	err := c.cc.Invoke(ctx, Audit_ListSinks_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *auditClient) ForgetSink(ctx context.Context, in *ForgetAuditSinkRequest, opts ...grpc.CallOption) (*ForgetAuditSinkResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ForgetAuditSinkResponse)
+	err := c.cc.Invoke(ctx, Audit_ForgetSink_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // AuditServer is the server API for Audit service.
 // All implementations must embed UnimplementedAuditServer
 // for forward compatibility.
 //
 // Audit lets callers, authenticated as for KMS, read the audit log. They need
-// conclave:ReadAudit in the account that the cluster was initialised with.
+// conclave:ReadAudit in the account that the cluster was initialised with, and
+// conclave:ForgetAuditSink for ForgetSink.
 type AuditServer interface {
 	Read(*ReadAuditRequest, grpc.ServerStreamingServer[ReadAuditResponse]) error
+	// GetReceipt returns a file that proves that a record is in the log. It waits until a
+	// checkpoint covers the record.
+	GetReceipt(context.Context, *GetRecordReceiptRequest) (*GetRecordReceiptResponse, error)
+	// Search returns the records that meet conditions, by pages.
+	Search(context.Context, *SearchAuditRequest) (*SearchAuditResponse, error)
+	// ListSinks returns who receives the log, and how far each of them is.
+	ListSinks(context.Context, *ListAuditSinksRequest) (*ListAuditSinksResponse, error)
+	// ForgetSink forgets up to where a receiver has confirmed the records. It is refused while
+	// this node is configured with the receiver, and while another node sends to it.
+	ForgetSink(context.Context, *ForgetAuditSinkRequest) (*ForgetAuditSinkResponse, error)
 	mustEmbedUnimplementedAuditServer()
 }
 
@@ -1379,6 +1766,18 @@ type UnimplementedAuditServer struct{}
 
 func (UnimplementedAuditServer) Read(*ReadAuditRequest, grpc.ServerStreamingServer[ReadAuditResponse]) error {
 	return status.Error(codes.Unimplemented, "method Read not implemented")
+}
+func (UnimplementedAuditServer) GetReceipt(context.Context, *GetRecordReceiptRequest) (*GetRecordReceiptResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method GetReceipt not implemented")
+}
+func (UnimplementedAuditServer) Search(context.Context, *SearchAuditRequest) (*SearchAuditResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Search not implemented")
+}
+func (UnimplementedAuditServer) ListSinks(context.Context, *ListAuditSinksRequest) (*ListAuditSinksResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ListSinks not implemented")
+}
+func (UnimplementedAuditServer) ForgetSink(context.Context, *ForgetAuditSinkRequest) (*ForgetAuditSinkResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ForgetSink not implemented")
 }
 func (UnimplementedAuditServer) mustEmbedUnimplementedAuditServer() {}
 func (UnimplementedAuditServer) testEmbeddedByValue()               {}
@@ -1412,13 +1811,102 @@ func _Audit_Read_Handler(srv interface{}, stream grpc.ServerStream) error {
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type Audit_ReadServer = grpc.ServerStreamingServer[ReadAuditResponse]
 
+func _Audit_GetReceipt_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(GetRecordReceiptRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AuditServer).GetReceipt(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Audit_GetReceipt_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AuditServer).GetReceipt(ctx, req.(*GetRecordReceiptRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Audit_Search_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(SearchAuditRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AuditServer).Search(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Audit_Search_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AuditServer).Search(ctx, req.(*SearchAuditRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Audit_ListSinks_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ListAuditSinksRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AuditServer).ListSinks(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Audit_ListSinks_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AuditServer).ListSinks(ctx, req.(*ListAuditSinksRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Audit_ForgetSink_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ForgetAuditSinkRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AuditServer).ForgetSink(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Audit_ForgetSink_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AuditServer).ForgetSink(ctx, req.(*ForgetAuditSinkRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // Audit_ServiceDesc is the grpc.ServiceDesc for Audit service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
 var Audit_ServiceDesc = grpc.ServiceDesc{
 	ServiceName: "conclave.v1.Audit",
 	HandlerType: (*AuditServer)(nil),
-	Methods:     []grpc.MethodDesc{},
+	Methods: []grpc.MethodDesc{
+		{
+			MethodName: "GetReceipt",
+			Handler:    _Audit_GetReceipt_Handler,
+		},
+		{
+			MethodName: "Search",
+			Handler:    _Audit_Search_Handler,
+		},
+		{
+			MethodName: "ListSinks",
+			Handler:    _Audit_ListSinks_Handler,
+		},
+		{
+			MethodName: "ForgetSink",
+			Handler:    _Audit_ForgetSink_Handler,
+		},
+	},
 	Streams: []grpc.StreamDesc{
 		{
 			StreamName:    "Read",
@@ -1430,16 +1918,30 @@ var Audit_ServiceDesc = grpc.ServiceDesc{
 }
 
 const (
-	Cluster_Members_FullMethodName         = "/conclave.v1.Cluster/Members"
-	Cluster_UpgradeStatus_FullMethodName   = "/conclave.v1.Cluster/UpgradeStatus"
-	Cluster_FinalizeUpgrade_FullMethodName = "/conclave.v1.Cluster/FinalizeUpgrade"
+	Cluster_Members_FullMethodName            = "/conclave.v1.Cluster/Members"
+	Cluster_UpgradeStatus_FullMethodName      = "/conclave.v1.Cluster/UpgradeStatus"
+	Cluster_FinalizeUpgrade_FullMethodName    = "/conclave.v1.Cluster/FinalizeUpgrade"
+	Cluster_AddNode_FullMethodName            = "/conclave.v1.Cluster/AddNode"
+	Cluster_PromoteNode_FullMethodName        = "/conclave.v1.Cluster/PromoteNode"
+	Cluster_RemoveNode_FullMethodName         = "/conclave.v1.Cluster/RemoveNode"
+	Cluster_TransferLeadership_FullMethodName = "/conclave.v1.Cluster/TransferLeadership"
+	Cluster_GetPeerUnseal_FullMethodName      = "/conclave.v1.Cluster/GetPeerUnseal"
+	Cluster_SetPeerUnseal_FullMethodName      = "/conclave.v1.Cluster/SetPeerUnseal"
+	Cluster_ListSeals_FullMethodName          = "/conclave.v1.Cluster/ListSeals"
+	Cluster_RemoveSeal_FullMethodName         = "/conclave.v1.Cluster/RemoveSeal"
+	Cluster_GetNodeCA_FullMethodName          = "/conclave.v1.Cluster/GetNodeCA"
+	Cluster_ImportNodeCA_FullMethodName       = "/conclave.v1.Cluster/ImportNodeCA"
+	Cluster_RemoveNodeCA_FullMethodName       = "/conclave.v1.Cluster/RemoveNodeCA"
+	Cluster_CreateJoinToken_FullMethodName    = "/conclave.v1.Cluster/CreateJoinToken"
+	Cluster_SetNodeAddress_FullMethodName     = "/conclave.v1.Cluster/SetNodeAddress"
 )
 
 // ClusterClient is the client API for Cluster service.
 //
 // For semantics around ctx use and closing/ending streaming RPCs, please refer to https://pkg.go.dev/google.golang.org/grpc/?tab=doc#ClientConn.NewStream.
 //
-// Cluster is for operators.
+// Cluster is for operators. Only the leader changes the members: another node refuses, and
+// names the leader. Each change is in the audit log, when it begins and when it has ended.
 type ClusterClient interface {
 	Members(ctx context.Context, in *MembersRequest, opts ...grpc.CallOption) (*MembersResponse, error)
 	// UpgradeStatus asks every member which release it runs, and says what keeps the
@@ -1448,6 +1950,38 @@ type ClusterClient interface {
 	// FinalizeUpgrade raises the feature level to the newest one that this node's release
 	// knows, for good. It asks every member first, and raises nothing unless all know it.
 	FinalizeUpgrade(ctx context.Context, in *FinalizeUpgradeRequest, opts ...grpc.CallOption) (*FinalizeUpgradeResponse, error)
+	// AddNode adds a node without a vote. If it is a member already, at the same address,
+	// nothing changes.
+	AddNode(ctx context.Context, in *AddNodeRequest, opts ...grpc.CallOption) (*AddNodeResponse, error)
+	// PromoteNode gives a member a vote. It is refused, and can be repeated, while the node
+	// is not ready, or the voters with it would have no majority that is.
+	PromoteNode(ctx context.Context, in *PromoteNodeRequest, opts ...grpc.CallOption) (*PromoteNodeResponse, error)
+	// RemoveNode removes a member other than the leader. It is refused while the voters that
+	// remain would have no majority that is ready.
+	RemoveNode(ctx context.Context, in *RemoveNodeRequest, opts ...grpc.CallOption) (*RemoveNodeResponse, error)
+	// TransferLeadership hands the leadership over. When it returns, this node no longer
+	// leads.
+	TransferLeadership(ctx context.Context, in *TransferLeadershipRequest, opts ...grpc.CallOption) (*TransferLeadershipResponse, error)
+	// GetPeerUnseal returns how nodes that restart are unsealed by their peers.
+	GetPeerUnseal(ctx context.Context, in *GetPeerUnsealRequest, opts ...grpc.CallOption) (*GetPeerUnsealResponse, error)
+	// SetPeerUnseal changes that for all nodes. It needs feature level 2.
+	SetPeerUnseal(ctx context.Context, in *SetPeerUnsealRequest, opts ...grpc.CallOption) (*SetPeerUnsealResponse, error)
+	// ListSeals returns the seals that unseal nodes instead of the custodians.
+	ListSeals(ctx context.Context, in *ListSealsRequest, opts ...grpc.CallOption) (*ListSealsResponse, error)
+	// RemoveSeal removes a seal, which then unseals no node any more.
+	RemoveSeal(ctx context.Context, in *RemoveSealRequest, opts ...grpc.CallOption) (*RemoveSealResponse, error)
+	// GetNodeCA returns the CA that the cluster has for the certificates of its nodes, and the
+	// key that the key of another one is to be encrypted to.
+	GetNodeCA(ctx context.Context, in *GetNodeCARequest, opts ...grpc.CallOption) (*GetNodeCAResponse, error)
+	// ImportNodeCA gives the cluster a CA, or replaces it. It needs feature level 2.
+	ImportNodeCA(ctx context.Context, in *ImportNodeCARequest, opts ...grpc.CallOption) (*ImportNodeCAResponse, error)
+	// RemoveNodeCA takes the CA away from the cluster. No join token is good any more.
+	RemoveNodeCA(ctx context.Context, in *RemoveNodeCARequest, opts ...grpc.CallOption) (*RemoveNodeCAResponse, error)
+	// CreateJoinToken makes a token with which one machine can join the cluster as a node.
+	CreateJoinToken(ctx context.Context, in *CreateJoinTokenRequest, opts ...grpc.CallOption) (*CreateJoinTokenResponse, error)
+	// SetNodeAddress changes the peer address of a member other than the leader. It is refused
+	// while the others would have no majority that is ready.
+	SetNodeAddress(ctx context.Context, in *SetNodeAddressRequest, opts ...grpc.CallOption) (*SetNodeAddressResponse, error)
 }
 
 type clusterClient struct {
@@ -1488,11 +2022,142 @@ func (c *clusterClient) FinalizeUpgrade(ctx context.Context, in *FinalizeUpgrade
 	return out, nil
 }
 
+func (c *clusterClient) AddNode(ctx context.Context, in *AddNodeRequest, opts ...grpc.CallOption) (*AddNodeResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(AddNodeResponse)
+	err := c.cc.Invoke(ctx, Cluster_AddNode_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *clusterClient) PromoteNode(ctx context.Context, in *PromoteNodeRequest, opts ...grpc.CallOption) (*PromoteNodeResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(PromoteNodeResponse)
+	err := c.cc.Invoke(ctx, Cluster_PromoteNode_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *clusterClient) RemoveNode(ctx context.Context, in *RemoveNodeRequest, opts ...grpc.CallOption) (*RemoveNodeResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(RemoveNodeResponse)
+	err := c.cc.Invoke(ctx, Cluster_RemoveNode_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *clusterClient) TransferLeadership(ctx context.Context, in *TransferLeadershipRequest, opts ...grpc.CallOption) (*TransferLeadershipResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(TransferLeadershipResponse)
+	err := c.cc.Invoke(ctx, Cluster_TransferLeadership_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *clusterClient) GetPeerUnseal(ctx context.Context, in *GetPeerUnsealRequest, opts ...grpc.CallOption) (*GetPeerUnsealResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(GetPeerUnsealResponse)
+	err := c.cc.Invoke(ctx, Cluster_GetPeerUnseal_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *clusterClient) SetPeerUnseal(ctx context.Context, in *SetPeerUnsealRequest, opts ...grpc.CallOption) (*SetPeerUnsealResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(SetPeerUnsealResponse)
+	err := c.cc.Invoke(ctx, Cluster_SetPeerUnseal_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *clusterClient) ListSeals(ctx context.Context, in *ListSealsRequest, opts ...grpc.CallOption) (*ListSealsResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ListSealsResponse)
+	err := c.cc.Invoke(ctx, Cluster_ListSeals_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *clusterClient) RemoveSeal(ctx context.Context, in *RemoveSealRequest, opts ...grpc.CallOption) (*RemoveSealResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(RemoveSealResponse)
+	err := c.cc.Invoke(ctx, Cluster_RemoveSeal_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *clusterClient) GetNodeCA(ctx context.Context, in *GetNodeCARequest, opts ...grpc.CallOption) (*GetNodeCAResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(GetNodeCAResponse)
+	err := c.cc.Invoke(ctx, Cluster_GetNodeCA_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *clusterClient) ImportNodeCA(ctx context.Context, in *ImportNodeCARequest, opts ...grpc.CallOption) (*ImportNodeCAResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ImportNodeCAResponse)
+	err := c.cc.Invoke(ctx, Cluster_ImportNodeCA_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *clusterClient) RemoveNodeCA(ctx context.Context, in *RemoveNodeCARequest, opts ...grpc.CallOption) (*RemoveNodeCAResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(RemoveNodeCAResponse)
+	err := c.cc.Invoke(ctx, Cluster_RemoveNodeCA_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *clusterClient) CreateJoinToken(ctx context.Context, in *CreateJoinTokenRequest, opts ...grpc.CallOption) (*CreateJoinTokenResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(CreateJoinTokenResponse)
+	err := c.cc.Invoke(ctx, Cluster_CreateJoinToken_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *clusterClient) SetNodeAddress(ctx context.Context, in *SetNodeAddressRequest, opts ...grpc.CallOption) (*SetNodeAddressResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(SetNodeAddressResponse)
+	err := c.cc.Invoke(ctx, Cluster_SetNodeAddress_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // ClusterServer is the server API for Cluster service.
 // All implementations must embed UnimplementedClusterServer
 // for forward compatibility.
 //
-// Cluster is for operators.
+// Cluster is for operators. Only the leader changes the members: another node refuses, and
+// names the leader. Each change is in the audit log, when it begins and when it has ended.
 type ClusterServer interface {
 	Members(context.Context, *MembersRequest) (*MembersResponse, error)
 	// UpgradeStatus asks every member which release it runs, and says what keeps the
@@ -1501,6 +2166,38 @@ type ClusterServer interface {
 	// FinalizeUpgrade raises the feature level to the newest one that this node's release
 	// knows, for good. It asks every member first, and raises nothing unless all know it.
 	FinalizeUpgrade(context.Context, *FinalizeUpgradeRequest) (*FinalizeUpgradeResponse, error)
+	// AddNode adds a node without a vote. If it is a member already, at the same address,
+	// nothing changes.
+	AddNode(context.Context, *AddNodeRequest) (*AddNodeResponse, error)
+	// PromoteNode gives a member a vote. It is refused, and can be repeated, while the node
+	// is not ready, or the voters with it would have no majority that is.
+	PromoteNode(context.Context, *PromoteNodeRequest) (*PromoteNodeResponse, error)
+	// RemoveNode removes a member other than the leader. It is refused while the voters that
+	// remain would have no majority that is ready.
+	RemoveNode(context.Context, *RemoveNodeRequest) (*RemoveNodeResponse, error)
+	// TransferLeadership hands the leadership over. When it returns, this node no longer
+	// leads.
+	TransferLeadership(context.Context, *TransferLeadershipRequest) (*TransferLeadershipResponse, error)
+	// GetPeerUnseal returns how nodes that restart are unsealed by their peers.
+	GetPeerUnseal(context.Context, *GetPeerUnsealRequest) (*GetPeerUnsealResponse, error)
+	// SetPeerUnseal changes that for all nodes. It needs feature level 2.
+	SetPeerUnseal(context.Context, *SetPeerUnsealRequest) (*SetPeerUnsealResponse, error)
+	// ListSeals returns the seals that unseal nodes instead of the custodians.
+	ListSeals(context.Context, *ListSealsRequest) (*ListSealsResponse, error)
+	// RemoveSeal removes a seal, which then unseals no node any more.
+	RemoveSeal(context.Context, *RemoveSealRequest) (*RemoveSealResponse, error)
+	// GetNodeCA returns the CA that the cluster has for the certificates of its nodes, and the
+	// key that the key of another one is to be encrypted to.
+	GetNodeCA(context.Context, *GetNodeCARequest) (*GetNodeCAResponse, error)
+	// ImportNodeCA gives the cluster a CA, or replaces it. It needs feature level 2.
+	ImportNodeCA(context.Context, *ImportNodeCARequest) (*ImportNodeCAResponse, error)
+	// RemoveNodeCA takes the CA away from the cluster. No join token is good any more.
+	RemoveNodeCA(context.Context, *RemoveNodeCARequest) (*RemoveNodeCAResponse, error)
+	// CreateJoinToken makes a token with which one machine can join the cluster as a node.
+	CreateJoinToken(context.Context, *CreateJoinTokenRequest) (*CreateJoinTokenResponse, error)
+	// SetNodeAddress changes the peer address of a member other than the leader. It is refused
+	// while the others would have no majority that is ready.
+	SetNodeAddress(context.Context, *SetNodeAddressRequest) (*SetNodeAddressResponse, error)
 	mustEmbedUnimplementedClusterServer()
 }
 
@@ -1519,6 +2216,45 @@ func (UnimplementedClusterServer) UpgradeStatus(context.Context, *UpgradeStatusR
 }
 func (UnimplementedClusterServer) FinalizeUpgrade(context.Context, *FinalizeUpgradeRequest) (*FinalizeUpgradeResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method FinalizeUpgrade not implemented")
+}
+func (UnimplementedClusterServer) AddNode(context.Context, *AddNodeRequest) (*AddNodeResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method AddNode not implemented")
+}
+func (UnimplementedClusterServer) PromoteNode(context.Context, *PromoteNodeRequest) (*PromoteNodeResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method PromoteNode not implemented")
+}
+func (UnimplementedClusterServer) RemoveNode(context.Context, *RemoveNodeRequest) (*RemoveNodeResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method RemoveNode not implemented")
+}
+func (UnimplementedClusterServer) TransferLeadership(context.Context, *TransferLeadershipRequest) (*TransferLeadershipResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method TransferLeadership not implemented")
+}
+func (UnimplementedClusterServer) GetPeerUnseal(context.Context, *GetPeerUnsealRequest) (*GetPeerUnsealResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method GetPeerUnseal not implemented")
+}
+func (UnimplementedClusterServer) SetPeerUnseal(context.Context, *SetPeerUnsealRequest) (*SetPeerUnsealResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method SetPeerUnseal not implemented")
+}
+func (UnimplementedClusterServer) ListSeals(context.Context, *ListSealsRequest) (*ListSealsResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ListSeals not implemented")
+}
+func (UnimplementedClusterServer) RemoveSeal(context.Context, *RemoveSealRequest) (*RemoveSealResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method RemoveSeal not implemented")
+}
+func (UnimplementedClusterServer) GetNodeCA(context.Context, *GetNodeCARequest) (*GetNodeCAResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method GetNodeCA not implemented")
+}
+func (UnimplementedClusterServer) ImportNodeCA(context.Context, *ImportNodeCARequest) (*ImportNodeCAResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ImportNodeCA not implemented")
+}
+func (UnimplementedClusterServer) RemoveNodeCA(context.Context, *RemoveNodeCARequest) (*RemoveNodeCAResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method RemoveNodeCA not implemented")
+}
+func (UnimplementedClusterServer) CreateJoinToken(context.Context, *CreateJoinTokenRequest) (*CreateJoinTokenResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method CreateJoinToken not implemented")
+}
+func (UnimplementedClusterServer) SetNodeAddress(context.Context, *SetNodeAddressRequest) (*SetNodeAddressResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method SetNodeAddress not implemented")
 }
 func (UnimplementedClusterServer) mustEmbedUnimplementedClusterServer() {}
 func (UnimplementedClusterServer) testEmbeddedByValue()                 {}
@@ -1595,6 +2331,240 @@ func _Cluster_FinalizeUpgrade_Handler(srv interface{}, ctx context.Context, dec 
 	return interceptor(ctx, in, info, handler)
 }
 
+func _Cluster_AddNode_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(AddNodeRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ClusterServer).AddNode(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Cluster_AddNode_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ClusterServer).AddNode(ctx, req.(*AddNodeRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Cluster_PromoteNode_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(PromoteNodeRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ClusterServer).PromoteNode(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Cluster_PromoteNode_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ClusterServer).PromoteNode(ctx, req.(*PromoteNodeRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Cluster_RemoveNode_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(RemoveNodeRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ClusterServer).RemoveNode(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Cluster_RemoveNode_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ClusterServer).RemoveNode(ctx, req.(*RemoveNodeRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Cluster_TransferLeadership_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(TransferLeadershipRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ClusterServer).TransferLeadership(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Cluster_TransferLeadership_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ClusterServer).TransferLeadership(ctx, req.(*TransferLeadershipRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Cluster_GetPeerUnseal_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(GetPeerUnsealRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ClusterServer).GetPeerUnseal(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Cluster_GetPeerUnseal_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ClusterServer).GetPeerUnseal(ctx, req.(*GetPeerUnsealRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Cluster_SetPeerUnseal_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(SetPeerUnsealRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ClusterServer).SetPeerUnseal(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Cluster_SetPeerUnseal_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ClusterServer).SetPeerUnseal(ctx, req.(*SetPeerUnsealRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Cluster_ListSeals_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ListSealsRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ClusterServer).ListSeals(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Cluster_ListSeals_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ClusterServer).ListSeals(ctx, req.(*ListSealsRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Cluster_RemoveSeal_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(RemoveSealRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ClusterServer).RemoveSeal(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Cluster_RemoveSeal_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ClusterServer).RemoveSeal(ctx, req.(*RemoveSealRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Cluster_GetNodeCA_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(GetNodeCARequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ClusterServer).GetNodeCA(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Cluster_GetNodeCA_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ClusterServer).GetNodeCA(ctx, req.(*GetNodeCARequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Cluster_ImportNodeCA_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ImportNodeCARequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ClusterServer).ImportNodeCA(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Cluster_ImportNodeCA_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ClusterServer).ImportNodeCA(ctx, req.(*ImportNodeCARequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Cluster_RemoveNodeCA_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(RemoveNodeCARequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ClusterServer).RemoveNodeCA(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Cluster_RemoveNodeCA_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ClusterServer).RemoveNodeCA(ctx, req.(*RemoveNodeCARequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Cluster_CreateJoinToken_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(CreateJoinTokenRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ClusterServer).CreateJoinToken(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Cluster_CreateJoinToken_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ClusterServer).CreateJoinToken(ctx, req.(*CreateJoinTokenRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Cluster_SetNodeAddress_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(SetNodeAddressRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ClusterServer).SetNodeAddress(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Cluster_SetNodeAddress_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ClusterServer).SetNodeAddress(ctx, req.(*SetNodeAddressRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // Cluster_ServiceDesc is the grpc.ServiceDesc for Cluster service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -1613,6 +2583,364 @@ var Cluster_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "FinalizeUpgrade",
 			Handler:    _Cluster_FinalizeUpgrade_Handler,
+		},
+		{
+			MethodName: "AddNode",
+			Handler:    _Cluster_AddNode_Handler,
+		},
+		{
+			MethodName: "PromoteNode",
+			Handler:    _Cluster_PromoteNode_Handler,
+		},
+		{
+			MethodName: "RemoveNode",
+			Handler:    _Cluster_RemoveNode_Handler,
+		},
+		{
+			MethodName: "TransferLeadership",
+			Handler:    _Cluster_TransferLeadership_Handler,
+		},
+		{
+			MethodName: "GetPeerUnseal",
+			Handler:    _Cluster_GetPeerUnseal_Handler,
+		},
+		{
+			MethodName: "SetPeerUnseal",
+			Handler:    _Cluster_SetPeerUnseal_Handler,
+		},
+		{
+			MethodName: "ListSeals",
+			Handler:    _Cluster_ListSeals_Handler,
+		},
+		{
+			MethodName: "RemoveSeal",
+			Handler:    _Cluster_RemoveSeal_Handler,
+		},
+		{
+			MethodName: "GetNodeCA",
+			Handler:    _Cluster_GetNodeCA_Handler,
+		},
+		{
+			MethodName: "ImportNodeCA",
+			Handler:    _Cluster_ImportNodeCA_Handler,
+		},
+		{
+			MethodName: "RemoveNodeCA",
+			Handler:    _Cluster_RemoveNodeCA_Handler,
+		},
+		{
+			MethodName: "CreateJoinToken",
+			Handler:    _Cluster_CreateJoinToken_Handler,
+		},
+		{
+			MethodName: "SetNodeAddress",
+			Handler:    _Cluster_SetNodeAddress_Handler,
+		},
+	},
+	Streams:  []grpc.StreamDesc{},
+	Metadata: "transport/kmspb/operator.proto",
+}
+
+const (
+	Joining_GetJoinAuthority_FullMethodName = "/conclave.v1.Joining/GetJoinAuthority"
+	Joining_JoinCluster_FullMethodName      = "/conclave.v1.Joining/JoinCluster"
+)
+
+// JoiningClient is the client API for Joining service.
+//
+// For semantics around ctx use and closing/ending streaming RPCs, please refer to https://pkg.go.dev/google.golang.org/grpc/?tab=doc#ClientConn.NewStream.
+//
+// Joining is for machines that join the cluster with a token. They have no certificate yet.
+type JoiningClient interface {
+	// GetJoinAuthority returns the certificate of the cluster's CA. A machine compares it with
+	// its token, and calls JoinCluster over another connection, to a node with a certificate of
+	// that CA.
+	GetJoinAuthority(ctx context.Context, in *GetJoinAuthorityRequest, opts ...grpc.CallOption) (*GetJoinAuthorityResponse, error)
+	// JoinCluster adds the node of a token, without a vote, and certifies its key. Only the
+	// leader does this. Whatever is wrong with a token, the error is the same.
+	JoinCluster(ctx context.Context, in *JoinClusterRequest, opts ...grpc.CallOption) (*JoinClusterResponse, error)
+}
+
+type joiningClient struct {
+	cc grpc.ClientConnInterface
+}
+
+func NewJoiningClient(cc grpc.ClientConnInterface) JoiningClient {
+	return &joiningClient{cc}
+}
+
+func (c *joiningClient) GetJoinAuthority(ctx context.Context, in *GetJoinAuthorityRequest, opts ...grpc.CallOption) (*GetJoinAuthorityResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(GetJoinAuthorityResponse)
+	err := c.cc.Invoke(ctx, Joining_GetJoinAuthority_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *joiningClient) JoinCluster(ctx context.Context, in *JoinClusterRequest, opts ...grpc.CallOption) (*JoinClusterResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(JoinClusterResponse)
+	err := c.cc.Invoke(ctx, Joining_JoinCluster_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+// JoiningServer is the server API for Joining service.
+// All implementations must embed UnimplementedJoiningServer
+// for forward compatibility.
+//
+// Joining is for machines that join the cluster with a token. They have no certificate yet.
+type JoiningServer interface {
+	// GetJoinAuthority returns the certificate of the cluster's CA. A machine compares it with
+	// its token, and calls JoinCluster over another connection, to a node with a certificate of
+	// that CA.
+	GetJoinAuthority(context.Context, *GetJoinAuthorityRequest) (*GetJoinAuthorityResponse, error)
+	// JoinCluster adds the node of a token, without a vote, and certifies its key. Only the
+	// leader does this. Whatever is wrong with a token, the error is the same.
+	JoinCluster(context.Context, *JoinClusterRequest) (*JoinClusterResponse, error)
+	mustEmbedUnimplementedJoiningServer()
+}
+
+// UnimplementedJoiningServer must be embedded to have
+// forward compatible implementations.
+//
+// NOTE: this should be embedded by value instead of pointer to avoid a nil
+// pointer dereference when methods are called.
+type UnimplementedJoiningServer struct{}
+
+func (UnimplementedJoiningServer) GetJoinAuthority(context.Context, *GetJoinAuthorityRequest) (*GetJoinAuthorityResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method GetJoinAuthority not implemented")
+}
+func (UnimplementedJoiningServer) JoinCluster(context.Context, *JoinClusterRequest) (*JoinClusterResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method JoinCluster not implemented")
+}
+func (UnimplementedJoiningServer) mustEmbedUnimplementedJoiningServer() {}
+func (UnimplementedJoiningServer) testEmbeddedByValue()                 {}
+
+// UnsafeJoiningServer may be embedded to opt out of forward compatibility for this service.
+// Use of this interface is not recommended, as added methods to JoiningServer will
+// result in compilation errors.
+type UnsafeJoiningServer interface {
+	mustEmbedUnimplementedJoiningServer()
+}
+
+func RegisterJoiningServer(s grpc.ServiceRegistrar, srv JoiningServer) {
+	// If the following call panics, it indicates UnimplementedJoiningServer was
+	// embedded by pointer and is nil.  This will cause panics if an
+	// unimplemented method is ever invoked, so we test this at initialization
+	// time to prevent it from happening at runtime later due to I/O.
+	if t, ok := srv.(interface{ testEmbeddedByValue() }); ok {
+		t.testEmbeddedByValue()
+	}
+	s.RegisterService(&Joining_ServiceDesc, srv)
+}
+
+func _Joining_GetJoinAuthority_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(GetJoinAuthorityRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(JoiningServer).GetJoinAuthority(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Joining_GetJoinAuthority_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(JoiningServer).GetJoinAuthority(ctx, req.(*GetJoinAuthorityRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Joining_JoinCluster_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(JoinClusterRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(JoiningServer).JoinCluster(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Joining_JoinCluster_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(JoiningServer).JoinCluster(ctx, req.(*JoinClusterRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+// Joining_ServiceDesc is the grpc.ServiceDesc for Joining service.
+// It's only intended for direct use with grpc.RegisterService,
+// and not to be introspected or modified (even as a copy)
+var Joining_ServiceDesc = grpc.ServiceDesc{
+	ServiceName: "conclave.v1.Joining",
+	HandlerType: (*JoiningServer)(nil),
+	Methods: []grpc.MethodDesc{
+		{
+			MethodName: "GetJoinAuthority",
+			Handler:    _Joining_GetJoinAuthority_Handler,
+		},
+		{
+			MethodName: "JoinCluster",
+			Handler:    _Joining_JoinCluster_Handler,
+		},
+	},
+	Streams:  []grpc.StreamDesc{},
+	Metadata: "transport/kmspb/operator.proto",
+}
+
+const (
+	Usage_Get_FullMethodName  = "/conclave.v1.Usage/Get"
+	Usage_Keys_FullMethodName = "/conclave.v1.Usage/Keys"
+)
+
+// UsageClient is the client API for Usage service.
+//
+// For semantics around ctx use and closing/ending streaming RPCs, please refer to https://pkg.go.dev/google.golang.org/grpc/?tab=doc#ClientConn.NewStream.
+//
+// Usage tells callers, authenticated as for KMS, who made how many requests, and which keys
+// existed. They need conclave:ReadUsage. Callers of the account that the cluster was
+// initialised with see all accounts, and others their own. The counts are those of the node
+// that answers, which counts the records of the audit log.
+type UsageClient interface {
+	Get(ctx context.Context, in *GetUsageRequest, opts ...grpc.CallOption) (*GetUsageResponse, error)
+	// Keys returns the keys that existed within a time.
+	Keys(ctx context.Context, in *ListKeyUsageRequest, opts ...grpc.CallOption) (*ListKeyUsageResponse, error)
+}
+
+type usageClient struct {
+	cc grpc.ClientConnInterface
+}
+
+func NewUsageClient(cc grpc.ClientConnInterface) UsageClient {
+	return &usageClient{cc}
+}
+
+func (c *usageClient) Get(ctx context.Context, in *GetUsageRequest, opts ...grpc.CallOption) (*GetUsageResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(GetUsageResponse)
+	err := c.cc.Invoke(ctx, Usage_Get_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *usageClient) Keys(ctx context.Context, in *ListKeyUsageRequest, opts ...grpc.CallOption) (*ListKeyUsageResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ListKeyUsageResponse)
+	err := c.cc.Invoke(ctx, Usage_Keys_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+// UsageServer is the server API for Usage service.
+// All implementations must embed UnimplementedUsageServer
+// for forward compatibility.
+//
+// Usage tells callers, authenticated as for KMS, who made how many requests, and which keys
+// existed. They need conclave:ReadUsage. Callers of the account that the cluster was
+// initialised with see all accounts, and others their own. The counts are those of the node
+// that answers, which counts the records of the audit log.
+type UsageServer interface {
+	Get(context.Context, *GetUsageRequest) (*GetUsageResponse, error)
+	// Keys returns the keys that existed within a time.
+	Keys(context.Context, *ListKeyUsageRequest) (*ListKeyUsageResponse, error)
+	mustEmbedUnimplementedUsageServer()
+}
+
+// UnimplementedUsageServer must be embedded to have
+// forward compatible implementations.
+//
+// NOTE: this should be embedded by value instead of pointer to avoid a nil
+// pointer dereference when methods are called.
+type UnimplementedUsageServer struct{}
+
+func (UnimplementedUsageServer) Get(context.Context, *GetUsageRequest) (*GetUsageResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Get not implemented")
+}
+func (UnimplementedUsageServer) Keys(context.Context, *ListKeyUsageRequest) (*ListKeyUsageResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Keys not implemented")
+}
+func (UnimplementedUsageServer) mustEmbedUnimplementedUsageServer() {}
+func (UnimplementedUsageServer) testEmbeddedByValue()               {}
+
+// UnsafeUsageServer may be embedded to opt out of forward compatibility for this service.
+// Use of this interface is not recommended, as added methods to UsageServer will
+// result in compilation errors.
+type UnsafeUsageServer interface {
+	mustEmbedUnimplementedUsageServer()
+}
+
+func RegisterUsageServer(s grpc.ServiceRegistrar, srv UsageServer) {
+	// If the following call panics, it indicates UnimplementedUsageServer was
+	// embedded by pointer and is nil.  This will cause panics if an
+	// unimplemented method is ever invoked, so we test this at initialization
+	// time to prevent it from happening at runtime later due to I/O.
+	if t, ok := srv.(interface{ testEmbeddedByValue() }); ok {
+		t.testEmbeddedByValue()
+	}
+	s.RegisterService(&Usage_ServiceDesc, srv)
+}
+
+func _Usage_Get_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(GetUsageRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(UsageServer).Get(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Usage_Get_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(UsageServer).Get(ctx, req.(*GetUsageRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Usage_Keys_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ListKeyUsageRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(UsageServer).Keys(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Usage_Keys_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(UsageServer).Keys(ctx, req.(*ListKeyUsageRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+// Usage_ServiceDesc is the grpc.ServiceDesc for Usage service.
+// It's only intended for direct use with grpc.RegisterService,
+// and not to be introspected or modified (even as a copy)
+var Usage_ServiceDesc = grpc.ServiceDesc{
+	ServiceName: "conclave.v1.Usage",
+	HandlerType: (*UsageServer)(nil),
+	Methods: []grpc.MethodDesc{
+		{
+			MethodName: "Get",
+			Handler:    _Usage_Get_Handler,
+		},
+		{
+			MethodName: "Keys",
+			Handler:    _Usage_Keys_Handler,
 		},
 	},
 	Streams:  []grpc.StreamDesc{},

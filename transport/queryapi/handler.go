@@ -23,6 +23,7 @@ import (
 
 	"github.com/conclavekms/conclave/keyengine"
 	"github.com/conclavekms/conclave/keyengine/iam"
+	"github.com/conclavekms/conclave/keyengine/trace"
 	"github.com/conclavekms/conclave/transport"
 	"github.com/conclavekms/conclave/transport/sigv4"
 )
@@ -41,6 +42,8 @@ type Config struct {
 	Operations []*keyengine.Operation
 	// Now is the clock that signatures are checked against; time.Now if nil.
 	Now func() time.Time
+	// Tracer may be nil.
+	Tracer *trace.Tracer
 	// Logger is slog.Default() if nil.
 	Logger *slog.Logger
 	// Metrics may be nil.
@@ -101,7 +104,7 @@ func New(cfg Config) (*Handler, error) {
 		h.operations[s][op.Name] = op
 	}
 	api, err := transport.NewAPI(transport.APIConfig{
-		Name: "query", Timeout: cfg.Timeout, MaxCalls: cfg.MaxInFlight, Proxies: cfg.Proxies, RefusalPeriod: cfg.RefusalPeriod, Logger: cfg.Logger, Metrics: cfg.Metrics,
+		Name: "query", Timeout: cfg.Timeout, MaxCalls: cfg.MaxInFlight, Proxies: cfg.Proxies, RefusalPeriod: cfg.RefusalPeriod, Tracer: cfg.Tracer, Logger: cfg.Logger, Metrics: cfg.Metrics,
 	})
 	if err != nil {
 		return nil, err

@@ -128,8 +128,9 @@ func (c *Claim) readToken(values []string) error {
 }
 
 // ServiceOf returns the service that a request claims to be signed for, even if
-// something else is wrong with it, or "" if there is none that could be a name. It is
-// for telling a client that it uses the wrong address.
+// something else is wrong with it, or "" if there is none that could be a name. Faces that
+// serve several services choose by it who verifies the request, which the signature then
+// has to be for.
 func ServiceOf(r *http.Request) string {
 	var credential string
 	if auth := r.Header.Get(HeaderAuthorization); strings.HasPrefix(auth, Algorithm) {
