@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"google.golang.org/protobuf/proto"
 
@@ -16,6 +17,7 @@ import (
 	"github.com/conclavekms/conclave/fsm"
 	"github.com/conclavekms/conclave/keyengine/internal/enginetest"
 	"github.com/conclavekms/conclave/keyengine/internal/keymat"
+	"github.com/conclavekms/conclave/keyengine/internal/record"
 	"github.com/conclavekms/conclave/keyengine/internal/shamir"
 )
 
@@ -49,7 +51,7 @@ func newTestNode(t *testing.T) *testNode {
 func (n *testNode) save(withAudit bool) []byte {
 	n.t.Helper()
 	var b bytes.Buffer
-	if _, err := n.saver.Save(n.t.Context(), source{n.Cluster, n.Replica}, ServiceEvent(), withAudit, &b); err != nil {
+	if _, err := n.saver.Save(n.t.Context(), source{n.Cluster, n.Replica}, record.ServiceEvent(EventName, time.Time{}), withAudit, &b); err != nil {
 		n.t.Fatalf("Save: %v", err)
 	}
 	return b.Bytes()
@@ -119,13 +121,54 @@ func TestSaveRecordsFirst(t *testing.T) {
 	n := newTestNode(t)
 	n.Replica.Err = errors.New("no leader")
 	var b bytes.Buffer
-	if _, err := n.saver.Save(t.Context(), source{n.Cluster, n.Replica}, ServiceEvent(), true, &b); err == nil || b.Len() > 0 {
+	if _, err := n.saver.Save(t.Context(), source{n.Cluster, n.Replica}, record.ServiceEvent(EventName, time.Time{}), true, &b); err == nil || b.Len() > 0 {
 		t.Errorf("Save wrote %d bytes and returned %v", b.Len(), err)
 	}
 	n.Replica.Err = nil
 	n.Vault.Seal()
-	if _, err := n.saver.Save(t.Context(), source{n.Cluster, n.Replica}, ServiceEvent(), true, &b); err == nil || b.Len() > 0 {
+	if _, err := n.saver.Save(t.Context(), source{n.Cluster, n.Replica}, record.ServiceEvent(EventName, time.Time{}), true, &b); err == nil || b.Len() > 0 {
 		t.Errorf("sealed, Save wrote %d bytes and returned %v", b.Len(), err)
+	}
+}
+
+// TestCheck has an unsealed node check backups without shares.
+func TestCheck(t *testing.T) {
+	t.Parallel()
+	n, other := newTestNode(t), newTestNode(t)
+	c, _ := n.Cluster.State().Cluster()
+	check := func(file []byte) (*Checked, error) {
+		return n.saver.Check(t.Context(), c.Id, record.ServiceEvent(CheckEventName, time.Time{}), bytes.NewReader(file))
+	}
+	good := n.save(true)
+	if got, err := check(good); err != nil || got.Keys != 1 || got.Versions != 1 || !got.Audit {
+		t.Errorf("Check: %+v, %v", got, err)
+	}
+	flipped := bytes.Clone(good)
+	flipped[len(flipped)/2] ^= 1
+	for name, file := range map[string][]byte{
+		"flipped": flipped, "cut short": good[:len(good)-1], "extended": append(bytes.Clone(good), 0), "empty": nil, "another cluster's": other.save(true),
+	} {
+		if got, err := check(file); err == nil || got != nil {
+			t.Errorf("%s: %+v, %v", name, got, err)
+		}
+		if last := n.Records()[len(n.Records())-1]; last.EventName != CheckEventName || last.ErrorCode == "" {
+			t.Errorf("%s: the record is %s with error %q", name, last.EventName, last.ErrorCode)
+		}
+		if _, err := n.saver.Authenticate(t.Context(), bytes.NewReader(file)); err == nil {
+			t.Errorf("%s: Authenticate accepts it", name)
+		}
+	}
+	if _, err := n.saver.Authenticate(t.Context(), bytes.NewReader(good)); err != nil {
+		t.Errorf("Authenticate: %v", err)
+	}
+	n.Replica.Err = errors.New("no leader")
+	if _, err := check(good); err == nil {
+		t.Error("a check that cannot be recorded is answered")
+	}
+	n.Replica.Err = nil
+	n.Vault.Seal()
+	if _, err := check(good); err == nil {
+		t.Error("a sealed node checks")
 	}
 }
 
@@ -184,7 +227,7 @@ func TestSplices(t *testing.T) {
 	n := newTestNode(t)
 	for len(n.save(true)) < 5*keymat.ChunkSize { // the audit log grows
 		for range 200 {
-			if _, err := n.Events.Record(t.Context(), ServiceEvent()); err != nil {
+			if _, err := n.Events.Record(t.Context(), record.ServiceEvent(EventName, time.Time{})); err != nil {
 				t.Fatal(err)
 			}
 		}

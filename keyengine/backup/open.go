@@ -21,7 +21,7 @@ import (
 type Keys struct {
 	header *Header
 	vault  *vault.Vault
-	shares *shamir.Collector
+	shares *shamir.Collector // nil for the keys of an unsealed node
 	// custodians are the indexes of the shares that were added.
 	custodians []int
 }
@@ -96,14 +96,28 @@ func (k *Keys) open() error {
 	return nil
 }
 
+// opened returns the keys once there are enough shares.
+func (k *Keys) opened() (*vault.Opened, error) {
+	o, err := k.vault.Current()
+	if err != nil && k.shares != nil {
+		have, need := k.shares.Progress()
+		err = fmt.Errorf("%w: have %d, need %d", shamir.ErrTooFew, have, need)
+	}
+	return o, err
+}
+
 // fileKey returns the key of the backup.
 func (k *Keys) fileKey() (*keymat.Secret, error) {
-	o, err := k.vault.Current()
+	o, err := k.opened()
 	if err != nil {
-		have, need := k.shares.Progress()
-		return nil, fmt.Errorf("%w: have %d, need %d", shamir.ErrTooFew, have, need)
+		return nil, err
 	}
-	key, err := vault.OpenFileKey(o, k.header.hash, k.header.generation, k.header.wrapped)
+	return k.header.fileKey(o)
+}
+
+// fileKey returns the key of a backup whose cluster's keys are open.
+func (h *Header) fileKey(o *vault.Opened) (*keymat.Secret, error) {
+	key, err := vault.OpenFileKey(o, h.hash, h.generation, h.wrapped)
 	if errors.Is(err, keymat.ErrUnwrap) || errors.Is(err, keymat.ErrGeneration) {
 		return nil, fmt.Errorf("%w: its header was changed", ErrDamaged)
 	}
@@ -140,8 +154,8 @@ func (k *Keys) Read(from io.Reader, snapshot io.Writer, audit func(auditlog.Entr
 		if err != nil {
 			return nil, err
 		}
-		if kind < before || kind > partState && before == partState && content.State != nil {
-			return nil, fmt.Errorf("%w: its parts are not in order", ErrDamaged)
+		if kind < before {
+			return nil, errOrder
 		}
 		if kind != partState && content.State == nil {
 			if content.State, err = state.end(); err != nil {
@@ -257,7 +271,7 @@ func (k *Keys) Materials(s *fsm.State) (keys, versions int, err error) {
 			if len(m.Wrapped) == 0 {
 				continue // deleted or not imported yet
 			}
-			if err := k.vault.WithMaterial(key, m, func([]byte) error { return nil }); err != nil {
+			if err := k.vault.Opens(key, m); err != nil {
 				return keys, versions, err
 			}
 			versions++

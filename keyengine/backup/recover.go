@@ -4,10 +4,13 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"slices"
+	"strings"
 
 	"github.com/conclavekms/conclave/fsm"
 	"github.com/conclavekms/conclave/fsm/fsmpb"
 	"github.com/conclavekms/conclave/keyengine/internal/keymat"
+	"github.com/conclavekms/conclave/keyengine/internal/primitive"
 	"github.com/conclavekms/conclave/keyengine/internal/record"
 )
 
@@ -58,6 +61,48 @@ func (k *Keys) Decrypt(s *fsm.State, blob []byte, context map[string]string) (ar
 		}
 	}
 	return "", nil, ErrForeign
+}
+
+// DecryptBy decrypts a ciphertext of an asymmetric key: of Encrypt with an RSA key, or of
+// Encapsulate with an ML-KEM key, whose secret is returned. Such ciphertexts do not name
+// their key, so it is named by its ARN or its id. algorithm is that of the ciphertext.
+// Otherwise DecryptBy is like Decrypt.
+func (k *Keys) DecryptBy(s *fsm.State, key, algorithm string, blob []byte) (arn string, plaintext []byte, err error) {
+	var found *fsmpb.Key
+	for candidate := range s.AllKeys() {
+		if name := k.arn(candidate); name == key || strings.HasSuffix(name, ":key/"+key) {
+			found = candidate // keys of a multi-Region set have the same id and material
+		}
+	}
+	switch {
+	case key == "" || found == nil:
+		return "", nil, fmt.Errorf("there is no key %q in the backup", key)
+	case len(found.Materials) == 0 || len(found.Materials[0].Wrapped) == 0:
+		return "", nil, fmt.Errorf("%s has no material in the backup", k.arn(found))
+	}
+	var decrypt func(spec string, material []byte) ([]byte, error)
+	can := slices.Concat(primitive.EncryptionAlgorithms(found.Spec), primitive.EncapsulationAlgorithms(found.Spec))
+	switch {
+	case slices.Contains(primitive.EncryptionAlgorithms(found.Spec), algorithm):
+		decrypt = func(spec string, material []byte) ([]byte, error) {
+			return primitive.DecryptRSA(spec, material, algorithm, blob)
+		}
+	case slices.Contains(primitive.EncapsulationAlgorithms(found.Spec), algorithm):
+		decrypt = func(spec string, material []byte) ([]byte, error) { return primitive.Decapsulate(spec, material, blob) }
+	case len(can) == 0:
+		return "", nil, fmt.Errorf("%s, of spec %s, decrypts nothing", k.arn(found), found.Spec)
+	default:
+		return "", nil, fmt.Errorf("%s, of spec %s, decrypts with %s, not %q", k.arn(found), found.Spec, strings.Join(can, " or "), algorithm)
+	}
+	var opened error
+	err = k.vault.WithMaterial(found, found.Materials[0], func(material []byte) error {
+		plaintext, opened = decrypt(found.Spec, material)
+		return nil
+	})
+	if err == nil && opened != nil {
+		err = fmt.Errorf("the ciphertext was changed, or is not of this key and algorithm: %w", opened)
+	}
+	return k.arn(found), plaintext, err
 }
 
 func (k *Keys) arn(key *fsmpb.Key) string {

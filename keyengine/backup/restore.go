@@ -16,6 +16,7 @@ import (
 
 	"github.com/conclavekms/conclave/auditlog"
 	"github.com/conclavekms/conclave/auditlog/auditpb"
+	"github.com/conclavekms/conclave/fsm"
 	"github.com/conclavekms/conclave/fsm/fsmpb"
 	"github.com/conclavekms/conclave/fsm/origin"
 	"github.com/conclavekms/conclave/fsm/snapfile"
@@ -45,11 +46,17 @@ type Restore struct {
 	Nodes []string
 	// Now is when.
 	Now time.Time
+	// Quorum is set if the state is not of a backup but of a node that survived.
+	Quorum *Quorum
+	// Over is set if the backup takes the place of a cluster that still exists. Its Begin
+	// must have been called.
+	Over *Over
 	// Lineage is set by Begin.
 	Lineage *fsmpb.Lineage
 
 	keys    *Keys
 	content *Content
+	base    *fsm.State // whose cluster, time, index and audit log go on
 	entry   auditlog.Entry
 	cluster *fsmpb.Cluster
 }
@@ -57,20 +64,32 @@ type Restore struct {
 // Begin begins the restore of a backup that Keys.Read has accepted: it makes the new lineage
 // and the record of the restore.
 func (r *Restore) Begin(k *Keys, content *Content) error {
-	o, err := k.vault.Current()
+	o, err := k.opened()
 	if err != nil {
 		return err
 	}
 	id := make([]byte, 16)
 	_, _ = rand.Read(id) // never fails: crypto/rand ends the process instead
 	s := content.State
-	frontier, _ := s.Audit()
+	r.base = s
+	if r.Over != nil {
+		r.base = r.Over.State
+	}
+	frontier, _ := r.base.Audit()
 	root := frontier.Root()
 	r.keys, r.content = k, content
 	r.Lineage = &fsmpb.Lineage{
 		Id: id, Backup: k.header.Id, Index: s.Index(), AuditSize: frontier.Size(), AuditRoot: root[:], Restored: r.Now.UnixNano(),
 	}
-	c, _ := s.Cluster()
+	name, parameters := "RestoreSnapshot", []*auditpb.Field{auditfield.Text("backup", hex.EncodeToString(k.header.Id))}
+	writer := k.header.Node
+	switch {
+	case r.Quorum != nil:
+		name, parameters = "RecoverQuorum", r.Quorum.fields()
+	case r.Over != nil:
+		parameters, writer = append(parameters, r.Over.fields()...), r.Over.Node
+	}
+	c, _ := r.base.Cluster()
 	r.cluster = proto.CloneOf(c)
 	r.cluster.Lineage = r.Lineage
 	var custodians []string
@@ -79,21 +98,21 @@ func (r *Restore) Begin(k *Keys, content *Content) error {
 		custodians = append(custodians, strconv.Itoa(i))
 	}
 	ev := record.Event{
-		Name: "RestoreSnapshot", Kind: record.KindOperator, At: r.Now,
+		Name: name, Kind: record.KindOperator, At: r.Now,
 		Identity: &auditpb.Identity{Type: record.OperatorType, PrincipalId: "custodians", AccountId: c.GetAccount()},
-		Parameters: []*auditpb.Field{
-			auditfield.Text("backup", hex.EncodeToString(k.header.Id)), auditfield.Text("lineage", hex.EncodeToString(id)),
+		Parameters: append(parameters,
+			auditfield.Text("lineage", hex.EncodeToString(id)),
 			auditfield.TextList("custodians", custodians), auditfield.TextList("nodes", r.Nodes),
 			auditfield.Text("raftIndex", strconv.FormatUint(s.Index(), 10)),
 			auditfield.Text("auditRecords", strconv.FormatUint(frontier.Size(), 10)), auditfield.Text("auditRoot", hex.EncodeToString(root[:])),
-		},
+		),
 	}
-	rec, err := record.Build(o, k.header.Node, r.Now, r.cluster, &ev)
+	rec, err := record.Build(o, writer, r.Now, r.cluster, r.base.Level(), &ev)
 	if err != nil {
 		return err
 	}
 	r.entry = auditlog.Entry{
-		Index: frontier.Size(), RaftIndex: s.Index(), Time: s.Time(), RequestID: [16]byte(rec.RequestId), Generation: rec.Generation,
+		Index: frontier.Size(), RaftIndex: r.base.Index(), Time: r.base.Time(), RequestID: [16]byte(rec.RequestId), Generation: rec.Generation,
 		Salt: [16]byte(rec.Salt), Commitment: auditlog.Hash(rec.Commitment), Body: rec.Body,
 	}
 	return r.entry.Check()
@@ -159,7 +178,7 @@ func (r *Restore) rewrite(in *snapfile.Reader, out *snapfile.Writer) error {
 	if attested {
 		return fmt.Errorf("%w: its state has no attestation", ErrDamaged)
 	}
-	o, err := r.keys.vault.Current()
+	o, err := r.keys.opened()
 	if err != nil {
 		return err
 	}
@@ -175,11 +194,14 @@ func (r *Restore) rewrite(in *snapfile.Reader, out *snapfile.Writer) error {
 
 // header returns the header of the new state.
 func (r *Restore) header(was *fsmpb.SnapshotHeader) (*fsmpb.SnapshotHeader, error) {
+	if r.Over != nil {
+		was = r.Over.header
+	}
 	h := proto.CloneOf(was)
 	h.Voters = slices.Sorted(slices.Values(r.Nodes))
 	hash := sha256.Sum256(slices.Concat([]byte("conclave lineage v1\x00"), r.Lineage.Id, was.StateHash))
 	h.StateHash = hash[:]
-	frontier, roots := r.content.State.Audit()
+	frontier, roots := r.base.Audit()
 	frontier.Append(r.entry.LeafHash())
 	if frontier.Size()%auditlog.SegmentSize == 0 {
 		roots = append(slices.Clip(roots), frontier.SegmentRoot())
@@ -217,9 +239,9 @@ func (r *Restore) Check(from io.Reader) error {
 	}
 	c, _ := s.Cluster()
 	frontier, roots := s.Audit()
-	was, before := r.content.State.Audit()
+	was, before := r.base.Audit()
 	was.Append(r.entry.LeafHash())
-	if !proto.Equal(c, r.cluster) || s.Index() != r.content.State.Index() || !frontier.Equal(was) || !bytes.Equal(c.GetLineage().GetId(), r.Lineage.Id) || len(roots) < len(before) {
+	if !proto.Equal(c, r.cluster) || s.Index() != r.base.Index() || s.Time() != r.base.Time() || !frontier.Equal(was) || !bytes.Equal(c.GetLineage().GetId(), r.Lineage.Id) || len(roots) < len(before) {
 		return errors.New("the restored state is not the one that was to be restored")
 	}
 	return nil

@@ -8,9 +8,12 @@ import (
 
 	"github.com/conclavekms/conclave/auditlog"
 	"github.com/conclavekms/conclave/fsm"
+	"github.com/conclavekms/conclave/fsm/fsmpb"
 	"github.com/conclavekms/conclave/fsm/origin"
 	"github.com/conclavekms/conclave/keyengine/internal/enginetest"
 	"github.com/conclavekms/conclave/keyengine/internal/keymat"
+	"github.com/conclavekms/conclave/keyengine/internal/primitive"
+	"github.com/conclavekms/conclave/keyengine/internal/record"
 )
 
 // restore restores a backup for the nodes a and b, and returns the snapshot and its state.
@@ -179,6 +182,81 @@ func TestDecrypt(t *testing.T) {
 		"no ciphertext":       {[]byte("attack"), nil},
 	} {
 		if _, plaintext, err := k.Decrypt(content.State, c.blob, c.context); err == nil || plaintext != nil {
+			t.Errorf("%s: decrypted", name)
+		}
+	}
+}
+
+// TestDecryptBy decrypts what asymmetric keys encrypted.
+func TestDecryptBy(t *testing.T) {
+	t.Parallel()
+	n := newTestNode(t)
+	put := func(last byte, spec, usage string) (id string, spki []byte) {
+		t.Helper()
+		material, err := primitive.Generate(spec)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if spki, err = primitive.Public(spec, material); err != nil {
+			t.Fatal(err)
+		}
+		key := enginetest.KeyID
+		key.ID[15] = last
+		k := &fsmpb.Key{
+			Account: uint64(key.Account), Id: key.ID[:], Region: key.Region, Spec: spec, Usage: usage, Origin: "AWS_KMS",
+			State: fsmpb.KeyState_KEY_STATE_ENABLED, Created: 1,
+		}
+		m, err := n.Vault.GivenMaterial(k, 1, material)
+		if err != nil {
+			t.Fatal(err)
+		}
+		k.Materials = []*fsmpb.Material{m}
+		n.Cluster.Change(&fsmpb.Change{Change: &fsmpb.Change_PutKey{PutKey: k}})
+		return record.UUID(key.ID), spki
+	}
+	rsaKey, rsaPublic := put(1, "RSA_2048", "ENCRYPT_DECRYPT")
+	kemKey, kemPublic := put(2, "ML_KEM_768", "KEY_AGREEMENT")
+	ecKey, _ := put(3, "ECC_NIST_P256", "SIGN_VERIFY")
+	const oaep = "RSAES_OAEP_SHA_256"
+	blob, err := primitive.EncryptRSA("RSA_2048", rsaPublic, oaep, []byte("attack at dawn"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	secret, encapsulated, err := primitive.Encapsulate("ML_KEM_768", kemPublic)
+	if err != nil {
+		t.Fatal(err)
+	}
+	k, r := open(t, n.save(false), n.shares[:2]...)
+	content, err := k.Read(r, nil, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	arn, plaintext, err := k.DecryptBy(content.State, rsaKey, oaep, blob)
+	if err != nil || string(plaintext) != "attack at dawn" || arn != "arn:aws:kms:eu-west-1:111122223333:key/"+rsaKey {
+		t.Errorf("RSA by id: %s, %q, %v", arn, plaintext, err)
+	}
+	if _, plaintext, err := k.DecryptBy(content.State, arn, oaep, blob); err != nil || string(plaintext) != "attack at dawn" {
+		t.Errorf("RSA by ARN: %q, %v", plaintext, err)
+	}
+	if _, got, err := k.DecryptBy(content.State, kemKey, "ML_KEM", encapsulated); err != nil || !bytes.Equal(got, secret) {
+		t.Errorf("ML-KEM: %v", err)
+	}
+	for name, c := range map[string]struct {
+		key, algorithm string
+		blob           []byte
+	}{
+		"no key":            {"", oaep, blob},
+		"part of an id":     {rsaKey[4:], oaep, blob},
+		"unknown key":       {record.UUID([16]byte{9}), oaep, blob},
+		"another algorithm": {rsaKey, "RSAES_OAEP_SHA_1", blob},
+		"wrong algorithm":   {rsaKey, "ML_KEM", blob},
+		"no algorithm":      {rsaKey, "", blob},
+		"symmetric key":     {record.UUID(enginetest.KeyID.ID), oaep, blob},
+		"signing key":       {ecKey, oaep, blob},
+		"changed":           {rsaKey, oaep, append(bytes.Clone(blob[:len(blob)-1]), blob[len(blob)-1]^1)},
+		"of another length": {kemKey, "ML_KEM", encapsulated[1:]},
+	} {
+		if _, plaintext, err := k.DecryptBy(content.State, c.key, c.algorithm, c.blob); err == nil || plaintext != nil {
 			t.Errorf("%s: decrypted", name)
 		}
 	}

@@ -10,7 +10,6 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/conclavekms/conclave/auditlog"
-	"github.com/conclavekms/conclave/auditlog/auditpb"
 	"github.com/conclavekms/conclave/fsm"
 	"github.com/conclavekms/conclave/fsm/wire"
 	"github.com/conclavekms/conclave/keyengine/backup/backuppb"
@@ -65,12 +64,21 @@ const (
 //
 // A backup of which Save returned an error is not complete, and is refused by everybody.
 func (s *Saver) Save(ctx context.Context, from Source, ev record.Event, withAudit bool, to io.Writer) (*backuppb.Header, error) {
+	return s.save(ctx, from, NewID(), ev, withAudit, to)
+}
+
+// NewID returns the id of a new backup.
+func NewID() (id [16]byte) {
+	_, _ = rand.Read(id[:]) // never fails: crypto/rand ends the process instead
+	return id
+}
+
+func (s *Saver) save(ctx context.Context, from Source, id [16]byte, ev record.Event, withAudit bool, to io.Writer) (*backuppb.Header, error) {
 	o, err := s.cfg.Vault.Current()
 	if err != nil {
 		return nil, err
 	}
-	h := &backuppb.Header{Schema: schema, Id: make([]byte, 16), Group: wire.Group, Created: s.cfg.Clock.Now().UnixNano(), Node: s.cfg.NodeID, Audit: withAudit}
-	_, _ = rand.Read(h.Id) // never fails: crypto/rand ends the process instead
+	h := &backuppb.Header{Schema: schema, Id: id[:], Group: wire.Group, Created: s.cfg.Clock.Now().UnixNano(), Node: s.cfg.NodeID, Audit: withAudit}
 	ev.Parameters = append(ev.Parameters, auditfield.Text("backup", hex.EncodeToString(h.Id)), auditfield.Flag("audit", withAudit))
 	if _, err := s.cfg.Events.Record(ctx, ev); err != nil {
 		return nil, err
@@ -140,11 +148,6 @@ func (b bounded) Write(p []byte) (int, error) {
 		return 0, err
 	}
 	return b.to.Write(p)
-}
-
-// ServiceEvent returns the event of a backup that the node makes by itself.
-func ServiceEvent() record.Event {
-	return record.Event{Name: EventName, Kind: record.KindOperator, Identity: &auditpb.Identity{Type: "AWSService", InvokedBy: "Conclave"}}
 }
 
 // EventName is the name of the event that records a backup.

@@ -2,14 +2,10 @@ package ceremony
 
 import (
 	"context"
-	"encoding/hex"
-	"errors"
 	"maps"
 	"slices"
 	"strings"
 	"time"
-	"unicode"
-	"unicode/utf8"
 
 	"github.com/conclavekms/conclave/auditlog/auditpb"
 	"github.com/conclavekms/conclave/fsm"
@@ -20,6 +16,7 @@ import (
 	"github.com/conclavekms/conclave/keyengine/internal/keymat"
 	"github.com/conclavekms/conclave/keyengine/internal/record"
 	"github.com/conclavekms/conclave/keyengine/internal/request"
+	"github.com/conclavekms/conclave/keyengine/internal/shamir"
 	"github.com/conclavekms/conclave/keyengine/internal/vault"
 	"github.com/conclavekms/conclave/keyengine/kmsapi"
 )
@@ -38,60 +35,39 @@ const (
 	breakGlassSkew = time.Minute
 
 	breakGlassPurpose = "conclave break-glass share v1"
-
-	// stepPatience is how long a call waits until its step is recorded. After that the step is
-	// recorded later.
-	stepPatience = 5 * time.Second
 )
 
-// breakGlass is the break-glass ceremony of a node.
-//
-// An operator whose calls are refused too often is throttled, and these calls have no record:
-// unlike a sealed node, this one records each refusal at once, and a stolen certificate must
-// not fill the log.
+// breakGlass is the break-glass ceremony of a node. It implements slotKind.
 type breakGlass struct {
-	*custody // mu guards the fields below, too
+	slot // mu guards the fields below, too
 
-	// turn is held during calls that change the ceremony. They wait for records to be
-	// committed, and mu must not be held for as long.
-	turn chan struct{}
-
-	opened  *vault.Opened // what the vault held when the ceremony began
 	account fsm.Account
 	reason  string
 	life    time.Duration // of the access key
 }
 
-// take waits for the turn of a call, which must give it back.
-func (b *breakGlass) take(ctx context.Context) error {
-	select {
-	case b.turn <- struct{}{}:
-		return nil
-	case <-ctx.Done():
-		return record.Unavailable(ctx.Err())
-	}
+func newBreakGlass(r *Ceremonies, arena *keymat.Arena) *breakGlass {
+	b := new(breakGlass)
+	b.slot = newSlot(r, b, breakGlassPurpose, r.cfg.ShareTimeout, arena)
+	return b
 }
 
-func (b *breakGlass) giveBack() { <-b.turn }
-
-// isLocked reports whether the ceremony with that nonce is under way. The nonce is no secret:
-// every operator may see it.
-func (b *breakGlass) isLocked(nonce []byte) bool {
-	return !b.began.IsZero() && slices.Equal(nonce, b.nonce[:])
-}
-
-// describeLocked returns the fields of each record of the ceremony.
+func (*breakGlass) eventLocked() string               { return "BreakGlass" }
+func (*breakGlass) submittedLocked() []*auditpb.Field { return nil }
+func (*breakGlass) gone() error                       { return errNoCeremony }
+func (b *breakGlass) forgetLocked()                   { b.account, b.reason, b.life = 0, "", 0 }
 func (b *breakGlass) describeLocked() []*auditpb.Field {
-	if b.began.IsZero() {
-		return nil
-	}
-	return append(b.fieldsLocked(), auditfield.Text("reason", b.reason), auditfield.Text("account", b.account.String()), auditfield.Number("durationSeconds", int(b.life/time.Second)))
+	return glassFields(b.reason, b.account, b.life)
 }
 
-// endGlassLocked ends the ceremony and wipes its shares.
-func (b *breakGlass) endGlassLocked() {
-	b.endLocked()
-	b.opened, b.account, b.reason, b.life = nil, 0, "", 0
+func (*breakGlass) setLocked(c *fsmpb.Cluster) (shamir.SetInfo, [][32]byte, error) {
+	return shareSet(c)
+}
+
+func glassFields(reason string, account fsm.Account, life time.Duration) []*auditpb.Field {
+	return []*auditpb.Field{
+		auditfield.Text("reason", reason), auditfield.Text("account", account.String()), auditfield.Number("durationSeconds", int(life/time.Second)),
+	}
 }
 
 // BreakGlassParams are the parameters of a break-glass ceremony.
@@ -126,6 +102,8 @@ type BreakGlass struct {
 	Began, Expires time.Time
 	// Custodians are the indexes of the shares that it has, in ascending order.
 	Custodians []int
+	// ShareSet has the names of the custodians, if they are known.
+	ShareSet *ShareSet
 }
 
 // BreakGlassKey is the access key that a ceremony has made.
@@ -175,51 +153,22 @@ func (r *Ceremonies) BeginBreakGlass(ctx context.Context, op Operator, p BreakGl
 		return nil, err
 	}
 	defer b.giveBack()
-	b.mu.Lock()
-	r.sweepBreakGlassLocked(c)
-	now := r.cfg.Clock.Now()
-	owner, busy, nonce := b.owner, !b.began.IsZero(), b.nonce
-	if err = b.allowLocked(now, op.Name); err == nil {
-		if busy {
-			b.refusedLocked(now, op.Name)
-		} else {
-			_, err = b.receiverLocked(now)
-		}
-	}
-	b.mu.Unlock()
-	if err != nil {
-		return nil, vault.Gone(err)
-	}
-
 	step := op.Event("BeginBreakGlass", c)
-	step.Parameters = []*auditpb.Field{
-		auditfield.Text("reason", p.Reason), auditfield.Text("account", account.String()), auditfield.Number("durationSeconds", int(p.Life/time.Second)),
-	}
-	if busy {
-		step.Err = kmsapi.Errorf(ErrOwner, "A break-glass ceremony that %s began is under way on this node. Complete it, or cancel it by its nonce, %x.", owner, nonce)
-		r.note(ctx, step)
-		return nil, step.Err
-	}
-	step.Response = []*auditpb.Field{auditfield.Text("ceremony", hex.EncodeToString(nonce[:]))}
-	_, err = r.cfg.Events.Record(ctx, step)
-	b.mu.Lock()
-	defer b.mu.Unlock()
+	step.Parameters = glassFields(p.Reason, account, p.Life)
+	err = b.begin(ctx, op, c, o, step, "A break-glass ceremony that %s began is under way on this node. Complete it, or cancel it by its nonce, %x.", func() {
+		r.cfg.Log.Warn("a break-glass ceremony has begun", "operator", op.Name, "account", account.String(), "reason", p.Reason)
+		b.set, b.account, b.reason, b.life = set.Set, account, p.Reason, p.Life
+	})
 	if err != nil {
-		b.endLocked() // the record may yet be committed, with this nonce
 		return nil, err
 	}
-	r.cfg.Log.Warn("a break-glass ceremony has begun", "operator", op.Name, "account", account.String(), "reason", p.Reason)
-	b.set, b.began, b.owner = set.Set, r.cfg.Clock.Now(), op.Name
-	b.opened, b.account, b.reason, b.life = o, account, p.Reason, p.Life
-	if r.sweepBreakGlassLocked(c); b.began.IsZero() {
-		return nil, vault.ErrSealed // in the meantime
-	}
+	defer b.mu.Unlock()
 	return r.breakGlassLocked(c), nil
 }
 
 // check checks the parameters, completes them, and returns the account.
 func (p *BreakGlassParams) check(s *fsm.State) (fsm.Account, error) {
-	if p.Reason = strings.TrimSpace(p.Reason); p.Reason == "" || len(p.Reason) > maxBreakGlassReason || !utf8.ValidString(p.Reason) || strings.ContainsFunc(p.Reason, func(c rune) bool { return !unicode.IsPrint(c) }) {
+	if p.Reason = strings.TrimSpace(p.Reason); p.Reason == "" || len(p.Reason) > maxBreakGlassReason || !printable(p.Reason) {
 		return 0, kmsapi.Errorf(kmsapi.ErrValidation, "The reason must be 1 to %d bytes of printable text.", maxBreakGlassReason)
 	}
 	if p.Life == 0 {
@@ -247,7 +196,7 @@ func (r *Ceremonies) BreakGlass() (*BreakGlass, error) {
 	}
 	r.glass.mu.Lock()
 	defer r.glass.mu.Unlock()
-	r.sweepBreakGlassLocked(c)
+	r.glass.sweepLocked(c)
 	return r.breakGlassLocked(c), nil
 }
 
@@ -261,6 +210,7 @@ func (r *Ceremonies) breakGlassLocked(c *fsmpb.Cluster) *BreakGlass {
 	st.Owner, st.Account, st.Reason, st.Life = b.owner, b.account.String(), b.reason, b.life
 	st.Began, st.Expires = b.began, b.began.Add(b.timeout)
 	st.Custodians = slices.Sorted(maps.Keys(b.shares))
+	st.ShareSet = publicSet(c.Id, c.Shares)
 	return st
 }
 
@@ -277,36 +227,28 @@ func (r *Ceremonies) SubmitBreakGlassShare(ctx context.Context, op Operator, non
 	if err != nil {
 		return nil, nil, err
 	}
-	if _, err := keymat.SealTo(answerKey, nil, nil); err != nil {
-		return nil, nil, kmsapi.Errorf(kmsapi.ErrValidation, "The answer key must be an uncompressed point on P-256.")
+	if err := iam.CheckAnswerKey(answerKey); err != nil {
+		return nil, nil, err
 	}
 	b := r.glass
 	if err := b.take(ctx); err != nil {
 		return nil, nil, err
 	}
 	defer b.giveBack()
-	s, err := r.addBreakGlassShare(op, c, nonce, sealed)
-	if err != nil {
-		if s != nil {
-			r.note(ctx, s.step)
+	var made glassOutcome
+	s, err := b.submit(ctx, op, c, nonce, sealed, func(s *submitted) {
+		if s.unseal != nil { // the ceremony is over, whatever comes of it
+			made = glassOutcome{s, b.account, b.life}
+			b.endLocked()
 		}
+	})
+	if err != nil {
 		return nil, nil, err
 	}
 	defer s.unseal.Destroy()
-	if _, err := r.cfg.Events.Record(ctx, s.step); err != nil {
-		b.mu.Lock()
-		defer b.mu.Unlock()
-		if b.isLocked(nonce) {
-			b.shares[s.index].Destroy()
-			delete(b.shares, s.index)
-		}
-		s.step.RequestID, s.step.Err = [16]byte{}, err // the first attempt may still be recorded
-		r.cfg.Events.Pending.Add(s.step)
-		return nil, nil, err
-	}
 	var key *BreakGlassKey
 	if s.unseal != nil {
-		if key, err = r.makeBreakGlassKey(ctx, op, c, s, answerKey); err != nil {
+		if key, err = r.makeBreakGlassKey(ctx, op, c, made, answerKey); err != nil {
 			return nil, nil, err
 		}
 	}
@@ -320,65 +262,16 @@ func (r *Ceremonies) SubmitBreakGlassShare(ctx context.Context, op Operator, non
 
 var errNoCeremony = kmsapi.Errorf(ErrNoCeremony, "There is no break-glass ceremony with that nonce on this node. A ceremony ends when its time is over, when it is cancelled, and when its node restarts or is sealed.")
 
-// glassShare is a share that was submitted, and the ceremony as it was then.
-type glassShare struct {
-	step    record.Event
-	index   int
-	unseal  *keymat.Secret // the unseal key, if the share completes the threshold
-	opened  *vault.Opened
+// glassOutcome is a ceremony whose threshold was reached.
+type glassOutcome struct {
+	*submitted
 	account fsm.Account
 	life    time.Duration
-	fields  []*auditpb.Field // of the record of the ceremony's end
-}
-
-// addBreakGlassShare adds a share to the ceremony. If that completes the threshold, the
-// ceremony is over, and the caller gets the unseal key, which it must destroy. The result has
-// the step to record even if the share is refused; it is nil if there is nothing to record.
-func (r *Ceremonies) addBreakGlassShare(op Operator, c *fsmpb.Cluster, nonce, sealed []byte) (*glassShare, error) {
-	set, commitments, err := shareSet(c)
-	if err != nil {
-		return nil, err
-	}
-	b := r.glass
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	r.sweepBreakGlassLocked(c)
-	now := r.cfg.Clock.Now()
-	s := &glassShare{step: op.Event("SubmitBreakGlassShare", c), opened: b.opened, account: b.account, life: b.life}
-	s.step.At = now
-	if err := b.allowLocked(now, op.Name); err != nil {
-		return nil, err
-	}
-	if !b.isLocked(nonce) {
-		err = errNoCeremony
-	} else {
-		keymat.Scrub(func() {
-			var given *keymat.Secret
-			if given, err = b.openLocked([16]byte(c.Id), r.cfg.NodeID, nonce, sealed); err == nil {
-				defer given.Destroy()
-				s.index, s.unseal, err = b.addLocked(now, op.Name, set, commitments, given)
-			}
-			err = shareError(err)
-		})
-	}
-	if errors.Is(err, ErrShare) || errors.Is(err, ErrNoCeremony) {
-		b.refusedLocked(now, op.Name)
-	}
-	if s.index > 0 {
-		s.step.Parameters = append(s.step.Parameters, auditfield.Number("custodian", s.index))
-	}
-	s.step.Parameters = append(s.step.Parameters, b.describeLocked()...)
-	s.step.Err = err
-	if s.unseal != nil {
-		s.fields = append([]*auditpb.Field{b.indexes("custodians")}, b.describeLocked()...)
-		b.endGlassLocked()
-	}
-	return s, err
 }
 
 // makeBreakGlassKey makes the access key of a ceremony whose threshold was reached. The key and
 // the record of it are committed together: if this node fails before that, there is no key.
-func (r *Ceremonies) makeBreakGlassKey(ctx context.Context, op Operator, c *fsmpb.Cluster, s *glassShare, answerKey []byte) (*BreakGlassKey, error) {
+func (r *Ceremonies) makeBreakGlassKey(ctx context.Context, op Operator, c *fsmpb.Cluster, s glassOutcome, answerKey []byte) (*BreakGlassKey, error) {
 	key := new(BreakGlassKey)
 	event := op.Event("CompleteBreakGlass", c)
 	event.RequestID = [16]byte{} // the step of the last share has it
@@ -425,61 +318,5 @@ func (r *Ceremonies) makeBreakGlassKey(ctx context.Context, op Operator, c *fsmp
 // may do that, and the record names both. Errors: ErrNoCeremony, ErrUnavailable if the node is
 // sealed, which ends ceremonies by itself.
 func (r *Ceremonies) CancelBreakGlass(ctx context.Context, op Operator, nonce []byte) error {
-	c, _, err := r.unsealedCluster()
-	if err != nil {
-		return err
-	}
-	// It does not wait for its turn: a share whose record is being committed is wiped, too.
-	b := r.glass
-	b.mu.Lock()
-	r.sweepBreakGlassLocked(c)
-	step := op.Event("CancelBreakGlass", c)
-	step.At = r.cfg.Clock.Now()
-	if err := b.allowLocked(step.At, op.Name); err != nil {
-		b.mu.Unlock()
-		return err
-	}
-	if b.isLocked(nonce) {
-		step.Parameters = append([]*auditpb.Field{b.indexes("custodians")}, b.describeLocked()...)
-		b.endGlassLocked()
-	} else {
-		step.Err = errNoCeremony
-		b.refusedLocked(step.At, op.Name)
-	}
-	b.mu.Unlock()
-	r.note(ctx, step)
-	if step.Err == nil {
-		r.cfg.Log.Warn("a break-glass ceremony was cancelled", "operator", op.Name)
-	}
-	return step.Err
-}
-
-// sweepBreakGlassLocked ends a ceremony that has timed out, whose share set is no longer the
-// cluster's, or that began before the node was sealed, and adds an event for it.
-func (r *Ceremonies) sweepBreakGlassLocked(c *fsmpb.Cluster) {
-	b := r.glass
-	if b.began.IsZero() {
-		return
-	}
-	why := "timeout"
-	if o, err := r.cfg.Vault.Current(); err != nil || o != b.opened {
-		why = "sealed"
-	} else if age := r.cfg.Clock.Now().Sub(b.began); age >= 0 && age < b.timeout {
-		if string(b.set[:]) == string(c.GetShares().GetId()) {
-			return
-		}
-		why = "the share set was replaced"
-	}
-	ev := record.ServiceEvent("ExpireBreakGlass", r.cfg.Clock.Now())
-	ev.Kind = record.KindOperator
-	ev.Parameters = append([]*auditpb.Field{auditfield.Text("cause", why), b.indexes("custodians")}, b.describeLocked()...)
-	r.cfg.Log.Warn("a break-glass ceremony has ended without an access key", "cause", why, "shares", len(b.shares))
-	b.endGlassLocked()
-	r.cfg.Events.Pending.Add(ev)
-}
-
-// note records a step, now or, if that takes too long, as soon as possible.
-func (r *Ceremonies) note(ctx context.Context, step record.Event) {
-	r.cfg.Events.Pending.Add(step)
-	r.cfg.Events.RecordPendingWithin(ctx, stepPatience)
+	return r.glass.cancel(ctx, op, nonce)
 }

@@ -39,9 +39,12 @@ var (
 	// ErrNotUpgraded is returned by FinalizeUpgrade if a node does not run the new release.
 	// The message says which.
 	ErrNotUpgraded = &kmsapi.Error{Code: "NotUpgradedException"}
+	// ErrNotSettled is returned for a new generation of the keyring while not everything is
+	// wrapped by the newest one yet.
+	ErrNotSettled = &kmsapi.Error{Code: "RotationInProgressException"}
 	// ErrOwner is returned when the ceremony in progress belongs to another operator.
 	ErrOwner = &kmsapi.Error{Code: "CeremonyInProgressException"}
-	// ErrNoCeremony is returned when there is no break-glass ceremony with the given nonce.
+	// ErrNoCeremony is returned when there is no ceremony with the given nonce.
 	ErrNoCeremony = &kmsapi.Error{Code: "NoCeremonyException"}
 )
 
@@ -53,6 +56,8 @@ type Ceremonies struct {
 	initialising sync.Mutex
 	unsealing    *custody
 	glass        *breakGlass
+	// KeyChanges are the ceremonies that replace the shares or the cluster's own keys.
+	KeyChanges *KeyChanges
 }
 
 // Config configures Ceremonies.
@@ -70,6 +75,15 @@ type Config struct {
 	ShareTimeout time.Duration
 	// Services evaluate the record that makes a break-glass access key.
 	Services *request.Services
+	// Sealing, if not nil, is called when an operator seals the node, before that is
+	// recorded. It returns a function that adds to the record, for a state, what has to change
+	// with it.
+	Sealing func() (add func(*fsm.State, *record.Event))
+	// Waiting, if not nil, says what a sealed node waits for; see SealStatus.Waiting.
+	Waiting func() string
+	// Opened, if not nil, is called when the custodians have unsealed the node, with the root
+	// key, which it must not keep.
+	Opened func(c *fsmpb.Cluster, root *keymat.Secret)
 }
 
 // Replica is the part of the replicated log that ceremonies use.
@@ -82,10 +96,11 @@ type Replica interface {
 // New returns the ceremonies of a node.
 func New(cfg Config) *Ceremonies {
 	arena := cfg.Vault.Arena()
-	return &Ceremonies{
+	r := &Ceremonies{
 		cfg: cfg, unsealing: newCustody(unsealPurpose, cfg.ShareTimeout, arena),
-		glass: &breakGlass{custody: newCustody(breakGlassPurpose, cfg.ShareTimeout, arena), turn: make(chan struct{}, 1)},
 	}
+	r.glass, r.KeyChanges = newBreakGlass(r, arena), newKeyChanges(r, arena)
+	return r
 }
 
 var errNotInitialised = kmsapi.Errorf(ErrNotInitialised, "The cluster is not initialised.")
@@ -130,10 +145,17 @@ type SealStatus struct {
 	Custodians []int
 	// Ceremony is the ceremony in progress, or nil if no share has been accepted yet.
 	Ceremony *Status
+	// Waiting says what the node waits for while its peers or a seal are to unseal it; "" if
+	// they are not.
+	Waiting string
 	// VerifierKey verifies the audit log's checkpoints; see verify.Dir in auditlog/verify.
 	VerifierKey string
 	// MemoryLocked is true if keys are in memory that is never swapped out.
 	MemoryLocked bool
+	// AnyRegion reports whether requests for any Region are accepted.
+	AnyRegion bool
+	// ShareSet is nil before Init. It is for operators only.
+	ShareSet *ShareSet
 }
 
 // Status is the status of an unsealing in progress.
@@ -160,9 +182,13 @@ func (r *Ceremonies) SealStatus() SealStatus {
 	st.MoreRegions = slices.Clone(c.MoreRegions)
 	st.Threshold, st.Shares = int(c.Shares.Threshold), int(c.Shares.Count)
 	st.VerifierKey = record.VerifierKey(c)
+	st.AnyRegion, st.ShareSet = c.AnyRegion, publicSet(c.Id, c.Shares)
 	if st.Sealed {
 		st.Custodians, st.Ceremony = r.unsealing.status(r.cfg.Clock.Now(), c)
 		st.Progress = len(st.Custodians)
+		if r.cfg.Waiting != nil {
+			st.Waiting = r.cfg.Waiting()
+		}
 	}
 	return st
 }
@@ -319,7 +345,11 @@ func (r *Ceremonies) submitShare(ctx context.Context, op Operator, open func(*fs
 	done.At = r.cfg.Clock.Now()
 	done.Parameters = append([]*auditpb.Field{r.unsealing.indexes("custodians")}, r.unsealing.fieldsLocked()...)
 	r.unsealing.endLocked()
-	keymat.Scrub(func() { done.Err = r.cfg.Vault.Open(c, unseal) })
+	keymat.Scrub(func() { done.Err = r.cfg.Vault.OpenWith(c, unseal, r.cfg.Opened) })
+	if done.Err == nil {
+		now, _ := r.cfg.Replica.State().Cluster() // the keyring may have grown meanwhile
+		_ = r.Adopt(now)                          // Expire tries again
+	}
 	r.cfg.Events.Pending.Add(done)
 	if done.Err != nil {
 		r.cfg.Log.Error("the shares are valid, but the unseal key does not unwrap the root key", "err", done.Err)
@@ -329,30 +359,59 @@ func (r *Ceremonies) submitShare(ctx context.Context, op Operator, open func(*fs
 	return done.Err
 }
 
+// Adopt keeps the keyring of this node in step with the cluster's record, which is that of the
+// newest state. A node that cannot follow, because it was too far behind when the keyring got
+// another generation, is sealed: whatever it did would rest on old keys, and it says so. Adopt
+// does not block. It returns an error if it has to be called again, for lack of memory.
+func (r *Ceremonies) Adopt(c *fsmpb.Cluster) error {
+	err := r.cfg.Vault.Adopt(c)
+	if !errors.Is(err, vault.ErrNotHandedOver) {
+		return err
+	}
+	if r.cfg.Vault.Seal() {
+		r.cfg.Log.Error("this node was sealed", "err", err)
+		ev := record.ServiceEvent("SealOutdated", r.cfg.Clock.Now(), auditfield.Text("node", r.cfg.NodeID), auditfield.Text("cause", err.Error()))
+		ev.Kind = record.KindOperator
+		r.cfg.Events.Pending.Add(ev)
+	}
+	return nil
+}
+
 // abandonLocked wipes the shares of a ceremony that has expired, and adds an event for it.
 func (r *Ceremonies) abandonLocked(c *fsmpb.Cluster) {
 	fields := r.unsealing.fieldsLocked()
-	n := r.unsealing.expireLocked(r.cfg.Clock.Now(), c)
+	n, why := r.unsealing.expireLocked(r.cfg.Clock.Now(), c)
 	if n == 0 {
 		return
 	}
-	r.cfg.Log.Info("shares of an unfinished unsealing were wiped", "shares", n)
+	r.cfg.Log.Info("shares of an unfinished unsealing were wiped", "shares", n, "cause", why)
 	r.cfg.Events.Pending.Add(record.Event{
 		Name: "AbandonShares", Kind: record.KindOperator, At: r.cfg.Clock.Now(),
 		Identity:   &auditpb.Identity{Type: "AWSService", InvokedBy: "Conclave"},
-		Parameters: append([]*auditpb.Field{auditfield.Number("shares", n)}, fields...),
+		Parameters: append([]*auditpb.Field{auditfield.Number("shares", n), auditfield.Text("cause", why)}, fields...),
 	})
 }
 
 // Expire drops abandoned ceremonies. It must be called about every second.
 func (r *Ceremonies) Expire() {
 	c, _ := r.cfg.Replica.State().Cluster()
+	if err := r.Adopt(c); err != nil && !r.cfg.Vault.Sealed() {
+		r.cfg.Log.Warn("adding a generation to the keyring failed and will be retried", "err", err)
+	}
 	r.unsealing.mu.Lock()
 	r.abandonLocked(c)
 	r.unsealing.mu.Unlock()
+	r.sweep(c)
+}
+
+// sweep ends the ceremonies of an unsealed node that must not go on.
+func (r *Ceremonies) sweep(c *fsmpb.Cluster) {
 	r.glass.mu.Lock()
-	defer r.glass.mu.Unlock()
-	r.sweepBreakGlassLocked(c)
+	r.glass.sweepLocked(c)
+	r.glass.mu.Unlock()
+	r.KeyChanges.mu.Lock()
+	r.KeyChanges.sweepLocked(c)
+	r.KeyChanges.mu.Unlock()
 }
 
 // ResetShares wipes the shares that were submitted so far. Resetting the ceremony of
@@ -396,8 +455,8 @@ const sealPatience = 10 * time.Second
 // under it are wiped, and requests in flight finish or are refused. The node is sealed even
 // if its record cannot be committed, because operators seal when something is wrong; the
 // record is then made after the next unsealing. Sealing a sealed node resets the ceremony
-// in progress, like ResetShares without force. A break-glass ceremony ends when its node is
-// sealed. Every operator may seal.
+// in progress, like ResetShares without force. The ceremonies of an unsealed node end when it
+// is sealed. Every operator may seal.
 func (r *Ceremonies) Seal(ctx context.Context, op Operator) error {
 	c, _ := r.cfg.Replica.State().Cluster()
 	if c == nil {
@@ -408,14 +467,20 @@ func (r *Ceremonies) Seal(ctx context.Context, op Operator) error {
 	}
 	ev := op.Event("Seal", c)
 	ev.At = r.cfg.Clock.Now()
+	add := func(*fsm.State, *record.Event) {}
+	if r.cfg.Sealing != nil {
+		add = r.cfg.Sealing()
+	}
 	r.cfg.Events.RecordPendingWithin(ctx, sealPatience/2) // record earlier events first
 	ctx, cancel := context.WithTimeout(ctx, sealPatience)
 	defer cancel()
-	_, err := r.cfg.Events.Record(ctx, ev)
+	_, err := r.cfg.Events.CommitEvent(ctx, func(s *fsm.State) (record.Event, error) {
+		now := ev
+		add(s, &now)
+		return now, nil
+	})
 	r.cfg.Vault.Seal()
-	r.glass.mu.Lock()
-	r.sweepBreakGlassLocked(c)
-	r.glass.mu.Unlock()
+	r.sweep(c)
 	r.cfg.Log.Info("node sealed", "operator", op.Name)
 	if err != nil {
 		r.cfg.Log.Warn("the node was sealed without a record, which will be made after the next unsealing", "err", err)

@@ -56,7 +56,7 @@ func TestInitUnsealSeal(t *testing.T) {
 	}
 	want := ceremony.SealStatus{
 		Initialised: true, Sealed: true, NodeID: "n2", ClusterID: res.ClusterID, Account: "111122223333", Region: "eu-west-1", Partition: "aws",
-		Threshold: 2, Shares: 3, VerifierKey: res.VerifierKey, MemoryLocked: b.SealStatus().MemoryLocked,
+		Threshold: 2, Shares: 3, VerifierKey: res.VerifierKey, MemoryLocked: b.SealStatus().MemoryLocked, ShareSet: res.ShareSet,
 	}
 	if d := cmp.Diff(want, b.SealStatus()); d != "" {
 		t.Errorf("status after Init (-want +got):\n%s", d)

@@ -81,25 +81,42 @@ func (c *custody) endLocked() {
 	_, _ = rand.Read(c.nonce[:])
 }
 
-// expireLocked ends a ceremony that has timed out, counted from its first share, or whose
-// share set is no longer the cluster's. It returns the number of shares that were wiped.
-func (c *custody) expireLocked(now time.Time, cluster *fsmpb.Cluster) int {
-	n := len(c.shares)
-	switch {
-	case c.began.IsZero() && c.receiver == nil:
-		return 0
-	case c.began.IsZero():
-		if age := now.Sub(c.made); age >= 0 && age < c.timeout {
-			return 0
+// timedOutLocked reports whether a ceremony has lasted too long.
+func (c *custody) timedOutLocked(now time.Time) bool {
+	age := now.Sub(c.began)
+	return age < 0 || age >= c.timeout
+}
+
+// staleLocked says that the share set of a ceremony is no longer the cluster's, or nothing.
+func (c *custody) staleLocked(cluster *fsmpb.Cluster) string {
+	if string(c.set[:]) != string(cluster.GetShares().GetId()) {
+		return "the share set was replaced"
+	}
+	return ""
+}
+
+// lapsedLocked says why a ceremony must end: it has timed out, or its share set is no longer
+// the cluster's. It returns "" if the ceremony may go on.
+func (c *custody) lapsedLocked(now time.Time, cluster *fsmpb.Cluster) (why string) {
+	if c.timedOutLocked(now) {
+		return "timeout"
+	}
+	return c.staleLocked(cluster)
+}
+
+// expireLocked ends a ceremony that has lapsed. It returns the number of shares that were
+// wiped, and why.
+func (c *custody) expireLocked(now time.Time, cluster *fsmpb.Cluster) (n int, why string) {
+	n = len(c.shares)
+	if c.began.IsZero() {
+		if age := now.Sub(c.made); c.receiver == nil || age >= 0 && age < c.timeout {
+			return 0, ""
 		}
-	default:
-		age := now.Sub(c.began)
-		if age >= 0 && age < c.timeout && string(c.set[:]) == string(cluster.GetShares().GetId()) {
-			return 0
-		}
+	} else if why = c.lapsedLocked(now, cluster); why == "" {
+		return 0, ""
 	}
 	c.endLocked()
-	return n
+	return n, why
 }
 
 // receiverLocked returns the public key that shares are encrypted to.
@@ -167,7 +184,7 @@ func (c *custody) refusedLocked(now time.Time, operator string) {
 func (c *custody) status(now time.Time, cluster *fsmpb.Cluster) ([]int, *Status) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if age := now.Sub(c.began); len(c.shares) == 0 || age < 0 || age >= c.timeout || string(c.set[:]) != string(cluster.GetShares().GetId()) {
+	if len(c.shares) == 0 || c.lapsedLocked(now, cluster) != "" {
 		return nil, nil // the ceremony is about to be abandoned
 	}
 	return slices.Sorted(maps.Keys(c.shares)), &Status{Nonce: c.nonce, Owner: c.owner, Began: c.began, Expires: c.began.Add(c.timeout)}
@@ -211,7 +228,11 @@ func (c *custody) addLocked(now time.Time, operator string, set shamir.SetInfo, 
 	have, need, err := all.Add(s)
 	if err != nil {
 		if s.Set().Cluster != set.Cluster || s.Set() != set {
-			return 0, nil, kmsapi.Errorf(ErrShare, "%v.", err) // the index belongs to another set
+			// The index belongs to another set.
+			if errors.Is(err, shamir.ErrForeignSet) {
+				return 0, nil, kmsapi.Errorf(ErrShare, "%v. The set in force is %x; the shares of every set before it were replaced by a rekey.", err, set.Set)
+			}
+			return 0, nil, kmsapi.Errorf(ErrShare, "%v.", err)
 		}
 		return s.Index(), nil, kmsapi.Errorf(ErrShare, "%v.", err)
 	}

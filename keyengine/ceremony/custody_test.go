@@ -50,8 +50,8 @@ func TestSharesOfAReplacedSet(t *testing.T) {
 	if got, _ := u.status(now, cluster(next)); len(got) != 0 {
 		t.Errorf("shares of the old set still count: %v", got)
 	}
-	if n := u.expireLocked(now, cluster(next)); n != 1 {
-		t.Errorf("%d shares of the old set were wiped, want 1", n)
+	if n, why := u.expireLocked(now, cluster(next)); n != 1 || why != "the share set was replaced" {
+		t.Errorf("%d shares of the old set were wiped for %q, want 1", n, why)
 	}
 	if err := add(1, next); !errors.Is(err, ErrShare) || !strings.Contains(err.Error(), "another share set") {
 		t.Errorf("share of the old set: %v", err)

@@ -17,6 +17,8 @@ import (
 	"github.com/conclavekms/conclave/auditlog/auditpb"
 	"github.com/conclavekms/conclave/fsm"
 	"github.com/conclavekms/conclave/fsm/fsmpb"
+	"github.com/conclavekms/conclave/fsm/level"
+	"github.com/conclavekms/conclave/keyengine/custodian"
 	"github.com/conclavekms/conclave/keyengine/iam"
 	"github.com/conclavekms/conclave/keyengine/internal/auditfield"
 	"github.com/conclavekms/conclave/keyengine/internal/keymat"
@@ -42,8 +44,13 @@ type InitParams struct {
 	// Shares is the number of custodians, 1 to 16, and Threshold how many of them are
 	// needed to unseal a node. Threshold must be at least 2 if Shares is more than 1: with
 	// a threshold of 1, every share would be the whole key.
+	// Shares may be 0 if Custodians are given, whose number it then is.
 	Shares    int
 	Threshold int
+	// Custodians keep the shares, in this order. Each share is encrypted to the key of its
+	// custodian, and none is returned in another form. Without them, shares are returned
+	// like the root user's secret.
+	Custodians []CustodianKey
 	// Account consists of 12 digits.
 	Account string
 	// Region consists of lower-case letters, digits and single hyphens, such as eu-west-1.
@@ -68,6 +75,8 @@ type InitParams struct {
 	// Without it they are returned in the clear, which is for programs that run the node in
 	// their own process.
 	AnswerKey []byte
+
+	keepers []custodian.Custodian // with the keys of Custodians
 }
 
 // InitResult is the result of Init. Its secrets are not stored anywhere else. Formatting
@@ -78,8 +87,12 @@ type InitResult struct {
 	// SealedSecrets is a kmspb.InitSecrets with the shares and the secret access key,
 	// encrypted to the answer key.
 	SealedSecrets []byte
+	// EncryptedShares are the shares if there are Custodians, in their order. They are no
+	// secrets.
+	EncryptedShares []EncryptedShare
+	ShareSet        *ShareSet
 	// Shares, one for each custodian, and SecretAccessKey are set if there is no answer
-	// key.
+	// key. There are no Shares if there are EncryptedShares.
 	Shares          []string
 	SecretAccessKey string
 	RootARN         string
@@ -95,17 +108,10 @@ func (r InitResult) GoString() string           { return r.String() }
 func (r InitResult) Format(f fmt.State, _ rune) { _, _ = io.WriteString(f, r.String()) }
 func (r InitResult) LogValue() slog.Value       { return slog.StringValue(r.String()) }
 
-func (p *InitParams) check() error {
+func (p *InitParams) check(clock record.Clock) error {
 	var bad []string
-	if p.Shares < 1 || p.Shares > maxShares {
-		bad = append(bad, fmt.Sprintf("shares must be 1 to %d", maxShares))
-	}
-	if p.Threshold < 1 || p.Threshold > p.Shares {
-		bad = append(bad, "the threshold must be 1 to the number of shares")
-	}
-	if p.Threshold == 1 && p.Shares > 1 {
-		bad = append(bad, "a threshold of 1 with several shares gives each custodian the whole key")
-	}
+	p.keepers, p.Shares, bad = parseCustodians(p.Custodians, p.Shares, clock)
+	bad = append(bad, checkShares(p.Shares, p.Threshold)...)
 	if len(p.Account) != 12 || strings.Trim(p.Account, "0123456789") != "" {
 		bad = append(bad, "the account must be 12 digits")
 	}
@@ -132,6 +138,20 @@ func (p *InitParams) check() error {
 		return nil
 	}
 	return kmsapi.Errorf(kmsapi.ErrValidation, "Cannot initialise: %s.", strings.Join(bad, "; "))
+}
+
+// checkShares checks the numbers of a share set.
+func checkShares(shares, threshold int) (bad []string) {
+	if shares < 1 || shares > maxShares {
+		bad = append(bad, fmt.Sprintf("shares must be 1 to %d", maxShares))
+	}
+	if threshold < 1 || threshold > shares {
+		bad = append(bad, "the threshold must be 1 to the number of shares")
+	}
+	if threshold == 1 && shares > 1 {
+		bad = append(bad, "a threshold of 1 with several shares gives each custodian the whole key")
+	}
+	return bad
 }
 
 // checkRegions sets Region from Regions, or Regions from Region.
@@ -176,7 +196,7 @@ func isRegion(r string) bool {
 // created. Afterwards this node is sealed like all others, unless KeepUnsealed is set.
 // Errors: ErrValidation, ErrInitialised, ErrNotReady, ErrUnavailable.
 func (r *Ceremonies) Init(ctx context.Context, op Operator, p InitParams) (*InitResult, error) {
-	if err := p.check(); err != nil {
+	if err := p.check(r.cfg.Clock); err != nil {
 		return nil, err
 	}
 	r.initialising.Lock()
@@ -203,6 +223,9 @@ func (r *Ceremonies) Init(ctx context.Context, op Operator, p InitParams) (*Init
 		auditfield.Number("shares", p.Shares), auditfield.Number("threshold", p.Threshold), auditfield.Text("account", p.Account), auditfield.Text("region", p.Region),
 		auditfield.Text("partition", p.Partition), auditfield.Flag("anyRegion", p.AnyRegion),
 	}
+	if f.result.EncryptedShares != nil {
+		ev.Parameters = append(ev.Parameters, custodianFields(f.result.ShareSet.Custodians)...)
+	}
 	if len(p.Regions) > 1 {
 		ev.Parameters = append(ev.Parameters, auditfield.TextList("regions", p.Regions))
 	}
@@ -217,7 +240,7 @@ func (r *Ceremonies) Init(ctx context.Context, op Operator, p InitParams) (*Init
 	for _, c := range f.credentials {
 		ev.Changes = append(ev.Changes, &fsmpb.Change{Change: &fsmpb.Change_PutCredential{PutCredential: c}})
 	}
-	rec, err := record.Build(f.opened, r.cfg.NodeID, r.cfg.Clock.Now(), f.cluster, &ev)
+	rec, err := record.Build(f.opened, r.cfg.NodeID, r.cfg.Clock.Now(), f.cluster, level.Oldest, &ev)
 	if err != nil {
 		return nil, err
 	}
@@ -337,7 +360,7 @@ func (r *Ceremonies) makeCluster(p InitParams) (_ *initialisation, err error) {
 	defer unseal.Destroy()
 
 	f.result = &InitResult{ClusterID: record.ClusterID(c), RootARN: request.RootARN(p.Partition, p.Account)}
-	shares, err := f.deal(arena, unseal, p)
+	shares, err := deal(arena, unseal, c)
 	if err != nil {
 		return nil, err
 	}
@@ -357,6 +380,10 @@ func (r *Ceremonies) makeCluster(p InitParams) (_ *initialisation, err error) {
 	if err := f.hand(arena, shares, secret, p); err != nil {
 		return nil, err
 	}
+	f.result.ShareSet = publicSet(c.Id, c.Shares)
+	for _, s := range f.result.EncryptedShares {
+		f.result.ShareSet.Custodians = append(f.result.ShareSet.Custodians, s.Custodian)
+	}
 	f.credentials = []*fsmpb.Credential{key}
 	if p.RootCertificate != "" {
 		cert := &fsmpb.Credential{
@@ -370,11 +397,11 @@ func (r *Ceremonies) makeCluster(p InitParams) (_ *initialisation, err error) {
 	return f, nil
 }
 
-// deal splits the unseal key and verifies the shares, since shares that do not work would
-// be discovered only when they are needed. It returns the texts of the shares,
-// concatenated.
-func (f *initialisation) deal(arena *keymat.Arena, unseal *keymat.Secret, p InitParams) (texts *keymat.Secret, err error) {
-	set := shamir.SetInfo{Cluster: [16]byte(f.cluster.Id), Set: [16]byte(f.cluster.Shares.Id), Threshold: p.Threshold, Count: p.Shares}
+// deal splits the unseal key into the shares of the cluster's set, to which it adds the
+// commitments. It verifies the shares, since shares that do not work would be discovered only
+// when they are needed. It returns the texts of the shares, concatenated.
+func deal(arena *keymat.Arena, unseal *keymat.Secret, c *fsmpb.Cluster) (texts *keymat.Secret, err error) {
+	set := shamir.SetInfo{Cluster: [16]byte(c.Id), Set: [16]byte(c.Shares.Id), Threshold: int(c.Shares.Threshold), Count: int(c.Shares.Count)}
 	err = unseal.With(func(secret []byte) error {
 		shares, err := shamir.Split(rand.Reader, secret, set)
 		if err != nil {
@@ -388,8 +415,8 @@ func (f *initialisation) deal(arena *keymat.Arena, unseal *keymat.Secret, p Init
 		if err := shamir.VerifyShares(secret, shares); err != nil {
 			return fmt.Errorf("checking the shares: %w", err)
 		}
-		for _, c := range shamir.Commitments(shares) {
-			f.cluster.Shares.Commitments = append(f.cluster.Shares.Commitments, c[:])
+		for _, b := range shamir.Commitments(shares) {
+			c.Shares.Commitments = append(c.Shares.Commitments, b[:])
 		}
 		texts, err = arena.Fill(len(shares)*shamir.TextSize, func(dst []byte) error {
 			for i, s := range shares {
@@ -412,43 +439,68 @@ const (
 func initInfo(clusterID string) []byte { return []byte("conclave init v1\x00" + clusterID) }
 
 // hand puts the secrets into the result, encrypted if there is an answer key.
-func (f *initialisation) hand(arena *keymat.Arena, shares, secret *keymat.Secret, p InitParams) error {
-	each := func(fn func(number protowire.Number, b []byte)) error {
-		return shares.With(func(texts []byte) error {
+func (f *initialisation) hand(arena *keymat.Arena, shares, secret *keymat.Secret, p InitParams) (err error) {
+	if p.keepers != nil {
+		if f.result.EncryptedShares, err = encryptShares(shares, p.keepers); err != nil {
+			return err
+		}
+		shares = nil // nobody gets them in the clear
+	}
+	if p.AnswerKey != nil {
+		f.result.SealedSecrets, err = sealSecrets(arena, shares, secret, p.AnswerKey, initInfo(f.result.ClusterID))
+		return err
+	}
+	return eachSecret(shares, secret, func(n protowire.Number, b []byte) {
+		if n == initShares {
+			f.result.Shares = append(f.result.Shares, string(b))
+		} else {
+			f.result.SecretAccessKey = string(b)
+		}
+	})
+}
+
+// eachSecret calls fn with each field of a kmspb.InitSecrets: the shares, whose texts are
+// concatenated, unless they are nil, and the secret unless it is nil.
+func eachSecret(shares, secret *keymat.Secret, fn func(number protowire.Number, b []byte)) error {
+	if shares != nil {
+		err := shares.With(func(texts []byte) error {
 			for t := range slices.Chunk(texts, shamir.TextSize) {
 				fn(initShares, t)
 			}
-			return secret.With(func(b []byte) error {
-				fn(initSecret, b)
-				return nil
-			})
+			return nil
 		})
+		if err != nil {
+			return err
+		}
 	}
-	if p.AnswerKey == nil {
-		return each(func(n protowire.Number, b []byte) {
-			if n == initShares {
-				f.result.Shares = append(f.result.Shares, string(b))
-			} else {
-				f.result.SecretAccessKey = string(b)
-			}
-		})
+	if secret == nil {
+		return nil
 	}
+	return secret.With(func(b []byte) error {
+		fn(initSecret, b)
+		return nil
+	})
+}
+
+// sealSecrets returns a kmspb.InitSecrets, encrypted to an answer key.
+func sealSecrets(arena *keymat.Arena, shares, secret *keymat.Secret, answerKey, info []byte) (sealed []byte, err error) {
 	size := 0
-	if err := each(func(n protowire.Number, b []byte) { size += protowire.SizeTag(n) + protowire.SizeBytes(len(b)) }); err != nil {
-		return err
+	if err := eachSecret(shares, secret, func(n protowire.Number, b []byte) { size += protowire.SizeTag(n) + protowire.SizeBytes(len(b)) }); err != nil {
+		return nil, err
 	}
 	message, err := arena.Fill(size, func(dst []byte) error {
 		dst = dst[:0]
-		return each(func(n protowire.Number, b []byte) {
+		return eachSecret(shares, secret, func(n protowire.Number, b []byte) {
 			dst = protowire.AppendBytes(protowire.AppendTag(dst, n, protowire.BytesType), b)
 		})
 	})
 	if err != nil {
-		return err
+		return nil, err
 	}
 	defer message.Destroy()
-	return message.With(func(b []byte) error {
-		f.result.SealedSecrets, err = keymat.SealTo(p.AnswerKey, initInfo(f.result.ClusterID), b)
+	err = message.With(func(b []byte) error {
+		sealed, err = keymat.SealTo(answerKey, info, b)
 		return err
 	})
+	return sealed, err
 }

@@ -4,7 +4,11 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"github.com/conclavekms/conclave/keyengine/internal/record"
 )
+
+type clock struct{ record.Clock }
 
 func TestInitRegions(t *testing.T) {
 	good := InitParams{Shares: 1, Threshold: 1, Account: "111122223333"}
@@ -30,7 +34,7 @@ func TestInitRegions(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			p := good
 			p.Region, p.Regions = tt.region, tt.regions
-			err := p.check()
+			err := p.check(clock{})
 			if (err == nil) != (tt.want == "") || err != nil && !strings.Contains(err.Error(), tt.want) {
 				t.Errorf("got %v, want %q", err, tt.want)
 			}

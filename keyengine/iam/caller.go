@@ -8,6 +8,7 @@ import (
 	"github.com/conclavekms/conclave/fsm"
 	"github.com/conclavekms/conclave/keyengine/iam/iampb"
 	"github.com/conclavekms/conclave/keyengine/internal/record"
+	"github.com/conclavekms/conclave/keyengine/trace"
 	"github.com/conclavekms/conclave/policy"
 )
 
@@ -31,6 +32,11 @@ type Caller struct {
 	// the credential of a service principal may set it; others are refused (see
 	// internal/request).
 	SourceArn string
+	// Record is the index in the audit log of the record of what the engine answered; nil if
+	// there is no record, or its index is not known.
+	Record *uint64
+	// Trace measures the request; nil if it is not traced.
+	Trace *trace.Request
 
 	hold hold // until when the answer of Do may be released
 }
@@ -42,6 +48,9 @@ const MaxSourceARN = 512
 type TLS struct {
 	Version string
 	Cipher  string
+	// Host is the host that the client asked for, which it chooses freely.
+	Host        string
+	KeyExchange string
 }
 
 // Recorded returns the connection as part of a record, or nil without TLS.
@@ -49,7 +58,14 @@ func (t TLS) Recorded() *auditpb.Tls {
 	if t == (TLS{}) {
 		return nil
 	}
-	return &auditpb.Tls{Version: t.Version, Cipher: t.Cipher}
+	r := new(auditpb.Tls)
+	t.Fill(r)
+	return r
+}
+
+// Fill sets the fields of r.
+func (t TLS) Fill(r *auditpb.Tls) {
+	r.Version, r.Cipher, r.Host, r.KeyExchange = t.Version, t.Cipher, t.Host, t.KeyExchange
 }
 
 // Identity is a principal, with the credential that proved it. Only this package creates

@@ -60,6 +60,15 @@ func NewAccessKey(arena *keymat.Arena, o *vault.Opened, account fsm.Account, pri
 	return c, secret, nil
 }
 
+// CheckAnswerKey checks the key that the secret of a new access key is to be encrypted to; see
+// keymat.SealTo. Its error is an ErrValidation.
+func CheckAnswerKey(key []byte) error {
+	if _, err := keymat.SealTo(key, nil, nil); err != nil {
+		return kmsapi.Errorf(kmsapi.ErrValidation, "The answer key must be an uncompressed point on P-256.")
+	}
+	return nil
+}
+
 // SecretInfo binds the encrypted secret of an access key to its id.
 func SecretInfo(id string) []byte { return []byte("conclave access key v1\x00" + id) }
 

@@ -123,7 +123,9 @@ func roleEntity(s *fsm.State, session *iampb.Session) (Entity, error) {
 	e := Entity{Principal: p, Account: account, ID: r.Id + ":" + session.Name, Role: r, Session: session}
 	if err == nil && session.Issuer != "" {
 		e.Provider, _ = fsm.Object[*fsmpb.OidcProvider](s, fsm.OidcProviderID(account, session.Issuer))
-		if e.Provider == nil {
+		// The provider of the session may have been deleted and registered again by a node whose
+		// clock is behind; or this state is behind, which ErrUnrecognized leaves open.
+		if e.Provider == nil || session.ProviderThen != nil && e.Provider.Created < session.ProviderThen.Created {
 			return Entity{}, ErrUnrecognized
 		}
 	}
@@ -155,6 +157,11 @@ func (e *Entity) Record(id *auditpb.Identity, credential string) {
 			"type": "Role", "principalId": e.Role.Id, "arn": e.Principal.Role, "accountId": e.Principal.Account, "userName": e.Role.Name,
 		}))
 	}
+	if e.Provider != nil {
+		id.SessionContext = append(id.SessionContext, auditfield.TextMap("webIdFederationData", map[string]string{
+			"federatedProvider": ProviderARN(e.Principal.Partition, e.Provider),
+		}))
+	}
 	attributes := map[string]string{"mfaAuthenticated": "false"}
 	if e.Session.Issued != 0 {
 		attributes["creationDate"] = time.Unix(0, e.Session.Issued).UTC().Format(time.RFC3339)
@@ -175,9 +182,25 @@ func partitionOf(s *fsm.State) string {
 // or the provider was deleted and registered again since. So was the role, if it is newer than
 // the session; as with users, only a dishonest node gives it the same unique id.
 func ended(s *fsm.State, e *Entity) bool {
-	issued := e.Session.Issued
-	return s.Time() >= e.Session.Expires || issued < e.Role.RevokedBefore || issued < e.Role.Created ||
-		e.Provider != nil && (issued < e.Provider.RevokedBefore || issued < e.Provider.Created)
+	session := e.Session
+	return s.Time() >= session.Expires || revoked(session.Issued, session.RoleThen, e.Role) ||
+		e.Provider != nil && revoked(session.Issued, session.ProviderThen, e.Provider)
+}
+
+// revocable is a role or an identity provider.
+type revocable interface {
+	GetCreated() int64
+	GetRevokedBefore() int64
+}
+
+// revoked reports whether a session that began at a time, when it had read then, was revoked
+// since. Sessions that do not say what they had read began after that. A state that is behind
+// never has an ended session that is still open in a newer one.
+func revoked(issued int64, then *iampb.Revocable, now revocable) bool {
+	if then == nil {
+		return issued < now.GetRevokedBefore() || issued < now.GetCreated()
+	}
+	return then.Created < now.GetCreated() || then.RevokedBefore < now.GetRevokedBefore() && issued < now.GetRevokedBefore()
 }
 
 // ProviderARN returns the ARN of an identity provider.

@@ -44,10 +44,14 @@ type Session struct {
 	SourceIdentity string   `protobuf:"bytes,13,opt,name=source_identity,json=sourceIdentity,proto3" json:"source_identity,omitempty"`
 	Chained        bool     `protobuf:"varint,14,opt,name=chained,proto3" json:"chained,omitempty"` // the role was assumed with a role's session
 	// Of web identities: the ARN of the identity provider, and what the token said.
-	Provider      string `protobuf:"bytes,15,opt,name=provider,proto3" json:"provider,omitempty"`
-	Subject       string `protobuf:"bytes,16,opt,name=subject,proto3" json:"subject,omitempty"`
-	Audience      string `protobuf:"bytes,17,opt,name=audience,proto3" json:"audience,omitempty"`
-	Issuer        string `protobuf:"bytes,18,opt,name=issuer,proto3" json:"issuer,omitempty"` // URL without https://
+	Provider string `protobuf:"bytes,15,opt,name=provider,proto3" json:"provider,omitempty"`
+	Subject  string `protobuf:"bytes,16,opt,name=subject,proto3" json:"subject,omitempty"`
+	Audience string `protobuf:"bytes,17,opt,name=audience,proto3" json:"audience,omitempty"`
+	Issuer   string `protobuf:"bytes,18,opt,name=issuer,proto3" json:"issuer,omitempty"` // URL without https://
+	// The role and the identity provider as they were when the session was opened. Absent
+	// below feature level 2, whose releases do not know the fields.
+	RoleThen      *Revocable `protobuf:"bytes,19,opt,name=role_then,json=roleThen,proto3" json:"role_then,omitempty"`
+	ProviderThen  *Revocable `protobuf:"bytes,20,opt,name=provider_then,json=providerThen,proto3" json:"provider_then,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -208,6 +212,73 @@ func (x *Session) GetIssuer() string {
 	return ""
 }
 
+func (x *Session) GetRoleThen() *Revocable {
+	if x != nil {
+		return x.RoleThen
+	}
+	return nil
+}
+
+func (x *Session) GetProviderThen() *Revocable {
+	if x != nil {
+		return x.ProviderThen
+	}
+	return nil
+}
+
+// Revocable is what says which sessions of a role or of an identity provider have ended.
+type Revocable struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Created       int64                  `protobuf:"varint,1,opt,name=created,proto3" json:"created,omitempty"`                                  // Unix nanoseconds
+	RevokedBefore int64                  `protobuf:"varint,2,opt,name=revoked_before,json=revokedBefore,proto3" json:"revoked_before,omitempty"` // Unix nanoseconds; 0 for none
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Revocable) Reset() {
+	*x = Revocable{}
+	mi := &file_keyengine_iam_iampb_session_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Revocable) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Revocable) ProtoMessage() {}
+
+func (x *Revocable) ProtoReflect() protoreflect.Message {
+	mi := &file_keyengine_iam_iampb_session_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Revocable.ProtoReflect.Descriptor instead.
+func (*Revocable) Descriptor() ([]byte, []int) {
+	return file_keyengine_iam_iampb_session_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *Revocable) GetCreated() int64 {
+	if x != nil {
+		return x.Created
+	}
+	return 0
+}
+
+func (x *Revocable) GetRevokedBefore() int64 {
+	if x != nil {
+		return x.RevokedBefore
+	}
+	return 0
+}
+
 // Bearer is what the token of CreateSession says, if the session was opened with temporary
 // credentials.
 type Bearer struct {
@@ -221,7 +292,7 @@ type Bearer struct {
 
 func (x *Bearer) Reset() {
 	*x = Bearer{}
-	mi := &file_keyengine_iam_iampb_session_proto_msgTypes[1]
+	mi := &file_keyengine_iam_iampb_session_proto_msgTypes[2]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -233,7 +304,7 @@ func (x *Bearer) String() string {
 func (*Bearer) ProtoMessage() {}
 
 func (x *Bearer) ProtoReflect() protoreflect.Message {
-	mi := &file_keyengine_iam_iampb_session_proto_msgTypes[1]
+	mi := &file_keyengine_iam_iampb_session_proto_msgTypes[2]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -246,7 +317,7 @@ func (x *Bearer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Bearer.ProtoReflect.Descriptor instead.
 func (*Bearer) Descriptor() ([]byte, []int) {
-	return file_keyengine_iam_iampb_session_proto_rawDescGZIP(), []int{1}
+	return file_keyengine_iam_iampb_session_proto_rawDescGZIP(), []int{2}
 }
 
 func (x *Bearer) GetSession() *Session {
@@ -280,7 +351,7 @@ type Tag struct {
 
 func (x *Tag) Reset() {
 	*x = Tag{}
-	mi := &file_keyengine_iam_iampb_session_proto_msgTypes[2]
+	mi := &file_keyengine_iam_iampb_session_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -292,7 +363,7 @@ func (x *Tag) String() string {
 func (*Tag) ProtoMessage() {}
 
 func (x *Tag) ProtoReflect() protoreflect.Message {
-	mi := &file_keyengine_iam_iampb_session_proto_msgTypes[2]
+	mi := &file_keyengine_iam_iampb_session_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -305,7 +376,7 @@ func (x *Tag) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Tag.ProtoReflect.Descriptor instead.
 func (*Tag) Descriptor() ([]byte, []int) {
-	return file_keyengine_iam_iampb_session_proto_rawDescGZIP(), []int{2}
+	return file_keyengine_iam_iampb_session_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *Tag) GetKey() string {
@@ -326,7 +397,7 @@ var File_keyengine_iam_iampb_session_proto protoreflect.FileDescriptor
 
 const file_keyengine_iam_iampb_session_proto_rawDesc = "" +
 	"\n" +
-	"!keyengine/iam/iampb/session.proto\x12\x13conclave.session.v1\"\x86\x04\n" +
+	"!keyengine/iam/iampb/session.proto\x12\x13conclave.session.v1\"\x88\x05\n" +
 	"\aSession\x12\x18\n" +
 	"\aaccount\x18\x01 \x01(\x04R\aaccount\x12\x1d\n" +
 	"\n" +
@@ -349,7 +420,12 @@ const file_keyengine_iam_iampb_session_proto_rawDesc = "" +
 	"\bprovider\x18\x0f \x01(\tR\bprovider\x12\x18\n" +
 	"\asubject\x18\x10 \x01(\tR\asubject\x12\x1a\n" +
 	"\baudience\x18\x11 \x01(\tR\baudience\x12\x16\n" +
-	"\x06issuer\x18\x12 \x01(\tR\x06issuer\"j\n" +
+	"\x06issuer\x18\x12 \x01(\tR\x06issuer\x12;\n" +
+	"\trole_then\x18\x13 \x01(\v2\x1e.conclave.session.v1.RevocableR\broleThen\x12C\n" +
+	"\rprovider_then\x18\x14 \x01(\v2\x1e.conclave.session.v1.RevocableR\fproviderThen\"L\n" +
+	"\tRevocable\x12\x18\n" +
+	"\acreated\x18\x01 \x01(\x03R\acreated\x12%\n" +
+	"\x0erevoked_before\x18\x02 \x01(\x03R\rrevokedBefore\"j\n" +
 	"\x06Bearer\x126\n" +
 	"\asession\x18\x01 \x01(\v2\x1c.conclave.session.v1.SessionR\asession\x12\x0e\n" +
 	"\x02id\x18\x02 \x01(\fR\x02id\x12\x18\n" +
@@ -370,20 +446,23 @@ func file_keyengine_iam_iampb_session_proto_rawDescGZIP() []byte {
 	return file_keyengine_iam_iampb_session_proto_rawDescData
 }
 
-var file_keyengine_iam_iampb_session_proto_msgTypes = make([]protoimpl.MessageInfo, 3)
+var file_keyengine_iam_iampb_session_proto_msgTypes = make([]protoimpl.MessageInfo, 4)
 var file_keyengine_iam_iampb_session_proto_goTypes = []any{
-	(*Session)(nil), // 0: conclave.session.v1.Session
-	(*Bearer)(nil),  // 1: conclave.session.v1.Bearer
-	(*Tag)(nil),     // 2: conclave.session.v1.Tag
+	(*Session)(nil),   // 0: conclave.session.v1.Session
+	(*Revocable)(nil), // 1: conclave.session.v1.Revocable
+	(*Bearer)(nil),    // 2: conclave.session.v1.Bearer
+	(*Tag)(nil),       // 3: conclave.session.v1.Tag
 }
 var file_keyengine_iam_iampb_session_proto_depIdxs = []int32{
-	2, // 0: conclave.session.v1.Session.tags:type_name -> conclave.session.v1.Tag
-	0, // 1: conclave.session.v1.Bearer.session:type_name -> conclave.session.v1.Session
-	2, // [2:2] is the sub-list for method output_type
-	2, // [2:2] is the sub-list for method input_type
-	2, // [2:2] is the sub-list for extension type_name
-	2, // [2:2] is the sub-list for extension extendee
-	0, // [0:2] is the sub-list for field type_name
+	3, // 0: conclave.session.v1.Session.tags:type_name -> conclave.session.v1.Tag
+	1, // 1: conclave.session.v1.Session.role_then:type_name -> conclave.session.v1.Revocable
+	1, // 2: conclave.session.v1.Session.provider_then:type_name -> conclave.session.v1.Revocable
+	0, // 3: conclave.session.v1.Bearer.session:type_name -> conclave.session.v1.Session
+	4, // [4:4] is the sub-list for method output_type
+	4, // [4:4] is the sub-list for method input_type
+	4, // [4:4] is the sub-list for extension type_name
+	4, // [4:4] is the sub-list for extension extendee
+	0, // [0:4] is the sub-list for field type_name
 }
 
 func init() { file_keyengine_iam_iampb_session_proto_init() }
@@ -397,7 +476,7 @@ func file_keyengine_iam_iampb_session_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_keyengine_iam_iampb_session_proto_rawDesc), len(file_keyengine_iam_iampb_session_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   3,
+			NumMessages:   4,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
