@@ -3,24 +3,21 @@ package keyengine
 import (
 	"context"
 	"errors"
-	"fmt"
 	"io"
 	"strconv"
 
 	"github.com/conclavekms/conclave/auditlog"
 	"github.com/conclavekms/conclave/auditlog/auditpb"
 	"github.com/conclavekms/conclave/keyengine/iam"
+	"github.com/conclavekms/conclave/keyengine/internal/auditfeed"
 	"github.com/conclavekms/conclave/keyengine/internal/auditfield"
 	"github.com/conclavekms/conclave/keyengine/internal/record"
 	"github.com/conclavekms/conclave/keyengine/internal/request"
 	"github.com/conclavekms/conclave/keyengine/internal/vault"
-	"github.com/conclavekms/conclave/keyengine/kmsapi"
 )
 
-const (
-	readAuditEntries = 256
-	readAuditBytes   = 1 << 20
-)
+// readAuditEntries is how many records are read at once.
+const readAuditEntries = 256
 
 // ErrUnopenable is returned, together with a line of JSON, for a record that cannot be
 // decrypted.
@@ -33,10 +30,10 @@ type AuditReader struct {
 	// returning io.EOF. Set it before the first Next.
 	Follow bool
 
-	e       *Engine
-	caller  *iam.Caller
-	next    uint64
-	entries []auditlog.Entry
+	e      *Engine
+	caller *iam.Caller
+	next   uint64
+	items  []auditfeed.Item
 }
 
 // ReadAudit opens the audit log at the record with index from. The caller needs the
@@ -61,39 +58,25 @@ func (e *Engine) ReadAudit(ctx context.Context, c *iam.Caller, from uint64) (*Au
 // when the caller's credential is no longer good, and when this node does not have the
 // requested part of the log.
 func (r *AuditReader) Next(ctx context.Context) (index uint64, line []byte, err error) {
-	for len(r.entries) == 0 {
+	for len(r.items) == 0 {
 		if err := r.fill(ctx); err != nil {
 			return 0, nil, err
 		}
 	}
-	entry := r.entries[0]
-	line, err = r.e.render(entry)
-	if errors.Is(err, vault.ErrSealed) {
-		return 0, nil, err
+	if r.e.vault.Sealed() {
+		return 0, nil, vault.ErrSealed // though these records were decrypted before
 	}
-	r.entries, r.next = r.entries[1:], entry.Index+1
-	if err != nil {
-		r.e.log.Error("cannot decrypt a record of the audit log", "index", entry.Index, "err", err)
-		r.e.metrics.unopenable.Inc()
-		return entry.Index, auditlog.RenderUnopenable(entry), ErrUnopenable
+	it := r.items[0]
+	r.items, r.next = r.items[1:], it.Entry.Index+1
+	if line, err = it.Line(); it.Err == nil && err == nil {
+		return it.Entry.Index, line, nil
 	}
-	return entry.Index, line, nil
+	r.e.log.Error("cannot decrypt a record of the audit log", "index", it.Entry.Index, "err", errors.Join(it.Err, err))
+	r.e.metrics.unopenable.Inc()
+	return it.Entry.Index, auditlog.RenderUnopenable(it.Entry), ErrUnopenable
 }
 
-// render decrypts an entry and returns its record as a line of JSON.
-func (e *Engine) render(entry auditlog.Entry) ([]byte, error) {
-	plain, err := e.vault.OpenBody(entry)
-	if err != nil {
-		return nil, err
-	}
-	rec, err := auditlog.DecodeRecord(plain)
-	if err != nil {
-		return nil, err
-	}
-	return auditlog.RenderJSON(entry, rec)
-}
-
-// fill reads the next entries from the log. At the end of the log it waits for more if
+// fill reads the next records from the log. At the end of the log it waits for more if
 // Follow is set, and returns io.EOF otherwise.
 func (r *AuditReader) fill(ctx context.Context) error {
 	// The caller's credential may have been withdrawn since the last read.
@@ -105,15 +88,15 @@ func (r *AuditReader) fill(ctx context.Context) error {
 	if err := request.AdmitOn(now, o); err != nil {
 		return err
 	}
-	changed := r.e.cfg.Audit.Changed() // before reading, so that no change is missed
-	r.entries, err = r.e.cfg.Audit.Read(r.next, readAuditEntries, readAuditBytes)
-	if errors.Is(err, auditlog.ErrMissing) {
-		return kmsapi.Errorf(kmsapi.ErrUnavailable, "This node does not have record %d of the audit log yet. Try again later, or ask another node.", r.next)
+	changed := r.e.feed.Changed() // before reading, so that no change is missed
+	r.items, err = r.e.feed.Read(r.next, readAuditEntries)
+	switch {
+	case errors.Is(err, vault.ErrSealed):
+		return err
+	case err != nil:
+		return request.AuditError(err)
 	}
-	if err != nil {
-		return fmt.Errorf("reading the audit log: %w", err)
-	}
-	if len(r.entries) > 0 {
+	if len(r.items) > 0 {
 		return nil
 	}
 	if !r.Follow {

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/conclavekms/conclave/auditlog"
+	"github.com/conclavekms/conclave/auditlog/checkpoint"
 	auditverify "github.com/conclavekms/conclave/auditlog/verify"
 	"github.com/conclavekms/conclave/fsm/fsmpb"
 	"github.com/conclavekms/conclave/keyengine/ceremony"
@@ -223,7 +224,7 @@ func TestReadAuditOfMissingHistory(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	e.cfg.Audit = gapped{c.Audit}
+	e.feed.Log = gapped{c.Audit}
 	if _, _, err := r.Next(t.Context()); !enginetest.IsUnavailable(err) {
 		t.Errorf("got error %v, want KMSUnavailable", err)
 	}
@@ -294,13 +295,17 @@ func TestCheckpointVerifies(t *testing.T) {
 		}
 	}
 	first := l.Checkpoint()
-	cp, err := auditlog.ParseCheckpoint(first, res.VerifierKey)
+	cp, err := checkpoint.Parse(first, res.VerifierKey)
 	if err != nil || cp.Size != c.Audit.Size() {
 		t.Fatalf("got checkpoint %+v (%v), want one of size %d", cp, err, c.Audit.Size())
 	}
 	report, err := auditverify.Dir(dir, res.VerifierKey, auditverify.Options{})
 	if err != nil || len(report.Problems) != 0 || report.CheckpointSize != cp.Size {
 		t.Errorf("verifying the log: report %+v, error %v", report, err)
+	}
+	both := res.VerifierKey + "\n" + e.MLDSAVerifierKey()
+	if cp, err := checkpoint.Parse(first, both); err != nil || cp.Size != c.Audit.Size() {
+		t.Errorf("with both keys: checkpoint %+v (%v)", cp, err)
 	}
 	// No checkpoint is signed while the log is behind the state.
 	if err := e.ConfirmTime(t.Context(), enginetest.Operator); err != nil {
@@ -316,6 +321,9 @@ func TestCheckpointVerifies(t *testing.T) {
 	// A restarted node, which knows of no checkpoint, signs the same bytes.
 	again := c.startEngine("n1")
 	again.cfg.Audit = l
+	if key := again.MLDSAVerifierKey(); key != "" {
+		t.Errorf("a sealed node names the key %q", key)
+	}
 	nodeOf(again).Unseal(res.Shares...)
 	copyLog(t, c, l)
 	if err := again.Checkpoint(t.Context()); err != nil {
@@ -328,7 +336,7 @@ func TestCheckpointVerifies(t *testing.T) {
 		t.Errorf("got verifier key %q, want that of Init, %q", e.VerifierKey(), res.VerifierKey)
 	}
 	other := newTestCluster(t).initResult
-	if _, err := auditlog.ParseCheckpoint(first, other.VerifierKey); err == nil {
+	if _, err := checkpoint.Parse(first, other.VerifierKey); err == nil {
 		t.Error("the key of another cluster verifies the checkpoint")
 	}
 }
@@ -346,7 +354,7 @@ func TestRunSignsCheckpoints(t *testing.T) {
 		if len(checkpoints) == 0 {
 			return 0
 		}
-		cp, err := auditlog.ParseCheckpoint(checkpoints[len(checkpoints)-1], res.VerifierKey)
+		cp, err := checkpoint.Parse(checkpoints[len(checkpoints)-1], res.VerifierKey)
 		if err != nil || int(cp.Size) > synced {
 			t.Errorf("got checkpoint %+v (%v) when %d entries are durable", cp, err, synced)
 		}

@@ -9,6 +9,7 @@ import (
 	"github.com/conclavekms/conclave/fsm/fsmpb"
 	"github.com/conclavekms/conclave/keyengine/iam"
 	"github.com/conclavekms/conclave/keyengine/internal/auditfield"
+	"github.com/conclavekms/conclave/keyengine/internal/binding"
 	"github.com/conclavekms/conclave/keyengine/internal/iamops"
 	"github.com/conclavekms/conclave/keyengine/internal/record"
 	"github.com/conclavekms/conclave/keyengine/internal/request"
@@ -32,7 +33,7 @@ type mappings struct{ engine *Engine }
 // needs conclave:CreateCertificateMapping in that account. Errors: ErrValidation,
 // EntityAlreadyExists, NoSuchEntity, ErrAccessDenied, ErrUnrecognizedClient, ErrUnavailable.
 func (m mappings) CreateCertificateMapping(ctx context.Context, c *iam.Caller, pattern, principal string) (arn string, err error) {
-	ask := record.Event{Parameters: []*auditpb.Field{auditfield.Text("pattern", cut(pattern)), auditfield.Text("principal", cut(principal))}}
+	ask := record.Event{Parameters: []*auditpb.Field{auditfield.Text("pattern", pattern), auditfield.Text("principal", principal)}}
 	err = m.engine.requested(ctx, c, "CreateCertificateMapping", ask, func(ev *request.Evaluation, _ *record.Event) error {
 		if err := mustAdminister(ev, "conclave:CreateCertificateMapping"); err != nil {
 			return err
@@ -51,7 +52,7 @@ func (m mappings) CreateCertificateMapping(ctx context.Context, c *iam.Caller, p
 // conclave:DeleteCertificateMapping in the account that the cluster was initialised with.
 // Errors: NoSuchEntity, ErrAccessDenied, ErrUnrecognizedClient, ErrUnavailable.
 func (m mappings) DeleteCertificateMapping(ctx context.Context, c *iam.Caller, pattern string) error {
-	ask := record.Event{Parameters: []*auditpb.Field{auditfield.Text("pattern", cut(pattern))}}
+	ask := record.Event{Parameters: []*auditpb.Field{auditfield.Text("pattern", pattern)}}
 	return m.engine.requested(ctx, c, "DeleteCertificateMapping", ask, func(ev *request.Evaluation, _ *record.Event) error {
 		if err := mustAdminister(ev, "conclave:DeleteCertificateMapping"); err != nil {
 			return err
@@ -59,11 +60,6 @@ func (m mappings) DeleteCertificateMapping(ctx context.Context, c *iam.Caller, p
 		return iamops.DeleteCertificateMapping(ev, pattern)
 	})
 }
-
-// maxRecorded bounds the texts of callers in records, in bytes.
-const maxRecorded = 2048
-
-func cut(s string) string { return s[:min(len(s), maxRecorded)] }
 
 // CertificateMappings returns the certificate mappings, ordered by their patterns. The caller
 // needs conclave:ListCertificateMappings in the account that the cluster was initialised with.
@@ -82,14 +78,10 @@ func (m mappings) CertificateMappings(ctx context.Context, c *iam.Caller) (list 
 	}
 	account, partition := fsm.AccountOf(s), m.engine.cluster(s).GetPartition()
 	for o := range fsm.Objects[*fsmpb.CertificateMapping](s, fsm.AccountID(account), "") {
-		info := CertificateMapping{Pattern: o.Pattern, ARN: iam.MappingARN(partition, account, o.Pattern), Principal: o.Principal, Created: time.Unix(0, o.Created)}
-		of := fsm.Account(o.PrincipalAccount)
-		if u := fsm.UserByID(s, of, o.Principal); u != nil {
-			info.Principal = iam.UserARN(partition, u)
-		} else if r := fsm.RoleByID(s, of, o.Principal); r != nil {
-			info.Principal = iam.RoleARN(partition, r)
-		}
-		list = append(list, info)
+		list = append(list, CertificateMapping{
+			Pattern: o.Pattern, ARN: iam.MappingARN(partition, account, o.Pattern),
+			Principal: binding.Name(s, fsm.Account(o.PrincipalAccount), o.Principal, nil), Created: time.Unix(0, o.Created),
+		})
 	}
 	return list, nil
 }

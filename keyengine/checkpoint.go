@@ -38,6 +38,22 @@ func (e *Engine) VerifierKey() string {
 	return ""
 }
 
+// MLDSAVerifierKey returns the ML-DSA-44 key that verifies the second signature of the audit
+// log's checkpoints. It is empty before Init and on a sealed node, which cannot derive it.
+func (p proofs) MLDSAVerifierKey() string {
+	e := p.e
+	c, _ := e.replica.State().Cluster()
+	o, err := e.vault.Current()
+	if err != nil || c == nil {
+		return ""
+	}
+	key, err := vault.MLDSAAuditKey(o, c, record.AuditOrigin(c))
+	if err != nil {
+		return "" // it was sealed meanwhile
+	}
+	return key
+}
+
 // runCheckpoints signs checkpoints while the node is unsealed, until ctx ends.
 func (e *Engine) runCheckpoints(ctx context.Context) {
 	tick := time.NewTicker(min(checkpointLook, e.checkpoint.every))
@@ -102,6 +118,28 @@ func (e *Engine) Checkpoint(ctx context.Context) error {
 	e.checkpoint.signed.Store(frontier.Size())
 	return nil
 }
+
+// cosignedQuestion asks the leader, in place of a forwarded request, for the newest cosigned
+// checkpoint. Neither it nor the answer is encrypted: the answer is public, and the witnesses'
+// signatures are verified. A leader of the release before would not understand it, and may be
+// there until cosignedLevel.
+const (
+	cosignedQuestion = "the newest cosigned checkpoint"
+	cosignedLevel    = 2
+)
+
+// askCosigned returns the leader's newest cosigned checkpoint; nil if there is none.
+func (p proofs) askCosigned(ctx context.Context) ([]byte, error) {
+	r := p.e.replica
+	if r.State().Level() < cosignedLevel {
+		return nil, nil
+	}
+	return r.ExecuteOnLeader(ctx, []byte(cosignedQuestion))
+}
+
+// PublishedCheckpoint returns the checkpoint of the audit log that is shown to others; nil if
+// there is none. See auditwitness.Service.Published.
+func (p proofs) PublishedCheckpoint() []byte { return p.e.Witnesses.Published() }
 
 // Checkpointed returns the number of records that this node's newest checkpoint covers.
 func (e *Engine) Checkpointed() uint64 { return e.checkpoint.signed.Load() }

@@ -66,6 +66,7 @@ func (e *Engine) requested(ctx context.Context, c *iam.Caller, name string, ask 
 		done.Reads, done.NotBefore, done.NotAfter, done.Changes = ev.Reads, ev.NotBefore, ev.NotAfter, ev.Changes
 		return done, nil
 	})
+	c.Record = d.Record
 	switch {
 	case err == record.ErrConflict:
 		return kmsapi.Errorf(kmsapi.ErrUnavailable, "What the request depends on keeps changing. Try again.")
@@ -177,8 +178,8 @@ func (e *Engine) newAccessKey(answerKey []byte, create func(handOver) error) (id
 	if err := e.hasRoom(); err != nil {
 		return "", nil, err
 	}
-	if _, err := keymat.SealTo(answerKey, nil, nil); err != nil {
-		return "", nil, kmsapi.Errorf(kmsapi.ErrValidation, "The answer key must be an uncompressed point on P-256.")
+	if err := iam.CheckAnswerKey(answerKey); err != nil {
+		return "", nil, err
 	}
 	err = create(func(done *record.Event) func(*fsmpb.Credential, []byte) error {
 		return func(made *fsmpb.Credential, secret []byte) (err error) {

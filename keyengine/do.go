@@ -9,6 +9,7 @@ import (
 	"github.com/conclavekms/conclave/keyengine/iam"
 	"github.com/conclavekms/conclave/keyengine/internal/record"
 	"github.com/conclavekms/conclave/keyengine/internal/request"
+	"github.com/conclavekms/conclave/keyengine/trace"
 )
 
 // Do executes an operation for a caller: it evaluates the operation on one state, commits a
@@ -18,6 +19,9 @@ import (
 func (e *Engine) Do(ctx context.Context, c *iam.Caller, op *request.Operation, in any) (any, error) {
 	start := e.clock.Now()
 	out, err := e.do(ctx, c, op, in)
+	if c.Record != nil {
+		c.Trace.Known() // by the input, if not by a signature
+	}
 	took := e.clock.Now().Sub(start)
 	if err != nil {
 		told := request.Told(e.log, op, c, err)
@@ -32,6 +36,11 @@ func (e *Engine) do(ctx context.Context, c *iam.Caller, op *request.Operation, i
 	if err := e.limits.allow(c); err != nil {
 		return nil, err
 	}
+	if op.Costly {
+		if err := e.limits.allowCostly(op, c); err != nil {
+			return nil, err
+		}
+	}
 	if err := e.hasRoom(); err != nil {
 		return nil, err
 	}
@@ -43,8 +52,10 @@ func (e *Engine) do(ctx context.Context, c *iam.Caller, op *request.Operation, i
 			e.discard(a)
 		}
 		a = e.evaluate(ctx, s, c, op, in)
+		c.Trace.Next(trace.Commit)
 		return a.Decided()
 	})
+	c.Trace.Stop()
 	out, err := e.finish(ctx, a, d, err)
 	if err == record.ErrConflict {
 		return e.onLeader(ctx, c, op, in)
@@ -78,6 +89,7 @@ func (e *Engine) finish(ctx context.Context, a *request.Attempt, d fsm.Decision,
 		a.Wipe()
 		return nil, err
 	}
+	a.Caller.Record = d.Record
 	return e.release(ctx, a, d)
 }
 

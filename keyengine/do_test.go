@@ -20,6 +20,7 @@ import (
 	"github.com/conclavekms/conclave/fsm/fsmpb"
 	"github.com/conclavekms/conclave/keyengine/ceremony"
 	"github.com/conclavekms/conclave/keyengine/iam"
+	"github.com/conclavekms/conclave/keyengine/iamapi"
 	"github.com/conclavekms/conclave/keyengine/internal/enginetest"
 	"github.com/conclavekms/conclave/keyengine/internal/forward"
 	"github.com/conclavekms/conclave/keyengine/internal/forwardpb"
@@ -28,6 +29,7 @@ import (
 	"github.com/conclavekms/conclave/keyengine/internal/record"
 	"github.com/conclavekms/conclave/keyengine/internal/request"
 	"github.com/conclavekms/conclave/keyengine/kmsapi"
+	"github.com/conclavekms/conclave/keyengine/trailapi"
 	"github.com/conclavekms/conclave/policy"
 )
 
@@ -213,7 +215,7 @@ func TestForwardedRequestsAreChecked(t *testing.T) {
 		if err != nil {
 			return err
 		}
-		_, err = decodeAnswer(o, "n2", requestID, op, answer)
+		_, err = decodeAnswer(o, "n2", &iam.Caller{RequestID: requestID}, op, answer)
 		return err
 	}
 	good := encode(c.root)
@@ -237,7 +239,7 @@ func TestForwardedRequestsAreChecked(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := decodeAnswer(o, "n2", iam.RequestID{1}, op, answer); !errors.Is(err, keymat.ErrTransit) {
+	if _, err := decodeAnswer(o, "n2", &iam.Caller{RequestID: iam.RequestID{1}}, op, answer); !errors.Is(err, keymat.ErrTransit) {
 		t.Errorf("answer to another request: got error %v, want ErrTransit", err)
 	}
 	proof := [32]byte(c.root.Proof())
@@ -323,7 +325,7 @@ func TestForwardingLeavesTheStateAlone(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	out, err := decodeAnswer(o, "n2", caller.RequestID, op, answer)
+	out, err := decodeAnswer(o, "n2", caller, op, answer)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -583,12 +585,12 @@ func TestLimitsAreBounded(t *testing.T) {
 			clock.Advance(time.Hour)
 		}
 	}
-	if n := len(l.left); n > maxLimited {
+	if n := len(l.refusals.left); n > maxLimited {
 		t.Errorf("%d principals are tracked, want at most %d", n, maxLimited)
 	}
 	l.refused(c, kmsapi.ErrDryRun)
 	l.refused(c, kmsapi.ErrInternal)
-	if got := l.left[c.Identity.Principal().ARN].TokensAt(clock.Now()); got != 499 {
+	if got := l.refusals.left[c.Identity.Principal().ARN].TokensAt(clock.Now()); got != 499 {
 		t.Errorf("%v more refusals are allowed, want 499", got)
 	}
 }
@@ -639,6 +641,13 @@ func TestMetrics(t *testing.T) {
 	} {
 		if v, ok := got[name]; !ok || v != want {
 			t.Errorf("metric %s is %v, want %v", name, v, want)
+		}
+	}
+	for _, list := range [][]*kmsapi.Error{kmsapi.Errors(), iamapi.Errors(), trailapi.Errors()} {
+		for _, e := range list {
+			if l := outcomeLabel(e); l != string(e.Code) {
+				t.Errorf("%s is counted as %q", e.Code, l)
+			}
 		}
 	}
 	if l := outcomeLabel(&kmsapi.Error{Code: "FromTheFuture"}); l != "other" {

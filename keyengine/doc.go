@@ -42,6 +42,7 @@
 //	internal/ops        operations that manage keys, and the table of all operations
 //	internal/schedule   scheduled changes to keys
 //	ceremony            initialising the cluster, sealing and unsealing a node
+//	joining             the CA of the nodes' certificates, and join tokens
 //	keyengine           Engine: the pipeline above, and forwarding
 //
 // Keys are in the clear only in internal/vault and internal/keymat, in locked memory, and

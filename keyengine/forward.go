@@ -19,6 +19,7 @@ import (
 	"github.com/conclavekms/conclave/keyengine/internal/request"
 	"github.com/conclavekms/conclave/keyengine/internal/vault"
 	"github.com/conclavekms/conclave/keyengine/kmsapi"
+	"github.com/conclavekms/conclave/keyengine/trace"
 	"github.com/conclavekms/conclave/policy"
 )
 
@@ -28,6 +29,15 @@ const releaseDeadline = 2 * time.Second
 
 // ErrForwarded is returned for a forwarded request that cannot be decoded.
 var ErrForwarded = errors.New("unreadable forwarded request")
+
+// forwardsTLSLevel is the feature level from which forwarded requests have the newer details of
+// their connections. A leader of the release before, which may still be there until then,
+// refuses a request with fields that it does not know.
+const forwardsTLSLevel = 2
+
+// answersRecordLevel is the feature level from which answers to forwarded requests say which
+// record the request has. A node of the release before refuses an answer with it.
+const answersRecordLevel = 2
 
 // onLeader executes a request on the leader, where no other record can overtake it.
 func (e *Engine) onLeader(ctx context.Context, c *iam.Caller, op *request.Operation, in any) (any, error) {
@@ -39,16 +49,24 @@ func (e *Engine) onLeader(ctx context.Context, c *iam.Caller, op *request.Operat
 	if err != nil {
 		return nil, err
 	}
-	payload, err := encodeForwarded(o, e.cfg.NodeID, c, op, in)
+	sent := c
+	if e.replica.State().Level() < forwardsTLSLevel {
+		older := *c
+		older.TLS.Host, older.TLS.KeyExchange = "", ""
+		sent = &older
+	}
+	payload, err := encodeForwarded(o, e.cfg.NodeID, sent, op, in)
 	if err != nil {
 		return nil, err
 	}
 	start := time.Now()
+	c.Trace.Next(trace.Leader)
 	answer, err := e.replica.ExecuteOnLeader(ctx, payload)
+	c.Trace.Stop()
 	if err != nil {
 		return nil, record.Unavailable(err)
 	}
-	out, err := decodeAnswer(o, e.cfg.NodeID, c.RequestID, op, answer)
+	out, err := decodeAnswer(o, e.cfg.NodeID, c, op, answer)
 	if err == nil && op.ReadOnly {
 		c.Bound(e.withheld, op.Name, func() bool {
 			now := time.Now()
@@ -80,8 +98,10 @@ func (e *Engine) exclusive(ctx context.Context, c *iam.Caller, op *request.Opera
 				ev.Wipe()
 			}
 			ev = e.evaluate(request.WithNewestState(ctx), s, c, op, in)
+			c.Trace.Next(trace.Commit)
 			return ev.Decided()
 		})
+		c.Trace.Stop()
 		switch {
 		case ev == nil:
 			return nil, record.Unavailable(err)
@@ -106,6 +126,9 @@ func (e *Engine) exclusive(ctx context.Context, c *iam.Caller, op *request.Opera
 // answer carries every outcome of a request. ServeForwarded returns an error only if the
 // request could not be decoded, or fsm.ErrNoLeader if this node is sealed and did nothing.
 func (e *Engine) ServeForwarded(ctx context.Context, from string, payload []byte) ([]byte, error) {
+	if string(payload) == cosignedQuestion {
+		return e.Witnesses.Newest(), nil
+	}
 	o, err := e.vault.Current()
 	if err != nil {
 		return nil, fsm.ErrNoLeader
@@ -119,17 +142,25 @@ func (e *Engine) ServeForwarded(ctx context.Context, from string, payload []byte
 	}
 	defer op.Input().WipeAll(in)
 	out, err := e.exclusive(ctx, c, op, in)
-	var answer []byte
+	var answer *forwardpb.Answer
 	if err == nil {
 		defer op.Output().Wipe(out)
-		answer, err = encodeAnswer(o, from, c.RequestID, op, out)
+		answer, err = answerOf(op, out)
 	} else {
-		answer, err = encodeRefusal(o, from, c.RequestID, request.Told(e.log, op, c, err))
+		told := request.Told(e.log, op, c, err)
+		answer, err = &forwardpb.Answer{Code: string(told.Code), Message: told.Message, Encoded: told.Encoded}, nil
+	}
+	var sealed []byte
+	if err == nil {
+		if e.replica.State().Level() >= answersRecordLevel {
+			answer.Record = c.Record
+		}
+		sealed, err = sealMessage(o, forwardContext("answer", from, c.RequestID), answer)
 	}
 	if errors.Is(err, vault.ErrSealed) {
 		return nil, fsm.ErrOutcomeUnknown // the node was sealed in the meantime
 	}
-	return answer, err
+	return sealed, err
 }
 
 // forwardContext binds a message to the node that made the request, and an answer to its
@@ -194,7 +225,7 @@ func encodeForwarded(o *vault.Opened, from string, c *iam.Caller, op *request.Op
 		Operation: forwardedName(op), RequestId: c.RequestID[:],
 		Principal: id.Principal().ARN, Credential: id.Credential(), Proof: id.Proof(), Session: id.Session(),
 		Region: c.Region, SourceIp: c.SourceIP, UserAgent: c.UserAgent, Transport: c.Transport,
-		TlsVersion: c.TLS.Version, TlsCipher: c.TLS.Cipher, SourceArn: c.SourceArn,
+		TlsVersion: c.TLS.Version, TlsCipher: c.TLS.Cipher, TlsHost: c.TLS.Host, TlsKeyExchange: c.TLS.KeyExchange, SourceArn: c.SourceArn,
 		Input: input, Temporary: temporary, Account: account,
 		CertificateSerial: serial, CertificateNotAfter: notAfter,
 	})
@@ -259,7 +290,7 @@ func readForwarded(f *forwardpb.Request) (_ *iam.Caller, _ *request.Operation, i
 		RequestID: iam.RequestID(f.RequestId),
 		Identity:  id,
 		Region:    f.Region, SourceIP: f.SourceIp, UserAgent: f.UserAgent, Transport: f.Transport,
-		TLS: iam.TLS{Version: f.TlsVersion, Cipher: f.TlsCipher}, SourceArn: f.SourceArn,
+		TLS: iam.TLS{Version: f.TlsVersion, Cipher: f.TlsCipher, Host: f.TlsHost, KeyExchange: f.TlsKeyExchange}, SourceArn: f.SourceArn,
 	}, op, in, nil
 }
 
@@ -284,27 +315,27 @@ func forwardedIdentity(op *request.Operation, f *forwardpb.Request) (iam.Identit
 	return iam.ForwardedIdentity(p, account, f.Credential, [32]byte(f.Proof), f.Session, f.Temporary, mapped)
 }
 
-func encodeAnswer(o *vault.Opened, from string, id iam.RequestID, op *request.Operation, out any) ([]byte, error) {
+// answerOf is the message of an output, with which it shares memory.
+func answerOf(op *request.Operation, out any) (*forwardpb.Answer, error) {
 	output, err := forward.Pack(op.Output(), out)
 	if err != nil {
 		return nil, fmt.Errorf("encoding an answer: %w", err)
 	}
-	return sealMessage(o, forwardContext("answer", from, id), &forwardpb.Answer{Output: output})
+	return &forwardpb.Answer{Output: output}, nil
 }
 
-func encodeRefusal(o *vault.Opened, from string, id iam.RequestID, e *kmsapi.Error) ([]byte, error) {
-	return sealMessage(o, forwardContext("answer", from, id), &forwardpb.Answer{Code: string(e.Code), Message: e.Message, Encoded: e.Encoded})
-}
-
-func decodeAnswer(o *vault.Opened, from string, id iam.RequestID, op *request.Operation, answer []byte) (any, error) {
+// decodeAnswer returns the outcome of a request that the leader carried out for c, and sets
+// the index of its record.
+func decodeAnswer(o *vault.Opened, from string, c *iam.Caller, op *request.Operation, answer []byte) (any, error) {
 	a := new(forwardpb.Answer)
-	if err := openMessage(o, forwardContext("answer", from, id), answer, a); err != nil {
+	if err := openMessage(o, forwardContext("answer", from, c.RequestID), answer, a); err != nil {
 		forward.Wipe(a.Output)
 		if errors.Is(err, kmsapi.ErrUnavailable) {
 			return nil, err
 		}
 		return nil, fmt.Errorf("the leader's answer to %s cannot be read: %w", op.Name, err)
 	}
+	c.Record = a.Record
 	if a.Code != "" {
 		return nil, &kmsapi.Error{Code: kmsapi.Code(a.Code), Message: a.Message, Encoded: a.Encoded}
 	}

@@ -25,12 +25,11 @@ import (
 // limited, also for failures that are not recorded, as they cost work.
 type limits struct {
 	clock Clock
-	rate  rate.Limit
-	burst int
 
-	mu   sync.Mutex
-	left map[string]*rate.Limiter // by key; see keyOf
-	over map[string]*throttled    // throttled and not recorded yet; by key, at most maxLimited
+	mu       sync.Mutex
+	refusals buckets               // by key; see keyOf
+	costly   buckets               // by operation and account
+	over     map[string]*throttled // throttled and not recorded yet; by key, at most maxLimited
 }
 
 // throttled counts the requests of one principal, source or identity provider that were
@@ -47,6 +46,9 @@ type throttled struct {
 const (
 	// maxLimited is the maximum number of principals that are tracked.
 	maxLimited = 4096
+	// costlyRate is how many requests a second an account may make of an operation that is
+	// costly, on one node, and costlyBurst how many at once.
+	costlyRate, costlyBurst = 5, 50
 	// Throttled requests are recorded every throttledEvery, in at most maxThrottledRecords
 	// records.
 	throttledEvery      = time.Minute
@@ -54,14 +56,14 @@ const (
 )
 
 func newLimits(cfg Config) *limits {
-	l := &limits{clock: cfg.Clock, rate: rate.Limit(cfg.RefusalRate), burst: cfg.RefusalBurst, left: make(map[string]*rate.Limiter), over: make(map[string]*throttled)}
-	if l.rate <= 0 {
-		l.rate = 10
+	per, burst := rate.Limit(cfg.RefusalRate), cfg.RefusalBurst
+	if per <= 0 {
+		per = 10
 	}
-	if l.burst <= 0 {
-		l.burst = 500
+	if burst <= 0 {
+		burst = max(1, int(50*per))
 	}
-	return l
+	return &limits{clock: cfg.Clock, refusals: newBuckets(per, burst), costly: newBuckets(costlyRate, costlyBurst), over: make(map[string]*throttled)}
 }
 
 // keyOf returns what refusals of a caller are counted by: its ARN, or, for a caller whose
@@ -88,11 +90,28 @@ func (l *limits) allow(c *iam.Caller) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	now, key := l.clock.Now(), keyOf(c)
-	if r := l.left[key]; r == nil || r.TokensAt(now) >= 1 {
+	if r := l.refusals.left[key]; r == nil || r.TokensAt(now) >= 1 {
 		return nil
 	}
-	l.note(throttled{key: key, principal: c.Identity.Principal(), source: c.SourceIP, credential: c.Identity.Credential(), count: 1, since: now, until: now})
+	l.note(throttledNow(key, c, now))
 	return record.ErrThrottled
+}
+
+// allowCostly refuses callers of a costly operation whose account has called it too often.
+func (l *limits) allowCostly(op *Operation, c *iam.Caller) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	now := l.clock.Now()
+	if l.costly.of(string(op.Service)+":"+op.Name+" "+c.Identity.Account().String(), now).AllowN(now, 1) {
+		return nil
+	}
+	l.note(throttledNow(keyOf(c), c, now))
+	return kmsapi.Errorf(kmsapi.ErrThrottling, "Rate exceeded")
+}
+
+// throttledNow is one request that was throttled.
+func throttledNow(key string, c *iam.Caller, now time.Time) throttled {
+	return throttled{key: key, principal: c.Identity.Principal(), source: c.SourceIP, credential: c.Identity.Credential(), count: 1, since: now, until: now}
 }
 
 // mayRecord reports whether a refusal of a web identity may be recorded. Whoever its identity
@@ -103,22 +122,11 @@ func (l *limits) mayRecord(who policy.Principal, c *iam.Caller) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	now := l.clock.Now()
-	if l.limiter(who.ARN).AllowN(now, 1) {
+	if l.refusals.of(who.ARN, now).AllowN(now, 1) {
 		return true
 	}
 	l.note(throttled{key: who.ARN, principal: who, source: c.SourceIP, count: 1, since: now, until: now})
 	return false
-}
-
-// limiter returns what a key has left.
-func (l *limits) limiter(key string) *rate.Limiter {
-	r := l.left[key]
-	if r == nil {
-		l.makeRoom()
-		r = rate.NewLimiter(l.rate, l.burst)
-		l.left[key] = r
-	}
-	return r
 }
 
 // note adds throttled requests to the count.
@@ -210,25 +218,46 @@ func (l *limits) refused(c *iam.Caller, err error) {
 	now := l.clock.Now()
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.limiter(keyOf(c)).ReserveN(now, 1) // requests in flight may make it negative
+	l.refusals.of(keyOf(c), now).ReserveN(now, 1) // requests in flight may make it negative
 }
 
-// makeRoom removes principals that have used nothing of their burst, and then arbitrary
-// ones if that is not enough.
-func (l *limits) makeRoom() {
-	if len(l.left) < maxLimited {
+// buckets is what each of at most maxLimited keys has left of a rate.
+type buckets struct {
+	rate  rate.Limit
+	burst int
+	left  map[string]*rate.Limiter
+}
+
+func newBuckets(per rate.Limit, burst int) buckets {
+	return buckets{per, burst, make(map[string]*rate.Limiter)}
+}
+
+// of returns what a key has left.
+func (b *buckets) of(key string, now time.Time) *rate.Limiter {
+	r := b.left[key]
+	if r == nil {
+		b.makeRoom(now)
+		r = rate.NewLimiter(b.rate, b.burst)
+		b.left[key] = r
+	}
+	return r
+}
+
+// makeRoom removes keys that have used nothing of their burst, and then arbitrary ones if
+// that is not enough.
+func (b *buckets) makeRoom(now time.Time) {
+	if len(b.left) < maxLimited {
 		return
 	}
-	now := l.clock.Now()
-	for who, r := range l.left {
-		if r.TokensAt(now) >= float64(l.burst) {
-			delete(l.left, who)
+	for key, r := range b.left {
+		if r.TokensAt(now) >= float64(b.burst) {
+			delete(b.left, key)
 		}
 	}
-	for who := range l.left {
-		if len(l.left) < maxLimited {
+	for key := range b.left {
+		if len(b.left) < maxLimited {
 			return
 		}
-		delete(l.left, who)
+		delete(b.left, key)
 	}
 }

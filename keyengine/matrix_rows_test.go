@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	"google.golang.org/protobuf/proto"
 
@@ -12,6 +13,7 @@ import (
 	"github.com/conclavekms/conclave/keyengine/iamapi"
 	"github.com/conclavekms/conclave/keyengine/internal/request"
 	"github.com/conclavekms/conclave/keyengine/kmsapi"
+	"github.com/conclavekms/conclave/keyengine/trailapi"
 )
 
 // addKMS adds the rows of KMS: those of the table of key states, and the operations on no key.
@@ -85,6 +87,15 @@ func needsOfKey(operation, name string, k *stateKey, in any) []need {
 		return []need{{action, k.arn}, {action, arnOfKey(*in.PrimaryRegion, k.id)}}
 	}
 	return []need{{action, k.arn}}
+}
+
+// addCloudTrail adds the row of CloudTrail.
+func (m *matrix) addCloudTrail() {
+	withIndex(m.t, m.engine)
+	m.row("LookupEvents", matrixRow{ask: func() (any, []need) {
+		m.Clock.Advance(time.Second) // an account may look up only so often
+		return &trailapi.LookupEventsInput{MaxResults: new(int32(1))}, []need{{"cloudtrail:LookupEvents", "*"}}
+	}})
 }
 
 // addStores adds the rows of custom key stores.

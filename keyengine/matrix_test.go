@@ -242,7 +242,7 @@ func (m *matrix) allowed(t *testing.T, op *Operation, r *matrixRow, who string, 
 
 func TestAuthorizationMatrix(t *testing.T) {
 	t.Parallel()
-	for service, addRows := range map[Service]func(*matrix){KMS: (*matrix).addKMS, IAM: (*matrix).addIAM, STS: (*matrix).addSTS} {
+	for service, addRows := range map[Service]func(*matrix){KMS: (*matrix).addKMS, IAM: (*matrix).addIAM, STS: (*matrix).addSTS, CloudTrail: (*matrix).addCloudTrail} {
 		t.Run(string(service), func(t *testing.T) {
 			t.Parallel()
 			m := newMatrix(t)
@@ -361,7 +361,7 @@ func (m *matrix) cells(t *testing.T, op *Operation, r *matrixRow) {
 		return m.may(m.bound(only(needs)...), everything)
 	})
 	m.allowed(t, op, r, "a session with what it needs", func(needs []need) iam.Identity { return m.session(only(needs)...) })
-	if op.Service == KMS || op.Name == "AssumeRole" {
+	if op.Service == KMS || op.Service == CloudTrail || op.Name == "AssumeRole" {
 		m.allowed(t, op, r, "a session of a user", func([]need) iam.Identity { return m.token })
 	} else {
 		m.denied(t, op, in, m.token, "a session of a user")

@@ -11,6 +11,7 @@ import (
 	"github.com/conclavekms/conclave/keyengine/iamapi"
 	"github.com/conclavekms/conclave/keyengine/internal/request"
 	"github.com/conclavekms/conclave/keyengine/kmsapi"
+	"github.com/conclavekms/conclave/keyengine/trailapi"
 )
 
 // metrics counts what the engine answers. Label values come from closed sets and never from
@@ -30,6 +31,11 @@ type metrics struct {
 	breakGlass prometheus.Counter
 	// unopenable counts records that were read and could not be decrypted.
 	unopenable prometheus.Counter
+	// unsealParts counts what this node gave to unseal others, and unsealSuspects the
+	// questions for it that it refused because they may not be from the node.
+	unsealParts, unsealSuspects prometheus.Counter
+	// alerts counts the alerts that this node has recorded, by rule.
+	alerts *prometheus.CounterVec
 }
 
 func newMetrics(cfg Config, e *Engine) *metrics {
@@ -72,6 +78,16 @@ func newMetrics(cfg Config, e *Engine) *metrics {
 		unopenable: f.NewCounter(prometheus.CounterOpts{
 			Name: "conclave_audit_unopenable_total", Help: "Records of the audit log that were read and could not be opened.",
 		}),
+		unsealParts: f.NewCounter(prometheus.CounterOpts{
+			Name: "conclave_peer_unseal_parts_total", Help: "Parts that this node gave to other nodes to unseal them.",
+		}),
+		unsealSuspects: f.NewCounter(prometheus.CounterOpts{
+			Name: "conclave_peer_unseal_suspects_total", Help: "Processes that this node refused to help unseal because they may not be the node that they say they are, " +
+				"counted at most once a minute for each node. Anything but 0 means that a disk or an identity may have been copied.",
+		}),
+		alerts: f.NewCounterVec(prometheus.CounterOpts{
+			Name: "conclave_alerts_total", Help: "Alerts that this node recorded as the leader.",
+		}, []string{"rule"}),
 		forwarded: f.NewCounterVec(prometheus.CounterOpts{
 			Name: "conclave_request_forwarded_total", Help: "Requests that the leader had to execute, after too many conflicts.",
 		}, []string{"operation"}),
@@ -93,7 +109,7 @@ func outcomeLabel(err error) string {
 	if err == nil {
 		return "ok"
 	}
-	for _, list := range [][]*kmsapi.Error{kmsapi.Errors(), iamapi.Errors()} {
+	for _, list := range [][]*kmsapi.Error{kmsapi.Errors(), iamapi.Errors(), trailapi.Errors()} {
 		for _, known := range list {
 			if errors.Is(err, known) {
 				return string(known.Code)

@@ -9,10 +9,11 @@ import (
 	"github.com/conclavekms/conclave/keyengine/internal/ops"
 	"github.com/conclavekms/conclave/keyengine/internal/simulateops"
 	"github.com/conclavekms/conclave/keyengine/internal/stsops"
+	"github.com/conclavekms/conclave/keyengine/internal/trailops"
 )
 
 // tables has the operations of each service by name.
-var tables = byService(ops.Table, iamops.Table, simulateops.Table, stsops.Table)
+var tables = byService(ops.Table, iamops.Table, simulateops.Table, stsops.Table, trailops.Table)
 
 func byService(all ...map[string]*Operation) map[Service]map[string]*Operation {
 	tables := make(map[Service]map[string]*Operation)

@@ -308,7 +308,7 @@ func TestCiphertextErrors(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) { wantError(t, dec(&tt.in), tt.kind, tt.message) })
 	}
 	t.Run("every cut", func(t *testing.T) {
-		c.engine.limits.burst = 1 << 20
+		c.engine.limits.refusals.burst = 1 << 20
 		for n := 1; n < len(blob); n++ {
 			wantError(t, dec(&kmsapi.DecryptInput{CiphertextBlob: blob[:n], EncryptionContext: context}), kmsapi.ErrInvalidCiphertext, "")
 		}
@@ -340,7 +340,7 @@ func TestCiphertextErrors(t *testing.T) {
 func TestEveryFlippedBit(t *testing.T) {
 	t.Parallel()
 	c := newTestCluster(t)
-	c.engine.limits.burst = 1 << 20
+	c.engine.limits.refusals.burst = 1 << 20
 	id, _ := c.newKey()
 	blob := must[kmsapi.EncryptOutput](c, "Encrypt", &kmsapi.EncryptInput{KeyId: &id, Plaintext: []byte("secret")}).CiphertextBlob
 	for i := range blob {

@@ -11,7 +11,7 @@ import (
 type (
 	// Operation is a row of the table of operations.
 	Operation = request.Operation
-	// Service is a service of AWS that has operations: KMS, IAM or STS.
+	// Service is a service of AWS that has operations.
 	Service = request.Service
 	// Quotas limit the number of objects in an account.
 	Quotas = request.Quotas
@@ -28,4 +28,6 @@ const (
 	KMS = request.KMS
 	IAM = request.IAM
 	STS = request.STS
+	// CloudTrail has LookupEvents.
+	CloudTrail = request.CloudTrail
 )

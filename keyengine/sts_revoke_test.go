@@ -15,6 +15,7 @@ import (
 	"github.com/conclavekms/conclave/keyengine/iamapi"
 	"github.com/conclavekms/conclave/keyengine/internal/enginetest"
 	"github.com/conclavekms/conclave/keyengine/internal/request"
+	"github.com/conclavekms/conclave/keyengine/issuertest"
 	"github.com/conclavekms/conclave/keyengine/kmsapi"
 )
 
@@ -107,7 +108,19 @@ func (c *testCluster) deactivate(id string) {
 // that opened them, and none that were opened after it.
 func TestRevocationAndClocks(t *testing.T) {
 	t.Parallel()
+	for _, level := range []uint32{1, 2} {
+		t.Run(fmt.Sprint("level ", level), func(t *testing.T) {
+			t.Parallel()
+			testRevocationAndClocks(t, level)
+		})
+	}
+}
+
+func testRevocationAndClocks(t *testing.T, level uint32) {
 	c := newTestCluster(t, withNodes(2))
+	if level > 1 {
+		c.finalize()
+	}
 	alice := c.storeUser(testAccountNumber, "alice", "")
 	role := c.storeRole(testAccountNumber, "app", trusts(aliceARN, ""), "")
 	n2 := c.engines["n2"]
@@ -138,7 +151,19 @@ func TestRevocationAndClocks(t *testing.T) {
 // in that second, on a node whose clock is behind.
 func TestRevocationInOneSecond(t *testing.T) {
 	t.Parallel()
+	for _, level := range []uint32{1, 2} {
+		t.Run(fmt.Sprint("level ", level), func(t *testing.T) {
+			t.Parallel()
+			testRevocationInOneSecond(t, level)
+		})
+	}
+}
+
+func testRevocationInOneSecond(t *testing.T, level uint32) {
 	c := newTestCluster(t, withNodes(2))
+	if level > 1 {
+		c.finalize()
+	}
 	alice := c.storeUser(testAccountNumber, "alice", "")
 	role := c.storeRole(testAccountNumber, "app", trusts(aliceARN, ""), "")
 	n2 := c.engines["n2"]
@@ -163,6 +188,86 @@ func TestRevocationInOneSecond(t *testing.T) {
 			t.Errorf("a session that was opened after revocation %d: %v", i, err)
 		}
 		opened = append(opened, next)
+	}
+}
+
+// A revocation of a role's sessions and one of the provider's end the same sessions, whatever
+// the clocks of the nodes: one that is opened between the two has the first behind it and the
+// second before it. So has one whose provider is deleted and registered again.
+func TestRevocationOfTwo(t *testing.T) {
+	t.Parallel()
+	roleFirst := func(c *testCluster, e *Engine, i *issuertest.Issuer) error {
+		_, err := callAs[request.None](c, e, c.root, "RevokeRoleSessions", &iamapi.RevokeRoleSessionsInput{RoleName: new("app")})
+		return err
+	}
+	providerFirst := func(c *testCluster, e *Engine, i *issuertest.Issuer) error {
+		_, err := callAs[request.None](c, e, c.root, "RevokeOpenIDConnectProviderSessions", &iamapi.RevokeOpenIDConnectProviderSessionsInput{OpenIDConnectProviderArn: new(providerARN(i))})
+		return err
+	}
+	again := func(c *testCluster, e *Engine, i *issuertest.Issuer) error {
+		if _, err := callAs[request.None](c, e, c.root, "DeleteOpenIDConnectProvider", &iamapi.DeleteOpenIDConnectProviderInput{OpenIDConnectProviderArn: new(providerARN(i))}); err != nil {
+			return err
+		}
+		if _, err := callAs[iamapi.CreateOpenIDConnectProviderOutput](c, e, c.root, "CreateOpenIDConnectProvider", &iamapi.CreateOpenIDConnectProviderInput{
+			Url: new("https://" + i.Name()), ClientIDList: []string{"conclave"},
+		}); err != nil {
+			return err
+		}
+		_, err := callAs[request.None](c, e, c.root, "UpdateOpenIDConnectProviderKeys", &iamapi.UpdateOpenIDConnectProviderKeysInput{
+			OpenIDConnectProviderArn: new(providerARN(i)), JSONWebKeySet: new(string(i.Keys())),
+		})
+		return err
+	}
+	type revocation func(*testCluster, *Engine, *issuertest.Issuer) error
+	for name, tt := range map[string]struct {
+		first, second revocation
+		want          *kmsapi.Error
+	}{
+		"role, provider":     {roleFirst, providerFirst, kmsapi.ErrExpiredToken},
+		"provider, role":     {providerFirst, roleFirst, kmsapi.ErrExpiredToken},
+		"role, registration": {roleFirst, again, kmsapi.ErrUnrecognizedClient},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			i, c := issuertest.New(t), newTestCluster(t, withNodes(2))
+			c.finalize()
+			// By a node whose clock is ahead.
+			c.Change(&fsmpb.Change{Change: &fsmpb.Change_PutOidcProvider{PutOidcProvider: &fsmpb.OidcProvider{
+				Account: uint64(testAccountNumber), Url: i.Name(), ClientIds: []string{"conclave"}, Jwks: i.Keys(),
+				Created: c.Clock.Now().Add(time.Second).UnixNano(),
+			}}})
+			role := c.storeRole(testAccountNumber, "app", trustsWeb(i, ""), "")
+			token := i.Sign(i.Claims(c.Clock.Now(), "ann", "conclave"))
+			n2 := c.engines["n2"]
+			setClock(n2, enginetest.NewClock(c.Clock.Now().Add(-time.Second)))
+			open := func() iam.Identity {
+				out, err := c.web(c.engine, role, token)
+				if err != nil {
+					t.Fatal(err)
+				}
+				return c.withTemporary(c.engine, out.Credentials)
+			}
+			who := func(id iam.Identity) error {
+				_, err := callAs[iamapi.GetCallerIdentityOutput](c, c.engine, id, "GetCallerIdentity", &iamapi.GetCallerIdentityInput{})
+				return err
+			}
+			if err := tt.first(c, c.engine, i); err != nil {
+				t.Fatal(err)
+			}
+			between := open()
+			if err := who(between); err != nil {
+				t.Fatalf("a session that was opened after the first revocation: %v", err)
+			}
+			if err := tt.second(c, n2, i); err != nil {
+				t.Fatal(err)
+			}
+			if err := who(between); !errors.Is(err, tt.want) {
+				t.Errorf("a session that was opened before the second revocation: got error %v, want %s", err, tt.want.Code)
+			}
+			if err := who(open()); err != nil {
+				t.Errorf("a session that was opened after both: %v", err)
+			}
+		})
 	}
 }
 

@@ -10,10 +10,12 @@ import (
 
 	"google.golang.org/protobuf/proto"
 
+	"github.com/conclavekms/conclave/auditlog/auditpb"
 	"github.com/conclavekms/conclave/fsm"
 	"github.com/conclavekms/conclave/fsm/fsmpb"
 	"github.com/conclavekms/conclave/keyengine/iam"
 	"github.com/conclavekms/conclave/keyengine/iamapi"
+	"github.com/conclavekms/conclave/keyengine/internal/auditfield"
 	"github.com/conclavekms/conclave/keyengine/internal/webidentity"
 	"github.com/conclavekms/conclave/keyengine/issuertest"
 	"github.com/conclavekms/conclave/keyengine/kmsapi"
@@ -104,6 +106,10 @@ func TestWebIdentity(t *testing.T) {
 			id := c.withTemporary(c.engine, out.Credentials)
 			if _, err := callAs[kmsapi.EncryptOutput](c, c.engine, id, "Encrypt", &kmsapi.EncryptInput{KeyId: &key, Plaintext: []byte("x")}); err != nil {
 				t.Error(err)
+			}
+			federated := auditfield.TextMap("webIdFederationData", map[string]string{"federatedProvider": providerARN(i)})
+			if got := c.lastRecord().Identity.SessionContext; !slices.ContainsFunc(got, func(f *auditpb.Field) bool { return proto.Equal(f, federated) }) {
+				t.Errorf("the session's record has the context %v, want %v in it", got, federated)
 			}
 		})
 	}

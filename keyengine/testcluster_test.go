@@ -10,10 +10,12 @@ import (
 
 	"google.golang.org/protobuf/proto"
 
+	"github.com/conclavekms/conclave/auditlog"
 	"github.com/conclavekms/conclave/auditlog/auditpb"
 	"github.com/conclavekms/conclave/fsm"
 	"github.com/conclavekms/conclave/fsm/fsmpb"
 	"github.com/conclavekms/conclave/keyengine/attesttest"
+	"github.com/conclavekms/conclave/keyengine/auditevents"
 	"github.com/conclavekms/conclave/keyengine/ceremony"
 	"github.com/conclavekms/conclave/keyengine/iam"
 	"github.com/conclavekms/conclave/keyengine/iam/iampb"
@@ -133,12 +135,34 @@ func (c *testCluster) startEngine(node string) *Engine {
 	r.OnApply, r.Serve = e.OnApply, e.ServeForwarded
 	c.engines[node] = e
 	c.t.Cleanup(func() {
+		c.listed(e)
 		r.OnApply, r.Serve = nil, nil
 		if err := e.Close(); err != nil {
 			c.t.Errorf("closing the engine: %v", err)
 		}
 	})
 	return e
+}
+
+// listed checks that the records of a log are as the list of package auditevents says, as far as
+// an engine can open them.
+func (c *testCluster) listed(e *Engine) {
+	if e.Sealed() {
+		return
+	}
+	for _, entry := range c.Audit.Entries() {
+		b, err := e.vault.OpenBody(entry)
+		if err != nil {
+			continue // it is of the test itself
+		}
+		rec, err := auditlog.DecodeRecord(b)
+		if err == nil {
+			err = auditevents.Check(rec)
+		}
+		if err != nil {
+			c.t.Errorf("record %d: %v", entry.Index, err)
+		}
+	}
 }
 
 // trustEnclave makes an enclave whose attestation documents all engines trust.
@@ -253,7 +277,7 @@ func callIn[Out any](c *testCluster, region, name string, in any) (*Out, error) 
 
 // operationNamed returns the operation with a name, which no two services have.
 func operationNamed(name string) *Operation {
-	return cmp.Or(OperationNamed(KMS, name), OperationNamed(IAM, name), OperationNamed(STS, name))
+	return cmp.Or(OperationNamed(KMS, name), OperationNamed(IAM, name), OperationNamed(STS, name), OperationNamed(CloudTrail, name))
 }
 
 func callFor[Out any](c *testCluster, e *Engine, caller *iam.Caller, name string, in any) (*Out, error) {

@@ -71,3 +71,28 @@ func TextMap(name string, m map[string]string) *auditpb.Field {
 	f.field.Name, f.field.Value = name, &f.value
 	return &f.field
 }
+
+// TextOf returns the text of the first field with a name; "" if there is none.
+func TextOf(fields []*auditpb.Field, name string) string {
+	for _, f := range fields {
+		if f.GetName() == name {
+			return f.GetText()
+		}
+	}
+	return ""
+}
+
+// TextIn returns a text of a field that is a map; "" if there is none.
+func TextIn(fields []*auditpb.Field, name, key string) string {
+	for _, f := range fields {
+		if f.GetName() != name {
+			continue
+		}
+		for _, p := range f.GetMap().GetPairs() {
+			if p.GetKey() == key {
+				return p.GetValue()
+			}
+		}
+	}
+	return ""
+}

@@ -71,12 +71,41 @@ func (a *AuditLog) Changed() <-chan struct{} {
 	return a.changed
 }
 
+// Marks, Remember and Forget do nothing: the entries are not in files.
+func (a *AuditLog) Marks(uint64) ([]int64, error) { return nil, nil }
+
+// Remember does nothing.
+func (a *AuditLog) Remember(uint64, []int64) {}
+
+// Forget does nothing.
+func (a *AuditLog) Forget(uint64) {}
+
 // WriteCheckpoint keeps a checkpoint.
 func (a *AuditLog) WriteCheckpoint(note []byte) error {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.checkpoints = append(a.checkpoints, bytes.Clone(note))
 	return nil
+}
+
+// Checkpoint returns the newest checkpoint; nil if there is none.
+func (a *AuditLog) Checkpoint() []byte {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if len(a.checkpoints) == 0 {
+		return nil
+	}
+	return a.checkpoints[len(a.checkpoints)-1]
+}
+
+// ProveInclusion fails: this log has no tree.
+func (a *AuditLog) ProveInclusion(index, size uint64) ([]auditlog.Hash, error) {
+	return nil, auditlog.ErrMissing
+}
+
+// ProveConsistency fails: this log has no tree.
+func (a *AuditLog) ProveConsistency(old, size uint64) ([]auditlog.Hash, error) {
+	return nil, auditlog.ErrMissing
 }
 
 // Entries returns all entries. Their bodies are shared with the log.

@@ -233,7 +233,11 @@ func (c *Cluster) propose(node string, r *fsmpb.Record) fsm.Decision {
 	if res.Status != fsm.BatchApplied {
 		c.t.Fatalf("batch of %s has status %d", node, res.Status)
 	}
-	return fsm.Decision{Verdict: res.Verdicts[0], Index: res.Index}
+	d := fsm.Decision{Verdict: res.Verdicts[0], Index: res.Index}
+	if d.Verdict == fsm.Accepted {
+		d.Record = res.First
+	}
+	return d
 }
 
 // Change commits changes without an engine. The record of them cannot be opened; Records

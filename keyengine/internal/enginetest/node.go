@@ -16,6 +16,7 @@ import (
 	"github.com/conclavekms/conclave/fsm/fsmpb"
 	"github.com/conclavekms/conclave/keyengine/ceremony"
 	"github.com/conclavekms/conclave/keyengine/iam"
+	"github.com/conclavekms/conclave/keyengine/internal/keymat"
 	"github.com/conclavekms/conclave/keyengine/internal/record"
 	"github.com/conclavekms/conclave/keyengine/internal/request"
 	"github.com/conclavekms/conclave/keyengine/internal/shamir"
@@ -40,14 +41,23 @@ type Node struct {
 	Vault    *vault.Vault
 	Events   *record.Recorder
 	Services *request.Services
+
+	opened func(*fsmpb.Cluster, *keymat.Secret) // may be nil
 }
+
+// OnOpened sets what is called when shares have unsealed the node; see ceremony.Config.
+func (n *Node) OnOpened(f func(*fsmpb.Cluster, *keymat.Secret)) { n.opened = f }
 
 // NewNode starts a sealed node. It takes the place of the node with that id that runs
 // already, as after a restart.
 func (c *Cluster) NewNode(id string) *Node {
 	c.t.Helper()
 	n := c.newNode(id)
-	n.Replica.OnApply = func(_ *fsm.State, ev fsm.Events) { n.Vault.Follow(ev) }
+	n.Replica.OnApply = func(s *fsm.State, ev fsm.Events) {
+		n.Vault.Follow(ev)
+		cl, _ := s.Cluster()
+		_ = n.Adopt(cl)
+	}
 	c.t.Cleanup(func() { n.Replica.OnApply = nil })
 	return n
 }
@@ -73,6 +83,11 @@ func (c *Cluster) newNode(id string) *Node {
 	}
 	n.Ceremonies = ceremony.New(ceremony.Config{
 		NodeID: id, Vault: v, Replica: n.Replica, Clock: c.Clock, Log: log, Events: n.Events, Fresh: n.Authenticator.FreshState, Services: n.Services,
+		Opened: func(cl *fsmpb.Cluster, root *keymat.Secret) {
+			if n.opened != nil {
+				n.opened(cl, root)
+			}
+		},
 	})
 	c.t.Cleanup(func() {
 		n.Authenticator.Close()

@@ -50,8 +50,12 @@ type Request struct {
 	// credential.
 	CertificateSerial   string `protobuf:"bytes,17,opt,name=certificate_serial,json=certificateSerial,proto3" json:"certificate_serial,omitempty"`
 	CertificateNotAfter int64  `protobuf:"varint,18,opt,name=certificate_not_after,json=certificateNotAfter,proto3" json:"certificate_not_after,omitempty"` // Unix nanoseconds
-	unknownFields       protoimpl.UnknownFields
-	sizeCache           protoimpl.SizeCache
+	// Only in clusters of feature level 2 and later, like the fields of records that they
+	// become.
+	TlsHost        string `protobuf:"bytes,19,opt,name=tls_host,json=tlsHost,proto3" json:"tls_host,omitempty"`
+	TlsKeyExchange string `protobuf:"bytes,20,opt,name=tls_key_exchange,json=tlsKeyExchange,proto3" json:"tls_key_exchange,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
 }
 
 func (x *Request) Reset() {
@@ -210,13 +214,30 @@ func (x *Request) GetCertificateNotAfter() int64 {
 	return 0
 }
 
+func (x *Request) GetTlsHost() string {
+	if x != nil {
+		return x.TlsHost
+	}
+	return ""
+}
+
+func (x *Request) GetTlsKeyExchange() string {
+	if x != nil {
+		return x.TlsKeyExchange
+	}
+	return ""
+}
+
 // Answer is an output, or the outcome that there was instead.
 type Answer struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Output        *Struct                `protobuf:"bytes,1,opt,name=output,proto3" json:"output,omitempty"`
-	Code          string                 `protobuf:"bytes,2,opt,name=code,proto3" json:"code,omitempty"`
-	Message       string                 `protobuf:"bytes,3,opt,name=message,proto3" json:"message,omitempty"`
-	Encoded       string                 `protobuf:"bytes,4,opt,name=encoded,proto3" json:"encoded,omitempty"`
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	Output  *Struct                `protobuf:"bytes,1,opt,name=output,proto3" json:"output,omitempty"`
+	Code    string                 `protobuf:"bytes,2,opt,name=code,proto3" json:"code,omitempty"`
+	Message string                 `protobuf:"bytes,3,opt,name=message,proto3" json:"message,omitempty"`
+	Encoded string                 `protobuf:"bytes,4,opt,name=encoded,proto3" json:"encoded,omitempty"`
+	// The index in the audit log of the request's record, if it has one. Only in clusters of
+	// feature level 2 and later.
+	Record        *uint64 `protobuf:"varint,5,opt,name=record,proto3,oneof" json:"record,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -277,6 +298,13 @@ func (x *Answer) GetEncoded() string {
 		return x.Encoded
 	}
 	return ""
+}
+
+func (x *Answer) GetRecord() uint64 {
+	if x != nil && x.Record != nil {
+		return *x.Record
+	}
+	return 0
 }
 
 // Struct has the members that are set, by their names.
@@ -646,7 +674,7 @@ var File_keyengine_internal_forwardpb_forward_proto protoreflect.FileDescriptor
 
 const file_keyengine_internal_forwardpb_forward_proto_rawDesc = "" +
 	"\n" +
-	"*keyengine/internal/forwardpb/forward.proto\x12\x13conclave.forward.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\xd3\x04\n" +
+	"*keyengine/internal/forwardpb/forward.proto\x12\x13conclave.forward.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\x98\x05\n" +
 	"\aRequest\x12\x1c\n" +
 	"\toperation\x18\x01 \x01(\tR\toperation\x12\x1d\n" +
 	"\n" +
@@ -673,12 +701,16 @@ const file_keyengine_internal_forwardpb_forward_proto_rawDesc = "" +
 	"\ttemporary\x18\x0f \x01(\fR\ttemporary\x12\x18\n" +
 	"\aaccount\x18\x10 \x01(\x04R\aaccount\x12-\n" +
 	"\x12certificate_serial\x18\x11 \x01(\tR\x11certificateSerial\x122\n" +
-	"\x15certificate_not_after\x18\x12 \x01(\x03R\x13certificateNotAfter\"\x85\x01\n" +
+	"\x15certificate_not_after\x18\x12 \x01(\x03R\x13certificateNotAfter\x12\x19\n" +
+	"\btls_host\x18\x13 \x01(\tR\atlsHost\x12(\n" +
+	"\x10tls_key_exchange\x18\x14 \x01(\tR\x0etlsKeyExchange\"\xad\x01\n" +
 	"\x06Answer\x123\n" +
 	"\x06output\x18\x01 \x01(\v2\x1b.conclave.forward.v1.StructR\x06output\x12\x12\n" +
 	"\x04code\x18\x02 \x01(\tR\x04code\x12\x18\n" +
 	"\amessage\x18\x03 \x01(\tR\amessage\x12\x18\n" +
-	"\aencoded\x18\x04 \x01(\tR\aencoded\"?\n" +
+	"\aencoded\x18\x04 \x01(\tR\aencoded\x12\x1b\n" +
+	"\x06record\x18\x05 \x01(\x04H\x00R\x06record\x88\x01\x01B\t\n" +
+	"\a_record\"?\n" +
 	"\x06Struct\x125\n" +
 	"\amembers\x18\x01 \x03(\v2\x1b.conclave.forward.v1.MemberR\amembers\"N\n" +
 	"\x06Member\x12\x12\n" +
@@ -750,6 +782,7 @@ func file_keyengine_internal_forwardpb_forward_proto_init() {
 	if File_keyengine_internal_forwardpb_forward_proto != nil {
 		return
 	}
+	file_keyengine_internal_forwardpb_forward_proto_msgTypes[1].OneofWrappers = []any{}
 	file_keyengine_internal_forwardpb_forward_proto_msgTypes[4].OneofWrappers = []any{
 		(*Value_Text)(nil),
 		(*Value_Blob)(nil),

@@ -149,6 +149,25 @@ func (m *Module) current(s pkcs11.SessionHandle, label string) (key pkcs11.Objec
 	return key, id, nil
 }
 
+// Stays checks that the current key with that label cannot leave the token, for a key that
+// Connect may not have generated.
+func (m *Module) Stays(ctx context.Context, name, label string, pin Secret) error {
+	return m.with(ctx, name, pin, func(s pkcs11.SessionHandle) error {
+		key, _, err := m.current(s, label)
+		if err != nil {
+			return err
+		}
+		attributes, err := m.ctx.GetAttributeValue(s, key, []*pkcs11.Attribute{pkcs11.NewAttribute(pkcs11.CKA_SENSITIVE, nil), pkcs11.NewAttribute(pkcs11.CKA_EXTRACTABLE, nil)})
+		if err != nil {
+			return fmt.Errorf("hsm: reading a key's attributes: %w", err)
+		}
+		if !bytes.Equal(attributes[0].Value, []byte{1}) || !bytes.Equal(attributes[1].Value, []byte{0}) {
+			return ErrLeaves
+		}
+		return nil
+	})
+}
+
 func (m *Module) find(s pkcs11.SessionHandle, template []*pkcs11.Attribute, most int) ([]pkcs11.ObjectHandle, error) {
 	if err := m.ctx.FindObjectsInit(s, template); err != nil {
 		return nil, fmt.Errorf("hsm: looking for a key: %w", err)

@@ -37,6 +37,10 @@ var (
 	ErrLocked = errors.New("hsm: PIN is locked")
 	// ErrNoKey means that the token does not have the key.
 	ErrNoKey = errors.New("hsm: no such key in the token")
+	// ErrInUse means that another part of the process is logged in to the token.
+	ErrInUse = errors.New("hsm: the process uses the token for something else")
+	// ErrLeaves means that the key can be taken out of the token.
+	ErrLeaves = errors.New("hsm: the key can be extracted from the token")
 	// ErrBusy means that the module did not answer in time.
 	ErrBusy = errors.New("hsm: no answer in time")
 )
@@ -116,6 +120,16 @@ func (m *Module) Connect(ctx context.Context, name, label string, pin Secret) er
 			}
 			return err
 		})
+	})
+}
+
+// Logout ends the login. The next call logs in again.
+func (m *Module) Logout(ctx context.Context, name string) error {
+	return m.do(ctx, name, func(t *token) error {
+		t.mu.Lock()
+		defer t.mu.Unlock()
+		m.logout(t)
+		return nil
 	})
 }
 
@@ -222,6 +236,8 @@ func (m *Module) login(t *token, pin Secret) error {
 		return ErrPIN
 	case is(err, pkcs11.CKR_PIN_LOCKED):
 		return ErrLocked
+	case is(err, pkcs11.CKR_USER_ALREADY_LOGGED_IN):
+		return ErrInUse
 	}
 	return fmt.Errorf("hsm: logging in: %w", err)
 }

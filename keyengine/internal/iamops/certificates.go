@@ -5,6 +5,7 @@ import (
 	"github.com/conclavekms/conclave/fsm/form"
 	"github.com/conclavekms/conclave/fsm/fsmpb"
 	"github.com/conclavekms/conclave/keyengine/iam"
+	"github.com/conclavekms/conclave/keyengine/internal/binding"
 	"github.com/conclavekms/conclave/keyengine/internal/request"
 	"github.com/conclavekms/conclave/keyengine/kmsapi"
 	"github.com/conclavekms/conclave/policy"
@@ -27,7 +28,8 @@ func NewCertificateMapping(ev *request.Evaluation, pattern, principal string) (a
 	if p.Kind == policy.KindUser && of != own {
 		return "", kmsapi.Errorf(kmsapi.ErrValidation, "A certificate is mapped to a user of the account %s, or to a role: its trust policy says that its account agrees.", own)
 	}
-	if !ok || !request.Exists(ev, p) {
+	id, found := binding.Find(ev.State, p, ev.Note)
+	if !ok || !found {
 		return "", noSuch("%s cannot be found.", principal)
 	}
 	if request.Read[*fsmpb.CertificateMapping](ev, fsm.CertificateMappingID(own, pattern)) != nil {
@@ -36,12 +38,7 @@ func NewCertificateMapping(ev *request.Evaluation, pattern, principal string) (a
 	if c := ev.Credential(own, pattern); c != nil && c.Active {
 		return "", exists("The certificate %s is that of %s.", pattern, c.Principal)
 	}
-	m := &fsmpb.CertificateMapping{Account: uint64(own), Pattern: pattern, PrincipalAccount: uint64(of), Created: ev.Now().UnixNano()}
-	if id := fsm.EntityID(of, p.Name); p.Kind == policy.KindUser {
-		m.Principal = request.Read[*fsmpb.User](ev, id).Id
-	} else {
-		m.Principal = request.Read[*fsmpb.Role](ev, id).Id
-	}
+	m := &fsmpb.CertificateMapping{Account: uint64(own), Pattern: pattern, Principal: id, PrincipalAccount: uint64(of), Created: ev.Now().UnixNano()}
 	ev.Change(&fsmpb.Change{Change: &fsmpb.Change_PutCertificateMapping{PutCertificateMapping: m}})
 	return iam.MappingARN(partition(ev), own, pattern), nil
 }

@@ -287,7 +287,7 @@ func listEntitiesForPolicy(ev *request.Evaluation, in *iamapi.ListEntitiesForPol
 	}
 	ev.Later = func(s *fsm.State) (any, error) {
 		out := &iamapi.ListEntitiesForPolicyOutput{PolicyGroups: []iamapi.PolicyGroup{}, PolicyUsers: []iamapi.PolicyUser{}, PolicyRoles: []iamapi.PolicyRole{}}
-		all := policyUsers(s, request.AccountOf(ev), m.arn, filter, usage, prefix, p.After)
+		all := (&usersQuery{s, request.AccountOf(ev), m.arn, filter, usage, prefix, p.After}).all()
 		out.Marker, out.IsTruncated, err = request.Fill(p, all, func(u policyUser) string { return u.place }, func(u policyUser) {
 			switch {
 			case u.group != nil:
@@ -303,35 +303,45 @@ func listEntitiesForPolicy(ev *request.Evaluation, in *iamapi.ListEntitiesForPol
 	return nil, nil
 }
 
-// policyUsers returns what a managed policy is attached to or bounds, beginning after a place.
-func policyUsers(s *fsm.State, a fsm.Account, arn, filter, usage, prefix, after string) iter.Seq[policyUser] {
+// usersQuery asks for what a managed policy is attached to or bounds.
+type usersQuery struct {
+	state   *fsm.State
+	account fsm.Account
+	arn     string // of the policy
+	kind    string // "User", "Group" or "Role", or "" for all
+	usage   string // how the policy is used, or "" for both ways
+	prefix  string // of the paths
+	after   string // the place after which the list begins
+}
+
+// all returns what the query asks for, in the order of the list.
+func (q *usersQuery) all() iter.Seq[policyUser] {
 	return func(yield func(policyUser) bool) {
-		_ = usersAmong(s, a, "1Group", arn, filter, usage, prefix, after, func(place string, g *fsmpb.Group) bool { return yield(policyUser{place: place, group: g}) }) &&
-			usersAmong(s, a, "2User", arn, filter, usage, prefix, after, func(place string, u *fsmpb.User) bool { return yield(policyUser{place: place, user: u}) }) &&
-			usersAmong(s, a, "3Role", arn, filter, usage, prefix, after, func(place string, r *fsmpb.Role) bool { return yield(policyUser{place: place, role: r}) })
+		_ = usersAmong(q, "Group", "1", func(place string, g *fsmpb.Group) bool { return yield(policyUser{place: place, group: g}) }) &&
+			usersAmong(q, "User", "2", func(place string, u *fsmpb.User) bool { return yield(policyUser{place: place, user: u}) }) &&
+			usersAmong(q, "Role", "3", func(place string, r *fsmpb.Role) bool { return yield(policyUser{place: place, role: r}) })
 	}
 }
 
-// usersAmong is policyUsers for one kind, whose section of the list begins with one character. It
-// reports whether the list goes on.
-func usersAmong[M entity](s *fsm.State, a fsm.Account, section, arn, filter, usage, prefix, after string, yield func(place string, m M) bool) bool {
-	section, kind := section[:1], section[1:]
-	if filter != "" && filter != kind || after != "" && after[:1] > section {
+// usersAmong calls yield with what the query asks for of one kind, whose places in the list begin
+// with section, a character. It reports whether the list goes on.
+func usersAmong[M entity](q *usersQuery, kind, section string, yield func(place string, m M) bool) bool {
+	if q.kind != "" && q.kind != kind || q.after != "" && q.after[:1] > section {
 		return true
 	}
 	name := ""
-	if strings.HasPrefix(after, section) {
-		name = after[1:]
+	if strings.HasPrefix(q.after, section) {
+		name = q.after[1:]
 	}
 	var attached, bounded iter.Seq[M] = func(func(M) bool) {}, func(func(M) bool) {}
-	if usage != usageBoundary {
-		attached = fsm.Having[M](s, a, arn, name)
+	if q.usage != usageBoundary {
+		attached = fsm.Having[M](q.state, q.account, q.arn, name)
 	}
-	if usage != usagePermissions {
-		bounded = fsm.Having[M](s, a, fsm.BoundedBy(arn), name)
+	if q.usage != usagePermissions {
+		bounded = fsm.Having[M](q.state, q.account, fsm.BoundedBy(q.arn), name)
 	}
 	for m := range union(attached, bounded) {
-		if strings.HasPrefix(m.GetPath(), prefix) && !yield(section+placeOf(m), m) {
+		if strings.HasPrefix(m.GetPath(), q.prefix) && !yield(section+placeOf(m), m) {
 			return false
 		}
 	}

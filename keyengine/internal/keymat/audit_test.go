@@ -3,7 +3,10 @@ package keymat
 import (
 	"bytes"
 	"crypto/sha256"
+	"encoding/hex"
 	"errors"
+	"os"
+	"strings"
 	"sync"
 	"testing"
 )
@@ -21,6 +24,44 @@ func newSealer(t testing.TB) (*Keyring, *BodySealer) {
 func TestCommitment(t *testing.T) {
 	if got, want := Commitment([]byte("abc")), sha256.Sum256([]byte("conclave audit record v1\x00abc")); got != want {
 		t.Errorf("Commitment = %x, want %x", got, want)
+	}
+}
+
+// TestAuditFormatPage: the body in docs/audit-format.md, which was made as the page says, is
+// opened.
+func TestAuditFormatPage(t *testing.T) {
+	page, err := os.ReadFile("../../../docs/audit-format.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	value := func(name string) []byte {
+		t.Helper()
+		_, rest, ok := strings.Cut(string(page), "\n"+name+" = ")
+		line, _, _ := strings.Cut(rest, "\n")
+		b, err := hex.DecodeString(line)
+		if !ok || err != nil {
+			t.Fatalf("the page has no value %q: %v", name, err)
+		}
+		return b
+	}
+	a := newArena(t, 4096)
+	kek, err := a.Store(value("keyring key, generation 1"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	ring := NewKeyring(a, [16]byte(value("cluster id")))
+	if err := ring.Add(1, kek); err != nil {
+		t.Fatal(err)
+	}
+	leaf := value("leaf 0")
+	id, salt, commitment := [16]byte(leaf[25:]), [16]byte(leaf[45:]), [32]byte(leaf[61:])
+	s, err := ring.AuditKey(1, salt)
+	if err != nil {
+		t.Fatal(err)
+	}
+	record, err := s.Open(id, commitment, value("body 0"))
+	if err != nil || !bytes.Equal(record, value("record 0 in the clear")) {
+		t.Errorf("%x, %v", record, err)
 	}
 }
 

@@ -26,11 +26,24 @@ const (
 // a label that is empty or contains a zero byte, or an n outside 1 to 65,536. The caller
 // must wipe the result.
 func Derive(key []byte, label string, context []byte, n int) []byte {
+	return NewDeriver(key).Derive(label, context, n)
+}
+
+// Deriver derives several keys from one. It keeps what HMAC makes of the key in memory of the
+// Go runtime, once, where each call of Derive leaves a copy until that memory is used again. It
+// must not outlive its purpose, and must not be used concurrently.
+type Deriver struct{ k *kdf }
+
+// NewDeriver returns a Deriver for a key, for which the same holds as for Derive's.
+func NewDeriver(key []byte) *Deriver { return &Deriver{newKDF(key)} }
+
+// Derive returns what the function Derive returns.
+func (d *Deriver) Derive(label string, context []byte, n int) []byte {
 	if n < 1 || n > maxKDFOut {
 		panic("keymat: invalid length of a derived key")
 	}
 	out := make([]byte, n)
-	newKDF(key).derive(out, label, context)
+	d.k.derive(out, label, context)
 	return out
 }
 

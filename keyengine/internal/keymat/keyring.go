@@ -27,10 +27,12 @@ type Keyring struct {
 	arena   *Arena
 	cluster [16]byte
 
-	mu     sync.RWMutex
-	keks   map[uint32]*Secret
-	newest uint32
-	wiped  *atomic.Bool // shared with derived keys
+	mu      sync.RWMutex
+	keks    map[uint32]*Secret
+	oldest  uint32
+	newest  uint32
+	settled uint32       // see Settled; 0 for the newest
+	wiped   *atomic.Bool // shared with derived keys
 }
 
 // NewKeyring returns a keyring without generations.
@@ -75,6 +77,9 @@ func (k *Keyring) add(generation uint32, kek *Secret) error {
 	}
 	k.keks[generation] = kek
 	k.newest = max(k.newest, generation)
+	if k.oldest == 0 || generation < k.oldest {
+		k.oldest = generation
+	}
 	return nil
 }
 
@@ -107,6 +112,40 @@ func (k *Keyring) Newest() uint32 {
 	return k.newest
 }
 
+// Oldest returns the oldest generation, or 0 if there is none. Generations are never removed,
+// so all unsealed nodes have the same one at all times.
+func (k *Keyring) Oldest() uint32 {
+	k.mu.RLock()
+	defer k.mu.RUnlock()
+	return k.oldest
+}
+
+// Settled returns the generation for what leaves the node and is not in the state, such as
+// tokens and messages: the newest that all unsealed nodes have, as far as they do not lag far
+// behind. It is the newest one unless [Keyring.Settle] has set another.
+func (k *Keyring) Settled() uint32 {
+	k.mu.RLock()
+	defer k.mu.RUnlock()
+	if k.settled != 0 {
+		return k.settled
+	}
+	return k.newest
+}
+
+// Settle sets the generation that Settled returns.
+func (k *Keyring) Settle(generation uint32) error {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.wiped.Load() {
+		return ErrWiped
+	}
+	if k.keks[generation] == nil {
+		return fmt.Errorf("%w: %d", ErrGeneration, generation)
+	}
+	k.settled = generation
+	return nil
+}
+
 // Generations returns the generations, oldest first.
 func (k *Keyring) Generations() []uint32 {
 	k.mu.RLock()
@@ -137,10 +176,18 @@ func (k *Keyring) kek(generation uint32) (*Secret, error) {
 // that is empty or longer than MaxSecret, and returns ErrZero for one that is all zeros:
 // such key material must be refused when it is imported.
 func (k *Keyring) WrapFor(p Purpose, b Binding, plaintext []byte) (generation uint32, blob []byte, err error) {
+	return k.wrap(k.Newest(), p, b, plaintext)
+}
+
+// WrapSettled is WrapFor with the generation of [Keyring.Settled].
+func (k *Keyring) WrapSettled(p Purpose, b Binding, plaintext []byte) (generation uint32, blob []byte, err error) {
+	return k.wrap(k.Settled(), p, b, plaintext)
+}
+
+func (k *Keyring) wrap(generation uint32, p Purpose, b Binding, plaintext []byte) (_ uint32, blob []byte, err error) {
 	if !p.known() {
 		return 0, nil, fmt.Errorf("%w: %q", ErrPurpose, p)
 	}
-	generation = k.Newest()
 	kek, err := k.kek(generation)
 	if err != nil {
 		return 0, nil, err
@@ -179,5 +226,5 @@ func (k *Keyring) Wipe() {
 		kek.Destroy()
 	}
 	clear(k.keks)
-	k.newest = 0
+	k.oldest, k.newest, k.settled = 0, 0, 0
 }

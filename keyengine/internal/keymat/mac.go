@@ -24,8 +24,8 @@ type MACKey struct {
 	generation uint32
 }
 
-// DeriveMAC returns the MAC key for a purpose and a generation: [Keyring.Newest] to create
-// MACs, and the generation that a token names to verify it.
+// DeriveMAC returns the MAC key for a purpose and a generation: the generation that a
+// token names to verify it.
 func (k *Keyring) DeriveMAC(generation uint32, p Purpose) (*MACKey, error) {
 	if !p.known() {
 		return nil, fmt.Errorf("%w: %q", ErrPurpose, p)

@@ -54,6 +54,8 @@ const (
 	PurposeForward      Purpose = "forward"       // messages between unsealed nodes
 	PurposePeer         Purpose = "peer"          // MACs of messages between unsealed nodes
 	PurposeBackup       Purpose = "backup"        // file keys of backups
+	PurposeUnseal       Purpose = "unseal"        // what unseals a node that restarts
+	PurposeHandover     Purpose = "handover"      // the next generation of the keyring
 
 	purposeRoot Purpose = "root" // the root key under the unseal key
 	purposeKEK  Purpose = "kek"  // a generation's key under the root key
@@ -63,7 +65,7 @@ const (
 func (p Purpose) known() bool {
 	switch p {
 	case PurposeMaterial, PurposeCredential, PurposeAuditSigning, PurposeSession, PurposeToken, PurposeImport,
-		PurposeGrant, PurposeCA, PurposeCommand, PurposeState, PurposePage, PurposeForward, PurposePeer, PurposeBackup:
+		PurposeGrant, PurposeCA, PurposeCommand, PurposeState, PurposePage, PurposeForward, PurposePeer, PurposeBackup, PurposeUnseal, PurposeHandover:
 		return true
 	}
 	return false

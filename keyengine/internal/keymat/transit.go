@@ -33,7 +33,7 @@ func (k *Keyring) SealTransit(p Purpose, context, plaintext []byte) ([]byte, err
 	if len(plaintext) > maxTransitable {
 		return nil, fmt.Errorf("%w: a message of %d bytes", ErrSize, len(plaintext))
 	}
-	generation := k.Newest()
+	generation := k.Settled()
 	out := make([]byte, transitHeader, transitHeader+len(plaintext)+gcmOverhead)
 	out[0] = transitFormat
 	binary.BigEndian.PutUint32(out[1:], generation)

@@ -59,6 +59,9 @@ func publicOf(t *testing.T, spec string, seed []byte) []byte {
 
 func TestWycheproofMLKEM(t *testing.T) {
 	t.Parallel()
+	if testing.Short() {
+		t.Skip("one goroutine, for which the race detector has no use: make test runs it")
+	}
 	for _, size := range kemSizes {
 		spec := "ML_KEM_" + size
 		t.Run(spec, func(t *testing.T) {

@@ -16,6 +16,9 @@ import (
 
 func TestWycheproofSignatures(t *testing.T) {
 	t.Parallel()
+	if testing.Short() {
+		t.Skip("one goroutine, for which the race detector has no use: make test runs it")
+	}
 	for _, c := range []struct{ file, spec, algorithm string }{
 		{"ecdsa_secp256r1_sha256", "ECC_NIST_P256", "ECDSA_SHA_256"},
 		{"ecdsa_secp384r1_sha384", "ECC_NIST_P384", "ECDSA_SHA_384"},
@@ -52,6 +55,9 @@ func TestWycheproofSignatures(t *testing.T) {
 // Both ways to verify ML-DSA agree: the library over the message and our own over mu.
 func TestWycheproofMLDSA(t *testing.T) {
 	t.Parallel()
+	if testing.Short() {
+		t.Skip("one goroutine, for which the race detector has no use: make test runs it")
+	}
 	const algorithm = "ML_DSA_SHAKE_256"
 	for _, size := range []string{"44", "65", "87"} {
 		spec := "ML_DSA_" + size
@@ -139,6 +145,9 @@ func TestWycheproofHMAC(t *testing.T) {
 
 func TestWycheproofOAEP(t *testing.T) {
 	t.Parallel()
+	if testing.Short() {
+		t.Skip("one goroutine, for which the race detector has no use: make test runs it")
+	}
 	for _, c := range []struct{ file, spec, algorithm string }{
 		{"rsa_oaep_2048_sha1_mgf1sha1", "RSA_2048", "RSAES_OAEP_SHA_1"},
 		{"rsa_oaep_2048_sha256_mgf1sha256", "RSA_2048", "RSAES_OAEP_SHA_256"},

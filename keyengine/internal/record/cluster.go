@@ -5,7 +5,7 @@ import (
 	"encoding/hex"
 	"fmt"
 
-	"github.com/conclavekms/conclave/auditlog"
+	"github.com/conclavekms/conclave/auditlog/checkpoint"
 	"github.com/conclavekms/conclave/fsm/fsmpb"
 	"github.com/conclavekms/conclave/fsm/wire"
 )
@@ -21,5 +21,5 @@ func AuditOrigin(c *fsmpb.Cluster) string {
 
 // VerifierKey returns the key that verifies the cluster's checkpoints.
 func VerifierKey(c *fsmpb.Cluster) string {
-	return auditlog.VerifierKey(AuditOrigin(c), ed25519.PublicKey(c.AuditPublicKey))
+	return checkpoint.VerifierKey(AuditOrigin(c), ed25519.PublicKey(c.AuditPublicKey))
 }

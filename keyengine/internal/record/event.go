@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/conclavekms/conclave/auditlog/auditpb"
+	"github.com/conclavekms/conclave/fsm"
 	"github.com/conclavekms/conclave/fsm/fsmpb"
 	"github.com/conclavekms/conclave/keyengine/accesskey"
 	"github.com/conclavekms/conclave/policy"
@@ -54,6 +55,13 @@ type Event struct {
 	Summary bool
 	Times   int
 	last    time.Time
+}
+
+// ReplaceCluster makes the event replace the cluster's record, if that still has the given
+// version.
+func (ev *Event) ReplaceCluster(version fsm.Version, c *fsmpb.Cluster) {
+	ev.Reads = append(ev.Reads, &fsmpb.Read{Kind: fsmpb.Kind_KIND_CLUSTER, Version: uint64(version)})
+	ev.Changes = append(ev.Changes, &fsmpb.Change{Change: &fsmpb.Change_PutCluster{PutCluster: c}})
 }
 
 // IdentityOf returns the identity that records have for a principal and its credential.

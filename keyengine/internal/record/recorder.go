@@ -9,6 +9,7 @@ import (
 	"github.com/conclavekms/conclave/fsm"
 	"github.com/conclavekms/conclave/fsm/fsmpb"
 	"github.com/conclavekms/conclave/keyengine/internal/vault"
+	"github.com/conclavekms/conclave/keyengine/kmsapi"
 )
 
 // Clock tells the time of a node.
@@ -84,6 +85,16 @@ func (r *Recorder) CommitEvent(ctx context.Context, decide func(*fsm.State) (Eve
 	})
 }
 
+// ChangeCluster is CommitEvent for an event of an operator that replaces the cluster's record.
+// All its errors may be returned to the operator.
+func (r *Recorder) ChangeCluster(ctx context.Context, decide func(*fsm.State) (Event, error)) (fsm.Decision, error) {
+	d, err := r.CommitEvent(ctx, decide)
+	if err == ErrConflict {
+		err = kmsapi.Errorf(kmsapi.ErrUnavailable, "The cluster's record keeps changing. Try again.")
+	}
+	return d, err
+}
+
 // Record is CommitEvent for an event that does not depend on the state.
 func (r *Recorder) Record(ctx context.Context, ev Event) (fsm.Decision, error) {
 	return r.CommitEvent(ctx, func(*fsm.State) (Event, error) { return ev, nil })
@@ -108,7 +119,7 @@ func (r *Recorder) build(s *fsm.State, ev Event) (*fsmpb.Record, error) {
 		return nil, err
 	}
 	c, _ := s.Cluster()
-	return Build(o, r.Node, r.Clock.Now(), c, &ev)
+	return Build(o, r.Node, r.Clock.Now(), c, s.Level(), &ev)
 }
 
 // Run records pending events as they arrive, until ctx ends.

@@ -11,6 +11,7 @@ import (
 	"github.com/conclavekms/conclave/keyengine/iam"
 	"github.com/conclavekms/conclave/keyengine/internal/record"
 	"github.com/conclavekms/conclave/keyengine/kmsapi"
+	"github.com/conclavekms/conclave/keyengine/trace"
 	"github.com/conclavekms/conclave/policy"
 )
 
@@ -82,6 +83,8 @@ func take[T any](free *[]T) *T {
 // and no record if the node is sealed, if the caller's credential is no longer valid, or if
 // something outside the cluster must be called first.
 func Evaluate(ctx context.Context, svc *Services, s *fsm.State, c *iam.Caller, op *Operation, in any) *Attempt {
+	c.Trace.Next(trace.Decide)
+	defer c.Trace.Stop()
 	ev := newAttempt(ctx, svc, s, c, op, in)
 	if ev.Err = ev.Admit(); ev.Err != nil && !ev.Known(ev.Err) {
 		return ev
@@ -138,7 +141,7 @@ func writable(ev *Evaluation) error {
 // unless the cluster accepts any. What IAM and STS have is in no Region, and clients of IAM
 // always sign for us-east-1.
 func inRegion(ev *Evaluation) error {
-	if ev.Op.Service != KMS {
+	if ev.Op.Service == IAM || ev.Op.Service == STS {
 		return nil
 	}
 	c := ev.Cluster()
@@ -168,7 +171,7 @@ func checkSource(ev *Evaluation) error {
 // checkSession refuses what AWS refuses to credentials of GetSessionToken for which no device
 // has vouched: all operations of IAM, and those of STS but two.
 func checkSession(ev *Evaluation) error {
-	if ev.who.Session.GetParent() == "" || ev.Op.Service == KMS || ev.Op.Name == "AssumeRole" || ev.Op.Name == "GetCallerIdentity" {
+	if ev.who.Session.GetParent() == "" || ev.Op.Service != IAM && ev.Op.Service != STS || ev.Op.Name == "AssumeRole" || ev.Op.Name == "GetCallerIdentity" {
 		return nil
 	}
 	return kmsapi.Errorf(kmsapi.ErrAccessDenied, "Cannot call %s with session credentials", ev.Op.Name)

@@ -109,6 +109,7 @@ func (ev *Evaluation) AuthoriseResource(action, resource string, c *Conditions) 
 // returns the caller's error if it is a denial.
 func (ev *Evaluation) Decided(req policy.Request, d policy.Decision, g *fsmpb.Grant) error {
 	ev.decisions = append(ev.decisions, decision{req.Action, req.Resource, g, ev.ownRules.name(ev, d), d})
+	ev.Caller.Trace.Decided(d.Allowed())
 	if d.Allowed() {
 		ev.denied = nil
 		return nil

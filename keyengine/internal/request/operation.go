@@ -18,12 +18,14 @@ const (
 	KMS Service = "kms"
 	IAM Service = "iam"
 	STS Service = "sts"
+	// CloudTrail reads the audit log.
+	CloudTrail Service = "cloudtrail"
 )
 
 // Operation is a row of the table of operations. The faces, the audit log and the
 // documentation are derived from it.
 type Operation struct {
-	// Service is the service that AWS has the operation in: KMS, IAM or STS. Define takes
+	// Service is the service that AWS has the operation in. Define takes
 	// KMS if it is empty.
 	Service Service
 	// Name is AWS's name of the operation, and the eventName of its records.
@@ -40,6 +42,8 @@ type Operation struct {
 	States StateRules
 	// Slow is set for operations that may take long; see Results.
 	Slow bool
+	// Costly is set for an operation that reads much. Each account may call it only so often.
+	Costly bool
 	// Unsigned is set for an operation whose requests carry no signature, as the input
 	// proves who sends it.
 	Unsigned bool

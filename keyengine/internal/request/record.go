@@ -20,7 +20,7 @@ func (ev *Attempt) newRecord() (*fsmpb.Record, error) {
 	}
 	var e record.Event
 	ev.describe(&e)
-	return record.Build(o, ev.NodeID, ev.Clock.Now(), ev.Cluster(), &e)
+	return record.Build(o, ev.NodeID, ev.Clock.Now(), ev.Cluster(), ev.State.Level(), &e)
 }
 
 // describe sets e to the outcome of an evaluation. The audit record has only what is set
@@ -45,7 +45,7 @@ func (ev *Attempt) describe(e *record.Event) {
 	ev.who.Record(e.Identity, caller.Identity.Credential())
 	if caller.TLS != (iam.TLS{}) {
 		e.TLS = &b.tls
-		e.TLS.Version, e.TLS.Cipher = caller.TLS.Version, caller.TLS.Cipher
+		caller.TLS.Fill(e.TLS)
 	}
 	e.Resources, e.Additional = b.resources[:0], b.additional[:0]
 	free := b.resource[:]

@@ -7,6 +7,7 @@ import (
 	"github.com/conclavekms/conclave/fsm"
 	"github.com/conclavekms/conclave/fsm/fsmpb"
 	"github.com/conclavekms/conclave/keyengine/iam"
+	"github.com/conclavekms/conclave/keyengine/internal/auditindex"
 	"github.com/conclavekms/conclave/keyengine/internal/keystore"
 	"github.com/conclavekms/conclave/keyengine/internal/record"
 	"github.com/conclavekms/conclave/keyengine/internal/vault"
@@ -27,6 +28,8 @@ type Services struct {
 	Users         *Counter // see NewUserCount
 	Stores        *keystore.Backends
 	Issuers       *webidentity.Issuers
+	// Index is the index of the audit log, or nil if there is none.
+	Index *auditindex.Index
 	// AttestationRoots are the root certificates for attestation documents. If nil,
 	// requests with a Recipient are refused.
 	AttestationRoots *x509.CertPool

@@ -65,7 +65,7 @@ func assumeRole(ev *request.Evaluation, in *iamapi.AssumeRoleInput) (*iamapi.Ass
 	if in.ExternalId != nil {
 		conditions["sts:externalid"] = []string{*in.ExternalId}
 	}
-	c, size, err := p.open(ev, role, s, *in.RoleArn, in.DurationSeconds, conditions)
+	c, size, err := p.open(ev, role, nil, s, *in.RoleArn, in.DurationSeconds, conditions)
 	if err != nil {
 		return nil, err
 	}
@@ -75,9 +75,9 @@ func assumeRole(ev *request.Evaluation, in *iamapi.AssumeRoleInput) (*iamapi.Ass
 }
 
 // open opens the session s of a role for the caller, if the role's trust policy allows it,
-// and returns the credentials and the size of what was passed, in percent. See openRole for
-// the arguments, and begin for notBefore.
-func (p *passed) open(ev *request.Evaluation, role *fsmpb.Role, s *iampb.Session, arn string, duration *int32, conditions map[string][]string, notBefore ...int64) (*iamapi.Credentials, *int32, error) {
+// and returns the credentials and the size of what was passed, in percent. provider is that
+// of a web identity, or nil; see openRole for the other arguments.
+func (p *passed) open(ev *request.Evaluation, role *fsmpb.Role, provider *fsmpb.OidcProvider, s *iampb.Session, arn string, duration *int32, conditions map[string][]string) (*iamapi.Credentials, *int32, error) {
 	life, err := openRole(ev, role, s, arn, duration, conditions)
 	if err != nil {
 		return nil, nil, err
@@ -89,7 +89,7 @@ func (p *passed) open(ev *request.Evaluation, role *fsmpb.Role, s *iampb.Session
 	if err != nil {
 		return nil, nil, err
 	}
-	begin(ev, s, life, append(notBefore, role.RevokedBefore, role.Created)...)
+	begin(ev, s, life, role, provider)
 	c, err := credentials(ev, s)
 	return c, size, err
 }

@@ -136,19 +136,36 @@ func packed(s *iampb.Session) (*int32, error) {
 	return new(int32(percent)), nil
 }
 
-// begin sets when a session begins and ends.
+// begin sets when a session begins and ends. It is of a role, or role is nil, and opened with
+// an identity of a provider, or provider is nil.
 //
 // The beginning is compared to the time before which sessions are revoked, which comes from
 // the clock of another node. So it is the cluster time of the evaluated state, which no
 // session that is recorded before a revocation can be ahead of, whatever the clock of its
-// node; and not before any of notBefore, the revocations that the evaluation has read and the
-// time when the role was made, so that a session that is recorded after them is not ended by
-// them.
-func begin(ev *request.Evaluation, s *iampb.Session, life time.Duration, notBefore ...int64) {
-	s.Issued = slices.Max(append(notBefore, ev.State.Time()))
+// node. A session that is recorded after a revocation has read it, and says so, since it may
+// begin before the revocation's time and is not ended by it.
+func begin(ev *request.Evaluation, s *iampb.Session, life time.Duration, role *fsmpb.Role, provider *fsmpb.OidcProvider) {
+	s.Issued = ev.State.Time()
 	// In whole seconds, as the answer has it.
 	s.Expires = ev.Now().Add(life).Truncate(time.Second).UnixNano()
+	switch {
+	case role == nil:
+	case ev.State.Level() < levelRevocable:
+		// A release that does not know the fields takes the later time for the beginning, and
+		// so a session outlives a revocation of its provider that a node whose clock is behind
+		// makes within seconds of one of its role.
+		s.Issued = max(s.Issued, role.RevokedBefore, role.Created, provider.GetRevokedBefore(), provider.GetCreated())
+	default:
+		s.RoleThen = &iampb.Revocable{Created: role.Created, RevokedBefore: role.RevokedBefore}
+		if provider != nil {
+			s.ProviderThen = &iampb.Revocable{Created: provider.Created, RevokedBefore: provider.RevokedBefore}
+		}
+	}
 }
+
+// levelRevocable is the feature level from which sessions name the revocations that they have
+// read.
+const levelRevocable = 2
 
 // credentials makes the credentials of a session.
 func credentials(ev *request.Evaluation, s *iampb.Session) (*iamapi.Credentials, error) {

@@ -57,7 +57,7 @@ func getSessionToken(ev *request.Evaluation, in *iamapi.GetSessionTokenInput) (*
 		return nil, err
 	}
 	s := &iampb.Session{Account: parent.Account, Parent: parent.Id, ParentProof: known.Sessions[:]}
-	begin(ev, s, time.Duration(life)*time.Second)
+	begin(ev, s, time.Duration(life)*time.Second, nil, nil)
 	c, err := credentials(ev, s)
 	if err != nil {
 		return nil, err

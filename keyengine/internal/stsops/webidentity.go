@@ -135,7 +135,7 @@ func assumeRoleWithWebIdentity(ev *request.Evaluation, in *iamapi.AssumeRoleWith
 		conditions["aws:requesttag/"+fsm.EntityName(t.Key)] = []string{t.Value}
 		conditions["aws:tagkeys"] = append(conditions["aws:tagkeys"], t.Key)
 	}
-	c, size, err := p.open(ev, role, s, *in.RoleArn, in.DurationSeconds, conditions, who.Provider.RevokedBefore, who.Provider.Created)
+	c, size, err := p.open(ev, role, who.Provider, s, *in.RoleArn, in.DurationSeconds, conditions)
 	if err != nil {
 		return nil, err
 	}

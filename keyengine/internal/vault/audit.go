@@ -76,7 +76,7 @@ func (v *Vault) OpenBody(e auditlog.Entry) ([]byte, error) {
 	key, ok := o.openers.get(id)
 	if !ok {
 		if key, err = o.ring.AuditKey(e.Generation, e.Salt); err != nil {
-			return nil, fmt.Errorf("audit entry %d: %w", e.Index, Gone(err))
+			return nil, fmt.Errorf("audit entry %d: %w", e.Index, behind(err))
 		}
 		o.openers.put(id, key)
 	}

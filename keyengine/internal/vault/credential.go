@@ -38,27 +38,32 @@ func credentialCacheKey(id string) [16]byte {
 // the credential that never change. It is keyed from the keyring, so an identity cannot be
 // forged with the replicated state alone.
 func (o *Opened) proof(c *fsmpb.Credential) ([32]byte, error) {
-	return o.mac(o.ring.Newest(), "credential proof v2", credentialText(c))
+	return o.mac(o.ring.Oldest(), "credential proof v2", credentialText(c))
 }
 
 // sessionProof is proof for a session of the credential. It changes when the sessions are
 // revoked. That must not affect requests that use the access key itself, including those
 // authenticated by a node that is behind.
 func (o *Opened) sessionProof(c *fsmpb.Credential) ([32]byte, error) {
-	return o.mac(o.ring.Newest(), "session proof v1", epochText(c))
+	return o.mac(o.ring.Oldest(), "session proof v1", epochText(c))
 }
 
-// credentialText encodes the parts of a credential that never change.
+// credentialText encodes the parts of a credential that never change. The secret stands in it
+// as it was wrapped at first, whatever wraps it now.
 func credentialText(c *fsmpb.Credential) []byte {
 	b := make([]byte, 0, 512)
 	b = fsm.Account(c.Account).Append(b)
-	for _, f := range [][]byte{[]byte(c.Id), []byte(c.Principal), c.WrappedSecret} {
+	wrapped, generation := c.WrappedSecret, c.Generation
+	if c.FirstGeneration != 0 {
+		wrapped, generation = c.FirstWrapped, c.FirstGeneration
+	}
+	for _, f := range [][]byte{[]byte(c.Id), []byte(c.Principal), wrapped} {
 		b = binary.BigEndian.AppendUint32(b, uint32(len(f)))
 		b = append(b, f...)
 	}
 	b = binary.BigEndian.AppendUint32(b, uint32(c.Kind))
 	b = binary.BigEndian.AppendUint64(b, uint64(c.BreakGlassUntil))
-	return binary.BigEndian.AppendUint32(b, c.Generation)
+	return binary.BigEndian.AppendUint32(b, generation)
 }
 
 // epochText is credentialText with the epoch of the sessions.
@@ -70,10 +75,16 @@ func epochText(c *fsmpb.Credential) []byte {
 func signedText(c *fsmpb.Credential) []byte {
 	b := append([]byte("conclave credential v1\x00"), epochText(c)...)
 	b = binary.BigEndian.AppendUint64(b, uint64(c.Created))
+	active := byte(0)
 	if c.Active {
-		return append(b, 1)
+		active = 1
 	}
-	return append(b, 0)
+	b = append(b, active)
+	if c.FirstGeneration != 0 { // the text above has the first wrapping
+		b = binary.BigEndian.AppendUint32(b, c.Generation)
+		b = append(b, c.WrappedSecret...)
+	}
+	return b
 }
 
 // SignCredential sets a credential's MAC. It must be called after every change.
@@ -91,6 +102,9 @@ func (o *Opened) SignCredential(c *fsmpb.Credential) error {
 func (o *Opened) genuine(c *fsmpb.Credential) (bool, error) {
 	key, err := o.ring.DeriveMAC(c.MacGeneration, keymat.PurposeCredential)
 	if errors.Is(err, keymat.ErrGeneration) {
+		if c.MacGeneration > o.ring.Newest() {
+			return false, ErrBehind
+		}
 		return false, nil
 	}
 	if err != nil {
@@ -164,7 +178,7 @@ func (o *Opened) WrapSecret(c *fsmpb.Credential, secret []byte) (err error) {
 func (o *Opened) WithSecret(c *fsmpb.Credential, use func(secret []byte) error) error {
 	s, err := o.ring.Unwrap(c.Generation, keymat.PurposeCredential, credentialBinding(c), c.WrappedSecret)
 	if err != nil {
-		return Gone(err)
+		return behind(err)
 	}
 	defer s.Destroy()
 	return s.With(use)

@@ -33,7 +33,7 @@ func (v *Vault) GrantToken(key fsm.KeyID, grant [32]byte) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	generation := o.ring.Newest()
+	generation := o.ring.Settled()
 	b := make([]byte, 0, grantTokenFixed+len(key.Region)+sha256.Size)
 	b = append(b, grantTokenFormat)
 	b = binary.BigEndian.AppendUint32(b, generation)

@@ -2,12 +2,16 @@ package vault
 
 import (
 	"crypto/ed25519"
-	"crypto/hmac"
+	"crypto/hkdf"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"slices"
 
+	"filippo.io/mldsa"
+
 	"github.com/conclavekms/conclave/auditlog"
+	"github.com/conclavekms/conclave/auditlog/checkpoint"
 	"github.com/conclavekms/conclave/fsm/fsmpb"
 	"github.com/conclavekms/conclave/keyengine/internal/keymat"
 )
@@ -45,6 +49,9 @@ func (v *Vault) Initialise(c *fsmpb.Cluster) (o *Opened, unseal *keymat.Secret, 
 	if err != nil {
 		return o, unseal, err
 	}
+	if err := ring.Settle(generation); err != nil {
+		return o, unseal, err
+	}
 	c.Keyring = []*fsmpb.WrappedKEK{{Generation: generation, Wrapped: wrapped, Created: c.Created}}
 	if err := o.makeAuditKey(c); err != nil {
 		return o, unseal, err
@@ -54,6 +61,12 @@ func (v *Vault) Initialise(c *fsmpb.Cluster) (o *Opened, unseal *keymat.Secret, 
 
 // Open opens the vault with the unseal key, and destroys the key.
 func (v *Vault) Open(c *fsmpb.Cluster, unseal *keymat.Secret) error {
+	return v.OpenWith(c, unseal, nil)
+}
+
+// OpenWith is Open. If it has opened the vault, it calls opened with the root key, which must
+// not be kept; opened may be nil.
+func (v *Vault) OpenWith(c *fsmpb.Cluster, unseal *keymat.Secret, opened func(c *fsmpb.Cluster, root *keymat.Secret)) error {
 	defer unseal.Destroy()
 	cluster, set := [16]byte(c.Id), [16]byte(c.Shares.Id)
 	root, err := keymat.UnwrapRoot(v.arena, unseal, cluster, set, c.Shares.Epoch, c.WrappedRoot)
@@ -61,15 +74,51 @@ func (v *Vault) Open(c *fsmpb.Cluster, unseal *keymat.Secret) error {
 		return fmt.Errorf("root key: %w", err)
 	}
 	defer root.Destroy()
-	ring := keymat.NewKeyring(v.arena, cluster)
-	for _, k := range c.Keyring {
-		if err := ring.Load(root, k.Generation, k.Wrapped); err != nil {
+	if err := v.OpenKeyring(c, root, c.Keyring); err != nil {
+		return err
+	}
+	if opened != nil {
+		opened(c, root)
+	}
+	return nil
+}
+
+// WrapRoot wraps the root key by the key of a seal with the given name, for
+// [Vault.OpenSealed].
+func WrapRoot(c *fsmpb.Cluster, name string, key, root *keymat.Secret) ([]byte, error) {
+	return keymat.WrapRoot(key, root, [16]byte(c.Id), sealID(name), 0)
+}
+
+// OpenSealed opens the vault with the root key as WrapRoot has wrapped it.
+func (v *Vault) OpenSealed(c *fsmpb.Cluster, name string, key *keymat.Secret, wrapped []byte) error {
+	root, err := keymat.UnwrapRoot(v.arena, key, [16]byte(c.Id), sealID(name), 0, wrapped)
+	if err != nil {
+		return fmt.Errorf("root key: %w", err)
+	}
+	defer root.Destroy()
+	return v.OpenKeyring(c, root, c.Keyring)
+}
+
+// sealID stands for a seal where a share set stands for the custodians. Ids of share sets are
+// random, so none is equal to it.
+func sealID(name string) [16]byte {
+	h := sha256.Sum256(append([]byte("conclave seal v1\x00"), name...))
+	return [16]byte(h[:16])
+}
+
+// OpenKeyring opens the vault with a keyring that is wrapped by the given key: that of the
+// cluster's record with the root key, or one of [PeerKeys.WrapKeyring]. It returns ErrTampered
+// if it is not the keyring of the cluster. The caller must destroy the key.
+func (v *Vault) OpenKeyring(c *fsmpb.Cluster, key *keymat.Secret, keyring []*fsmpb.WrappedKEK) error {
+	ring := keymat.NewKeyring(v.arena, [16]byte(c.Id))
+	for _, k := range keyring {
+		if err := ring.Load(key, k.GetGeneration(), k.GetWrapped()); err != nil {
 			ring.Wipe()
 			return err
 		}
 	}
 	o := newOpened(v.arena, ring)
-	if err := o.loadOriginKeys(c); err != nil {
+	if err := errors.Join(ring.Settle(settled(c)), o.loadOriginKeys(c)); err != nil {
 		o.Wipe()
 		return err
 	}
@@ -77,50 +126,6 @@ func (v *Vault) Open(c *fsmpb.Cluster, unseal *keymat.Secret) error {
 		o.Wipe() // opened in another call in the meantime, with the same result
 	}
 	return nil
-}
-
-// Verify checks that the unseal key unwraps the keyring that o holds, which may have been wiped
-// since. The comparison takes the same time whatever the keys are.
-func (v *Vault) Verify(c *fsmpb.Cluster, o *Opened, unseal *keymat.Secret) error {
-	cluster, set := [16]byte(c.Id), [16]byte(c.Shares.Id)
-	root, err := keymat.UnwrapRoot(v.arena, unseal, cluster, set, c.Shares.Epoch, c.WrappedRoot)
-	if err != nil {
-		return fmt.Errorf("root key: %w", err)
-	}
-	defer root.Destroy()
-	newest := o.ring.Newest()
-	ring := keymat.NewKeyring(v.arena, cluster)
-	defer ring.Wipe()
-	for _, k := range c.Keyring {
-		if k.Generation != newest {
-			continue
-		}
-		if err := ring.Load(root, k.Generation, k.Wrapped); err != nil {
-			return err
-		}
-	}
-	given, err := verification(ring, newest)
-	if err != nil {
-		return err
-	}
-	held, err := verification(o.ring, newest)
-	if err != nil {
-		return err
-	}
-	if !hmac.Equal(given[:], held[:]) {
-		return errors.New("the unseal key is not that of the keyring in use")
-	}
-	return nil
-}
-
-// verification returns a MAC by which Verify compares two keyrings.
-func verification(ring *keymat.Keyring, generation uint32) ([32]byte, error) {
-	key, err := ring.DeriveMAC(generation, keymat.PurposeSession)
-	if err != nil {
-		return [32]byte{}, Gone(err)
-	}
-	tag, err := key.Sum([]byte("keyring verification v1\x00"))
-	return tag, Gone(err)
 }
 
 // makeAuditKey creates the key that signs checkpoints.
@@ -144,23 +149,54 @@ func auditKeyBinding(c *fsmpb.Cluster) keymat.Binding {
 	return keymat.Binding{Object: c.AuditPublicKey, Spec: "Ed25519"}
 }
 
-// SignCheckpoint signs a checkpoint with the cluster's audit key, which is unwrapped only
-// for the signature. origin names the audit log.
-func (o *Opened) SignCheckpoint(c *fsmpb.Cluster, origin string, f auditlog.Frontier) ([]byte, error) {
+// SignCheckpoint signs a checkpoint with the cluster's audit keys, which are unwrapped only
+// for the signatures. origin names the audit log.
+func (o *Opened) SignCheckpoint(c *fsmpb.Cluster, origin string, f auditlog.Frontier) (note []byte, err error) {
+	err = withAuditKeys(o, c, func(key ed25519.PrivateKey, pq *mldsa.PrivateKey) error {
+		note, err = checkpoint.Sign(origin, key, pq, f.Size(), f.Root())
+		return err
+	})
+	return note, err
+}
+
+// MLDSAAuditKey returns the text form of the ML-DSA-44 key that verifies checkpoints. origin
+// names the audit log.
+func MLDSAAuditKey(o *Opened, c *fsmpb.Cluster, origin string) (key string, err error) {
+	err = withAuditKeys(o, c, func(_ ed25519.PrivateKey, pq *mldsa.PrivateKey) error {
+		key = checkpoint.MLDSAVerifierKey(origin, pq.PublicKey())
+		return nil
+	})
+	return key, err
+}
+
+// withAuditKeys unwraps the keys that sign checkpoints for use, and no longer. There is one
+// secret, the seed of the Ed25519 key, as clusters had before there was a second key. The seed
+// of the ML-DSA-44 key is derived from it by HKDF, so it is wrapped, wrapped again and
+// restored with the other one. Whoever computes the Ed25519 private key from the public one,
+// with a quantum computer, has the scalar and not the seed: the scalar is part of the seed's
+// SHA-512, from which neither the seed nor what HKDF derives from it follows.
+func withAuditKeys(o *Opened, c *fsmpb.Cluster, use func(ed25519.PrivateKey, *mldsa.PrivateKey) error) error {
 	seed, err := o.ring.Unwrap(c.AuditKeyGeneration, keymat.PurposeAuditSigning, auditKeyBinding(c), c.WrappedAuditKey)
 	if err != nil {
-		return nil, fmt.Errorf("audit signing key: %w", Gone(err))
+		return fmt.Errorf("audit signing key: %w", behind(err))
 	}
 	defer seed.Destroy()
-	var note []byte
 	err = seed.With(func(b []byte) error {
 		if len(b) != ed25519.SeedSize {
 			return fmt.Errorf("audit signing key has %d bytes", len(b))
 		}
 		key := ed25519.NewKeyFromSeed(b)
 		defer clear(key)
-		note, err = auditlog.SignCheckpoint(origin, key, f)
-		return err
+		derived, err := hkdf.Expand(sha256.New, b, "conclave audit signing ML-DSA-44 v1", mldsa.PrivateKeySize)
+		if err != nil {
+			return fmt.Errorf("audit signing key: %w", err)
+		}
+		defer clear(derived)
+		pq, err := mldsa.NewPrivateKey(mldsa.MLDSA44(), derived)
+		if err != nil {
+			return fmt.Errorf("audit signing key: %w", err)
+		}
+		return use(key, pq)
 	})
-	return note, Gone(err)
+	return Gone(err)
 }

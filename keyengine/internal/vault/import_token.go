@@ -72,7 +72,7 @@ func (v *Vault) SealImportToken(t *ImportToken, pkcs8 []byte) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	generation, wrapped, err := o.ring.WrapFor(keymat.PurposeImport, b, pkcs8)
+	generation, wrapped, err := o.ring.WrapSettled(keymat.PurposeImport, b, pkcs8)
 	if err != nil {
 		return nil, fmt.Errorf("wrapping an import token: %w", Gone(err))
 	}

@@ -79,22 +79,49 @@ func (v *Vault) WithMaterial(k *fsmpb.Key, m *fsmpb.Material, use func(material 
 	if err != nil {
 		return err
 	}
-	if len(k.Id) != 16 || len(m.Id) != 16 {
-		return fmt.Errorf("key %x has material %x in an unknown format", k.Id, m.Id)
+	if err := checkMaterial(k, m); err != nil {
+		return err
 	}
 	id := fsm.IDOf(k)
 	var used error
 	cached := keymat.NewCacheID(id.ID, [16]byte(m.Id), m.Wrapped, k.Region, k.Spec, k.Usage, k.Origin, strconv.Itoa(int(m.Generation)))
-	err = o.materials.Use(cached, func() (*keymat.Secret, error) {
-		return o.ring.Unwrap(m.Generation, keymat.PurposeMaterial, materialBinding(id, m.Id, k.Spec, k.Usage, k.Origin), m.Wrapped)
-	}, func(b []byte) error {
+	err = o.materials.Use(cached, func() (*keymat.Secret, error) { return unwrapMaterial(o, k, m) }, func(b []byte) error {
 		used = use(b)
 		return nil
 	})
 	if err != nil {
-		return fmt.Errorf("unwrapping material of key %v: %w", id, Gone(err))
+		return fmt.Errorf("unwrapping material of key %v: %w", id, behind(err))
 	}
 	return used
+}
+
+// Opens returns an error unless a version of a key's material can be unwrapped. It leaves the
+// cache of material alone.
+func (v *Vault) Opens(k *fsmpb.Key, m *fsmpb.Material) error {
+	o, err := v.Current()
+	if err != nil {
+		return err
+	}
+	if err := checkMaterial(k, m); err != nil {
+		return err
+	}
+	secret, err := unwrapMaterial(o, k, m)
+	if err != nil {
+		return fmt.Errorf("unwrapping material of key %v: %w", fsm.IDOf(k), Gone(err))
+	}
+	secret.Destroy()
+	return nil
+}
+
+func checkMaterial(k *fsmpb.Key, m *fsmpb.Material) error {
+	if len(k.Id) != 16 || len(m.Id) != 16 {
+		return fmt.Errorf("key %x has material %x in an unknown format", k.Id, m.Id)
+	}
+	return nil
+}
+
+func unwrapMaterial(o *Opened, k *fsmpb.Key, m *fsmpb.Material) (*keymat.Secret, error) {
+	return o.ring.Unwrap(m.Generation, keymat.PurposeMaterial, materialBinding(fsm.IDOf(k), m.Id, k.Spec, k.Usage, k.Origin), m.Wrapped)
 }
 
 // HandOver wraps material m of one key as material n of another key of its set. Material

@@ -1,6 +1,7 @@
 package vault
 
 import (
+	"cmp"
 	"crypto/ed25519"
 	"crypto/subtle"
 	"errors"
@@ -44,19 +45,19 @@ func (o *Opened) makeOriginKey(c *fsmpb.Cluster) error {
 	return o.loadOriginKeys(c)
 }
 
-// loadOriginKeys checks that the origin keys in a state belong to the keyring, one for each
-// generation, and keeps the newest one for signing. It detects a state that was not written
-// by unsealed nodes, because its signatures are made with other keys.
+// wrappedBy returns the generation of the keyring that wraps an origin key.
+func wrappedBy(k *fsmpb.OriginKey) uint32 { return cmp.Or(k.WrappedGeneration, k.Generation) }
+
+// loadOriginKeys checks that the origin keys in a state belong to the keyring, and keeps the
+// newest one for signing. It detects a state that was not written by unsealed nodes, because
+// its signatures are made with other keys.
 func (o *Opened) loadOriginKeys(c *fsmpb.Cluster) error {
-	if len(c.OriginKeys) != len(c.Keyring) {
+	if len(c.OriginKeys) == 0 {
 		return ErrTampered
 	}
-	for i, k := range c.OriginKeys {
-		if k.Generation != c.Keyring[i].Generation {
-			return ErrTampered
-		}
-		seed, err := o.ring.Unwrap(k.Generation, keymat.PurposeCommand, originBinding(k), k.WrappedSeed)
-		if errors.Is(err, keymat.ErrUnwrap) {
+	for _, k := range c.OriginKeys {
+		seed, err := o.ring.Unwrap(wrappedBy(k), keymat.PurposeCommand, originBinding(k), k.WrappedSeed)
+		if errors.Is(err, keymat.ErrUnwrap) || errors.Is(err, keymat.ErrGeneration) {
 			return ErrTampered
 		}
 		if err != nil {
@@ -110,10 +111,10 @@ func (o *Opened) SignOriginOf(c *fsmpb.Cluster, domain string, digest [32]byte) 
 	return o.originGeneration, signature, Gone(err)
 }
 
-// PeerMAC authenticates a message between unsealed nodes with a key of the newest
+// PeerMAC authenticates a message between unsealed nodes with a key of the settled
 // generation of the keyring.
 func (o *Opened) PeerMAC(message []byte) (generation uint32, mac []byte, err error) {
-	generation = o.ring.Newest()
+	generation = o.ring.Settled()
 	key, err := o.ring.DeriveMAC(generation, keymat.PurposePeer)
 	if err != nil {
 		return 0, nil, Gone(err)

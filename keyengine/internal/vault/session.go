@@ -39,7 +39,7 @@ type Session struct {
 // where the MAC covers everything before it and is made with the keyring's generation that
 // the token names.
 func (o *Opened) SignSession(c *Session) (string, error) {
-	generation := o.ring.Newest()
+	generation := o.ring.Settled()
 	b := make([]byte, 0, tokenMin+len(c.Credential))
 	b = append(b, tokenFormat)
 	b = binary.BigEndian.AppendUint32(b, generation)

@@ -34,7 +34,7 @@ func (v *Vault) WithStoreSecret(s *fsmpb.KeyStore, use func(secret []byte) error
 	}
 	secret, err := o.ring.Unwrap(s.Generation, keymat.PurposeCredential, storeBinding(s), s.WrappedSecret)
 	if err != nil {
-		return fmt.Errorf("unwrapping the secret of key store %s: %w", s.Id, Gone(err))
+		return fmt.Errorf("unwrapping the secret of key store %s: %w", s.Id, behind(err))
 	}
 	defer secret.Destroy()
 	return secret.With(use)

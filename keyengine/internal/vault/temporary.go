@@ -52,7 +52,7 @@ func (o *Opened) SealBearer(contents []byte) (token string, err error) {
 }
 
 func (o *Opened) sealToken(format byte, binding keymat.Binding, contents []byte) (token string, err error) {
-	generation, blob, err := o.ring.WrapFor(keymat.PurposeToken, binding, contents)
+	generation, blob, err := o.ring.WrapSettled(keymat.PurposeToken, binding, contents)
 	if err != nil {
 		return "", Gone(err)
 	}

@@ -71,6 +71,8 @@ type Opened struct {
 	originGeneration uint32
 	originCluster    *fsmpb.Cluster
 
+	adopted atomic.Pointer[fsmpb.Cluster] // the record that the keyring is in step with; see Adopt
+
 	unregister []func() // unregisters the caches from arena.OnFull
 }
 
@@ -245,14 +247,14 @@ func (v *Vault) CachedKeys() int {
 }
 
 // MAC authenticates data that unsealed nodes issue and later accept on any node, such as
-// list markers. purpose separates its uses. The MAC is made with the newest generation of
-// the keyring; data that must remain valid with a newer generation names its own.
+// list markers. purpose separates its uses. The MAC is made with the oldest generation of
+// the keyring, so that all nodes make the same one and it stays valid.
 func (v *Vault) MAC(purpose string, data []byte) ([32]byte, error) {
 	o, err := v.Current()
 	if err != nil {
 		return [32]byte{}, err
 	}
-	return o.mac(o.ring.Newest(), purpose, data)
+	return o.mac(o.ring.Oldest(), purpose, data)
 }
 
 // mac is MAC with a given generation.

@@ -2,12 +2,16 @@ package vault
 
 import (
 	"bytes"
+	"crypto/ed25519"
+	"crypto/sha256"
 	"errors"
+	"fmt"
 	"sync"
 	"testing"
 	"time"
 
 	"github.com/conclavekms/conclave/auditlog"
+	"github.com/conclavekms/conclave/auditlog/checkpoint"
 	"github.com/conclavekms/conclave/fsm"
 	"github.com/conclavekms/conclave/fsm/fsmpb"
 	"github.com/conclavekms/conclave/keyengine/internal/keymat"
@@ -316,6 +320,13 @@ func TestGrantTokenOfANewerGeneration(t *testing.T) {
 	if _, err := o.ring.Generate(); err != nil {
 		t.Fatal(err)
 	}
+	unsettled, err := v.GrantToken(testKey, [32]byte{3})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := o.ring.Settle(2); err != nil {
+		t.Fatal(err)
+	}
 	newer, err := v.GrantToken(testKey, [32]byte{2})
 	if err != nil {
 		t.Fatal(err)
@@ -327,6 +338,7 @@ func TestGrantTokenOfANewerGeneration(t *testing.T) {
 		grant byte // 0 for refused
 	}{
 		{"under a newer generation", v, old, 1}, {"of the newer generation", v, newer, 2},
+		{"made while not all nodes have the newer one", behind, unsettled, 3},
 		{"on another node", behind, old, 1}, {"of a generation that there is not", behind, newer, 0},
 	} {
 		key, grant, err := tt.v.GrantOfToken(tt.token)
@@ -337,5 +349,43 @@ func TestGrantTokenOfANewerGeneration(t *testing.T) {
 		} else if err != nil || key != testKey || grant != [32]byte{tt.grant} {
 			t.Errorf("%s: %v, %v, %v", tt.name, key, grant[0], err)
 		}
+	}
+}
+
+// The ML-DSA-44 key is stored nowhere, so its derivation must never change.
+func TestCheckpointKeys(t *testing.T) {
+	v, _, c := openVault(t)
+	o := current(t, v)
+	const origin = "conclave/test/0"
+	var tree auditlog.Frontier
+	tree.Append(auditlog.Hash{1})
+	first, err := o.SignCheckpoint(c, origin, tree)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if again, err := o.SignCheckpoint(c, origin, tree); err != nil || !bytes.Equal(first, again) {
+		t.Errorf("signing again (%v) led to other bytes", err)
+	}
+	pq, err := MLDSAAuditKey(o, c, origin)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ed := checkpoint.VerifierKey(origin, c.AuditPublicKey)
+	if cp, err := checkpoint.Parse(first, ed+"\n"+pq); err != nil || cp.Size != 1 {
+		t.Errorf("got %+v (%v)", cp, err)
+	}
+	seed := bytes.Repeat([]byte{7}, ed25519.SeedSize)
+	key := ed25519.NewKeyFromSeed(seed)
+	c.AuditPublicKey = key.Public().(ed25519.PublicKey)
+	if c.AuditKeyGeneration, c.WrappedAuditKey, err = o.ring.WrapFor(keymat.PurposeAuditSigning, auditKeyBinding(c), seed); err != nil {
+		t.Fatal(err)
+	}
+	pq, err = MLDSAAuditKey(o, c, origin)
+	if err != nil {
+		t.Fatal(err)
+	}
+	const want = "e52a2f3d9a642e00289f92f1d54750d044016d5903b0cbbb246f15d802ff7fc8"
+	if got := fmt.Sprintf("%x", sha256.Sum256([]byte(pq))); got != want {
+		t.Errorf("the key that is derived from a known seed has hash %s, want %s", got, want)
 	}
 }
