@@ -121,6 +121,7 @@ func (d *devServer) config(getenv func(string) string) (*node.Config, error) {
 	}
 	c := &node.Config{
 		NodeID: localcluster.SingleNode, BootstrapExpect: 1, Insecure: !d.TLS,
+		PublishAuditLog:     true,
 		AllowUnlockedMemory: true, // laptops and containers often do not allow locking
 		ShutdownTimeout:     5 * time.Second,
 		LogLevel:            slog.LevelWarn, LogOutput: d.app.Stderr, Release: cli.Version,

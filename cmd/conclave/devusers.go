@@ -34,7 +34,7 @@ var devUsers = []struct{ name, about, attach, policy string }{
 		`"Action":["kms:Encrypt","kms:Decrypt","kms:ReEncrypt*","kms:GenerateDataKey*","kms:DescribeKey"],"Resource":"*",` +
 		`"Condition":{"ForAnyValue:StringEquals":{"kms:ResourceAliases":"alias/app"}}}]}`},
 	{"auditor", "may read the audit log, and see what there is", "", `{"Version":"2012-10-17","Statement":[{"Sid":"ReadOnly","Effect":"Allow",` +
-		`"Action":["conclave:ReadAudit","kms:Describe*","kms:Get*","kms:List*","iam:Get*","iam:List*"],"Resource":"*"}]}`},
+		`"Action":["conclave:ReadAudit","cloudtrail:LookupEvents","kms:Describe*","kms:Get*","kms:List*","iam:Get*","iam:List*"],"Resource":"*"}]}`},
 }
 
 // secondRoot is the root user of the second account.

@@ -3,9 +3,7 @@ package main
 import (
 	"context"
 	"os"
-	"regexp"
 	"strconv"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -23,40 +21,25 @@ const drillLimit = 5 * time.Minute
 // TestBackupDrill loses a cluster and restores it, by the commands of the runbook. With
 // CONCLAVE_SCALE it has that many keys.
 func TestBackupDrill(t *testing.T) {
-	const runbook = "../../docs/operate/backup.md"
-	text, err := os.ReadFile(runbook)
-	if err != nil {
-		t.Fatal(err)
-	}
-	keys := 200
+	book := openRunbook(t, "backup")
+	keys, err := 200, error(nil)
 	if v := os.Getenv("CONCLAVE_SCALE"); v != "" {
 		if keys, err = strconv.Atoi(v); err != nil || keys < 1 || keys > 100_000 {
 			t.Fatalf("CONCLAVE_SCALE=%s: want 1 to 100000", v)
 		}
 	}
 	var began time.Time
-	ran := make(map[string]bool) // commands of the runbook
 	testscript.Run(t, testscript.Params{
 		Dir:                 "testdata/drill",
 		Deadline:            time.Now().Add(15 * time.Minute),
 		RequireExplicitExec: true,
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"evalenv": cmdEvalEnv,
+			"exits":   cmdExits,
 			"ports":   cmdPorts,
 			"waitfor": func(ts *testscript.TestScript, neg bool, args []string) { waitFor(ts, neg, args, drillLimit) },
 			"fill":    func(ts *testscript.TestScript, _ bool, _ []string) { fillKeys(ts, keys) },
-			"runbook": func(ts *testscript.TestScript, neg bool, args []string) {
-				number := 1
-				if len(args) == 2 {
-					number, _ = strconv.Atoi(args[1])
-				}
-				blocks := shellBlocks(string(text), args[0])
-				if neg || number < 1 || number > len(blocks) {
-					ts.Fatalf("%s has %d blocks of commands in %q", runbook, len(blocks), args[0])
-				}
-				ran[blocks[number-1]] = true
-				ts.Check(ts.Exec("sh", "-euc", blocks[number-1]))
-			},
+			"runbook": book.run,
 			"clock": func(ts *testscript.TestScript, _ bool, args []string) {
 				if args[0] == "start" {
 					began = time.Now()
@@ -71,30 +54,6 @@ func TestBackupDrill(t *testing.T) {
 			},
 		},
 	})
-	t.Cleanup(func() { // when the script, which runs in parallel, has ended
-		if t.Failed() {
-			return
-		}
-		for _, b := range shellBlocks(string(text), "") {
-			if !ran[b] {
-				t.Errorf("%s has commands that no test runs:\n%s", runbook, b)
-			}
-		}
-	})
-}
-
-var fenced = regexp.MustCompile("(?ms)^( *)```sh\n(.*?)^ *```$")
-
-// shellBlocks returns the blocks of commands below a heading of a document, or all of them.
-func shellBlocks(text, heading string) (blocks []string) {
-	if heading != "" {
-		_, text, _ = strings.Cut(text, "\n## "+heading+"\n")
-		text, _, _ = strings.Cut(text, "\n## ")
-	}
-	for _, m := range fenced.FindAllStringSubmatch(text, -1) {
-		blocks = append(blocks, strings.ReplaceAll("\n"+m[2], "\n"+m[1], "\n"))
-	}
-	return blocks
 }
 
 // fillKeys creates keys, as the caller whom the script's environment names.

@@ -162,6 +162,7 @@ func (i *devInfo) shell() string {
 		{"AWS_ENDPOINT_URL_KMS", scheme + i.AWS},
 		{"AWS_ENDPOINT_URL_IAM", scheme + i.AWS},
 		{"AWS_ENDPOINT_URL_STS", scheme + i.AWS},
+		{"AWS_ENDPOINT_URL_CLOUDTRAIL", scheme + i.AWS},
 		{"AWS_REGION", i.Region},
 		{"AWS_DEFAULT_REGION", i.Region},
 		{"AWS_ACCESS_KEY_ID", i.AccessKeyID},

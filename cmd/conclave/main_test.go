@@ -9,6 +9,7 @@ import (
 	"encoding/base64"
 	"errors"
 	"fmt"
+	"net/http/httptest"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -20,6 +21,7 @@ import (
 	"github.com/rogpeppe/go-internal/testscript"
 
 	"github.com/conclavekms/conclave/cmd/conclave/internal/localcluster"
+	"github.com/conclavekms/conclave/integration/fakes3"
 	"github.com/conclavekms/conclave/integration/xksproxy"
 )
 
@@ -34,16 +36,22 @@ func TestScripts(t *testing.T) {
 		Dir:                 "testdata/script",
 		Deadline:            time.Now().Add(15 * time.Minute),
 		RequireExplicitExec: true,
+		Setup: func(e *testscript.Env) error {
+			e.Values[bucketKey{}] = new(scriptBucket)
+			return nil
+		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
-			"exits":   cmdExits,
-			"evalenv": cmdEvalEnv,
-			"mode":    cmdMode,
-			"flip":    cmdFlip,
-			"capture": cmdCapture,
-			"ports":   cmdPorts,
-			"waitfor": cmdWaitFor,
-			"issuer":  cmdIssuer,
-			"proxy":   func(ts *testscript.TestScript, neg bool, args []string) { cmdProxy(t, ts, neg, args) },
+			"exits":      cmdExits,
+			"evalenv":    cmdEvalEnv,
+			"mode":       cmdMode,
+			"flip":       cmdFlip,
+			"capture":    cmdCapture,
+			"ports":      cmdPorts,
+			"waitfor":    cmdWaitFor,
+			"issuer":     cmdIssuer,
+			"bucket":     cmdBucket,
+			"waitobject": cmdWaitObject,
+			"proxy":      func(ts *testscript.TestScript, neg bool, args []string) { cmdProxy(t, ts, neg, args) },
 		},
 	})
 }
@@ -69,7 +77,7 @@ func cmdExits(ts *testscript.TestScript, neg bool, args []string) {
 
 // cmdWaitFor runs a program until it succeeds: waitfor PROGRAM …
 func cmdWaitFor(ts *testscript.TestScript, neg bool, args []string) {
-	waitFor(ts, neg, args, 20*time.Second)
+	waitFor(ts, neg, args, time.Minute)
 }
 
 func waitFor(ts *testscript.TestScript, neg bool, args []string, patience time.Duration) {
@@ -138,6 +146,47 @@ func cmdCapture(ts *testscript.TestScript, neg bool, args []string) {
 		ts.Fatalf("usage: capture NAME")
 	}
 	ts.Setenv(args[0], strings.TrimSuffix(ts.ReadFile("stdout"), "\n"))
+}
+
+// bucketKey is the key of the store of a script among the script's values.
+type bucketKey struct{}
+
+// cmdBucket starts an S3-compatible store with the bucket backups: bucket PLACE FILE. It sets
+// PLACE to the prefix scheduled in the bucket, OPTIONS to the options of all places there, and
+// writes FILE with the credentials, as profile backups.
+func cmdBucket(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 2 {
+		ts.Fatalf("usage: bucket PLACE FILE")
+	}
+	store := &fakes3.Store{Bucket: "backups", Region: "eu-test-1", AccessKeyID: "AKIDBACKUPS", SecretKey: "secret of the store", MaxPart: 32 << 20}
+	server := httptest.NewServer(store)
+	ts.Defer(server.Close)
+	options := "region=eu-test-1&profile=backups&endpoint=" + server.URL
+	ts.Setenv("OPTIONS", options)
+	ts.Setenv(args[0], "s3://backups/scheduled?"+options)
+	ts.Check(os.WriteFile(ts.MkAbs(args[1]), fmt.Appendf(nil, "[backups]\naws_access_key_id = %s\naws_secret_access_key = %s\n", store.AccessKeyID, store.SecretKey), 0o600))
+	ts.Value(bucketKey{}).(*scriptBucket).Store = store
+}
+
+// scriptBucket has the store of a script once bucket has started it.
+type scriptBucket struct{ *fakes3.Store }
+
+// cmdWaitObject waits until the store has an object, and sets a variable to its key:
+// waitobject NAME
+func cmdWaitObject(ts *testscript.TestScript, neg bool, args []string) {
+	store := ts.Value(bucketKey{}).(*scriptBucket).Store
+	if neg || len(args) != 1 || store == nil {
+		ts.Fatalf("usage: waitobject NAME, after bucket")
+	}
+	for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(50 * time.Millisecond) {
+		if keys := store.Objects(); len(keys) > 0 {
+			ts.Setenv(args[0], keys[len(keys)-1])
+			return
+		}
+		if time.Now().After(deadline) {
+			ts.Fatalf("the store has no object; %d requests were refused", store.Denied())
+		}
+	}
 }
 
 // cmdPorts sets variables to free addresses on loopback: ports NAME…

@@ -7,10 +7,13 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/conclavekms/conclave/cmd/conclave/internal/access"
+	"github.com/conclavekms/conclave/cmd/conclave/internal/audit"
 	"github.com/conclavekms/conclave/cmd/conclave/internal/backups"
 	"github.com/conclavekms/conclave/cmd/conclave/internal/cli"
 	"github.com/conclavekms/conclave/cmd/conclave/internal/keys"
 	"github.com/conclavekms/conclave/cmd/conclave/internal/operator"
+	"github.com/conclavekms/conclave/cmd/conclave/internal/report"
+	"github.com/conclavekms/conclave/cmd/conclave/internal/usage"
 )
 
 // run executes one command line and returns the exit code.
@@ -64,16 +67,28 @@ To try it: conclave dev. In another shell: eval "$(conclave env)".`,
 		}
 	}
 	add(groupTry, devCommand(a), envCommand(a), demoCommand(a), benchCommand(a))
-	add(groupServe, serverCommand(a), certCommand(a), healthCommand(a))
+	add(groupServe, serverCommand(a), certCommand(a), healthCommand(a), diagnoseCommand(a))
 	add(groupOperate, operator.Commands(a)...)
 	add(groupOperate, backups.Commands(a)...)
-	add(groupOperate, auditCommand(a))
+	attach(root, "cluster", backups.RecoverQuorumCommand(a))
+	add(groupOperate, audit.Command(a), report.Command(a), usage.Command(a), debugCommand(a))
 	add(groupKeys, keys.Manage(a)...)
 	add(groupCrypto, keys.Use(a)...)
 	add(groupAccess, access.Commands(a)...)
-	root.AddCommand(benchEchoCommand())
+	root.AddCommand(benchEchoCommand(), manCommand())
 	strict(root)
 	return root
+}
+
+// attach adds a command below another one that is there.
+func attach(root *cobra.Command, parent string, cmd *cobra.Command) {
+	for _, c := range root.Commands() {
+		if c.Name() == parent {
+			c.AddCommand(cmd)
+			return
+		}
+	}
+	panic("there is no command " + parent)
 }
 
 // strict makes wrong arguments of all commands usage errors, and an unknown

@@ -13,6 +13,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/conclavekms/conclave/cmd/conclave/internal/cli"
+	"github.com/conclavekms/conclave/cmd/conclave/internal/systemd"
 	"github.com/conclavekms/conclave/cmd/conclave/node"
 )
 
@@ -26,6 +27,9 @@ environment.
 
 The node is sealed when it starts. "conclave operator init" initialises the cluster,
 once, and "conclave operator unseal" unseals nodes after each start.
+
+The first nodes of a cluster are started with --peers, and later ones with --join:
+they wait until "conclave cluster join" adds them.
 
 SIGTERM and SIGINT stop it gracefully: it finishes requests in flight and hands over
 leadership. A second signal stops it at once. SIGHUP makes it read its certificates
@@ -49,6 +53,9 @@ again.`,
 	}
 	return cmd
 }
+
+// statusInterval is how often the state of the node is told to systemd, if it has changed.
+const statusInterval = time.Second
 
 // serve runs a node until a signal or ctx stops it. started, if not nil, is
 // called when the node is running; if it fails, the node is stopped again.
@@ -96,12 +103,26 @@ func serve(ctx context.Context, a *cli.App, cfg *node.Config, started func(conte
 			return errors.Join(err, stopNode(n, cfg.ShutdownTimeout, stop))
 		}
 	}
+	// What cannot be told to systemd is no reason to stop serving.
+	manager := systemd.New(os.Getenv)
+	tell := func(err error) {
+		if err != nil {
+			a.Note("conclave: %v", err)
+		}
+	}
+	tell(manager.Ready(n.State()))
+	look := time.NewTicker(statusInterval)
+	defer look.Stop()
 	for {
 		select {
 		case <-ctx.Done():
+			tell(manager.Stopping())
 			return stopNode(n, cfg.ShutdownTimeout, stop)
 		case <-stop:
+			tell(manager.Stopping())
 			return stopNode(n, cfg.ShutdownTimeout, stop)
+		case <-look.C:
+			tell(manager.Status(n.State()))
 		case <-reload:
 			if err := n.Reload(); err != nil {
 				// The old certificates stay in use.

@@ -3,6 +3,7 @@ package main
 import (
 	"bufio"
 	"maps"
+	"net"
 	"path/filepath"
 	"reflect"
 	"slices"
@@ -16,6 +17,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"github.com/conclavekms/conclave/cmd/conclave/internal/certs"
+	"github.com/conclavekms/conclave/cmd/conclave/internal/cli"
 	"github.com/conclavekms/conclave/cmd/conclave/internal/files"
 	"github.com/conclavekms/conclave/cmd/conclave/node"
 )
@@ -33,11 +35,12 @@ func serverConfig(t *testing.T, env map[string]string, args ...string) (*node.Co
 // TestEveryFieldHasAFlag fails when node.Config gets a field that no flag sets.
 func TestEveryFieldHasAFlag(t *testing.T) {
 	values := map[string]string{
-		"peers": "a=1.2.3.4:1", "bootstrap-expect": "7", "insecure": "true", "allow-unlocked-memory": "true", "xks-allow-private-endpoints": "true",
-		"web-identity-allow-private": "true",
-		"pkcs11-tokens":              "cluster-abcdefghijk=x",
-		"disk-low":                   "10%", "disk-scarce": "1GiB", "disk-yield": "5%", "disk-full": "1%",
-		"quotas": "keys=200000", "heartbeat-timeout": "2s", "shutdown-timeout": "3s", "log-level": "error", "log-json": "true",
+		"peers": "a=1.2.3.4:1", "join": "a=1.2.3.4:1", "bootstrap-expect": "7", "insecure": "true", "allow-unlocked-memory": "true", "xks-allow-private-endpoints": "true",
+		"web-identity-allow-private": "true", "publish-audit-log": "true",
+		"snapshot-schedule": "6h", "snapshot-keep": "3", "snapshot-keep-for": "720h", "snapshot-without-audit": "true",
+		"pkcs11-tokens": "cluster-abcdefghijk=x",
+		"disk-low":      "10%", "disk-scarce": "1GiB", "disk-yield": "5%", "disk-full": "1%",
+		"quotas": "keys=200000", "refusal-rate": "20", "trace-sample": "0.5", "audit-retention": "720h", "remove-dead-after": "72h", "alerts": "all", "heartbeat-timeout": "2s", "shutdown-timeout": "3s", "log-level": "error", "log-json": "true",
 	}
 	var c node.Config
 	for _, s := range serverSettings {
@@ -90,6 +93,18 @@ func TestServerConfig(t *testing.T) {
 			c.Peers = map[string]string{"n1": "n1:7602", "n2": "n2:7602", "n3": "n3:7602"}
 			c.BootstrapExpect, c.GossipListen = 3, "[::1]:7603"
 		}},
+		{"join", map[string]string{"CONCLAVE_JOIN": "n2=n2:7602,n3=n3:7602"}, nil, func(c *node.Config) {
+			c.Join = map[string]string{"n2": "n2:7602", "n3": "n3:7602"}
+			c.BootstrapExpect, c.GossipListen = 0, "[::1]:7603"
+		}},
+		{"a first node, with what all nodes get", map[string]string{"CONCLAVE_PEERS": "n1=n1:7602,n2=n2:7602,n3=n3:7602", "CONCLAVE_JOIN": "n1=n1:7602,n2=n2:7602", "CONCLAVE_BOOTSTRAP_EXPECT": "3"}, nil, func(c *node.Config) {
+			c.Peers = map[string]string{"n1": "n1:7602", "n2": "n2:7602", "n3": "n3:7602"}
+			c.BootstrapExpect, c.GossipListen = 3, "[::1]:7603"
+		}},
+		{"a later node, with what all nodes get", map[string]string{"CONCLAVE_PEERS": "n2=n2:7602,n3=n3:7602", "CONCLAVE_JOIN": "n2=n2:7602,n3=n3:7602", "CONCLAVE_BOOTSTRAP_EXPECT": "2"}, nil, func(c *node.Config) {
+			c.Join = map[string]string{"n2": "n2:7602", "n3": "n3:7602"}
+			c.BootstrapExpect, c.GossipListen = 0, "[::1]:7603"
+		}},
 		{"proxies", map[string]string{"CONCLAVE_TRUSTED_PROXIES": "10.0.0.0/24,2001:db8::1"}, nil, func(c *node.Config) {
 			c.TrustedProxies = []string{"10.0.0.0/24", "2001:db8::1"}
 		}},
@@ -112,13 +127,24 @@ func TestServerConfig(t *testing.T) {
 			}
 		})
 	}
+	for what, more := range map[string]map[string]string{
+		"bootstrap-expect": {"CONCLAVE_BOOTSTRAP_EXPECT": "3"},
+		"itself":           {"CONCLAVE_JOIN": "n1=n1:7602"},
+	} {
+		all := maps.Clone(env)
+		all["CONCLAVE_JOIN"] = "n2=n2:7602"
+		maps.Copy(all, more)
+		if _, err := serverConfig(t, all); err == nil || !strings.Contains(err.Error(), "join:") {
+			t.Errorf("a node that joins, with %s: %v", what, err)
+		}
+	}
 	for _, tokens := range []string{"", "x", "cluster-abcdefghijk", "cluster-abcdefghijk=", "cluster-abc=x", "cluster-abcdefghijk=x,cluster-abcdefghijk=y"} {
 		if _, err := parseTokens(tokens); err == nil {
 			t.Errorf("tokens %q are taken", tokens)
 		}
 	}
 	for _, peers := range []string{"n1", "=x", "n1=", "n1=a:1,n1=b:1", "n1=a:1,"} {
-		if _, err := parsePeers(peers); err == nil {
+		if _, err := cli.ParsePeers(peers); err == nil {
 			t.Errorf("peers %q are taken", peers)
 		}
 	}
@@ -133,6 +159,30 @@ func TestSignals(t *testing.T) {
 	cmd := conclave(t, "server", "--node-id", "n1", "--data", filepath.Join(dir, "data"),
 		"--tls-ca", dir+"/ca.pem", "--tls-cert", dir+"/n1.pem", "--tls-key", dir+"/n1-key.pem", "--allow-unlocked-memory",
 		"--aws-listen", "127.0.0.1:0", "--grpc-listen", "127.0.0.1:0", "--peer-listen", "127.0.0.1:0", "--ops-listen", "127.0.0.1:0")
+	manager, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: filepath.Join(dir, "notify"), Net: "unixgram"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer manager.Close()
+	cmd.Env = append(cmd.Env, "NOTIFY_SOCKET="+filepath.Join(dir, "notify"))
+	told := func(want string) {
+		t.Helper()
+		if err := manager.SetReadDeadline(time.Now().Add(20 * time.Second)); err != nil {
+			t.Fatal(err)
+		}
+		buf := make([]byte, 1024)
+		// The status can change in between, such as when a leader is elected.
+		for {
+			n, err := manager.Read(buf)
+			if err != nil {
+				t.Errorf("systemd is not told %q: %v", want, err)
+				return
+			}
+			if strings.HasPrefix(string(buf[:n]), want) {
+				return
+			}
+		}
+	}
 	log, err := cmd.StderrPipe()
 	if err != nil {
 		t.Fatal(err)
@@ -167,6 +217,7 @@ func TestSignals(t *testing.T) {
 		}
 	}
 	await("node started")
+	told("READY=1\nSTATUS=uninitialised")
 	if err := cmd.Process.Signal(syscall.SIGHUP); err != nil {
 		t.Fatal(err)
 	}
@@ -184,6 +235,7 @@ func TestSignals(t *testing.T) {
 	}
 	for range lines {
 	}
+	told("STOPPING=1")
 	if err := cmd.Wait(); err != nil {
 		t.Errorf("after SIGTERM: %v, want exit code 0", err)
 	}

@@ -1,6 +1,7 @@
 package node
 
 import (
+	"bytes"
 	"context"
 	"encoding/hex"
 	"fmt"
@@ -13,6 +14,8 @@ import (
 	"github.com/conclavekms/conclave/cluster/diskspace"
 	"github.com/conclavekms/conclave/keyengine/backup"
 	"github.com/conclavekms/conclave/keyengine/ceremony"
+	"github.com/conclavekms/conclave/keyengine/peerunseal"
+	"github.com/conclavekms/conclave/transport"
 	"github.com/conclavekms/conclave/transport/grpcapi"
 	"github.com/conclavekms/conclave/transport/kmspb"
 )
@@ -28,6 +31,7 @@ func (c operations) status(op ceremony.Operator, err error) *kmspb.NodeStatus {
 	return &kmspb.NodeStatus{
 		NodeId: c.n.cfg.NodeID, Error: grpcapi.Detail(err, op.RequestID), Seal: grpcapi.SealState(c.n.engine.SealStatus()),
 		Leader: c.n.cluster.IsLeader(), Version: c.n.cfg.Release, AppliedIndex: c.n.cluster.State().Index(), Crls: c.n.crls(),
+		RequestId: transport.FormatRequestID(op.RequestID),
 	}
 }
 
@@ -85,6 +89,14 @@ func (c operations) CancelBreakGlass(ctx context.Context, op ceremony.Operator, 
 	return c.n.engine.CancelBreakGlass(ctx, op, nonce)
 }
 
+// NameCustodians implements grpcapi.Ceremony.
+func (c operations) NameCustodians(ctx context.Context, op ceremony.Operator, custodians []ceremony.NamedCustodian) (bool, error) {
+	return c.n.engine.NameCustodians(ctx, op, custodians)
+}
+
+// KeyChanges implements grpcapi.Ceremony.
+func (c operations) KeyChanges() grpcapi.KeyChanges { return c.n.engine.Ceremonies.KeyChanges }
+
 // SaveSnapshot implements grpcapi.Ceremony.
 func (c operations) SaveSnapshot(ctx context.Context, op ceremony.Operator, withAudit bool, to io.Writer) (*kmspb.SavedSnapshot, error) {
 	of, _ := c.n.cluster.State().Cluster()
@@ -94,6 +106,23 @@ func (c operations) SaveSnapshot(ctx context.Context, op ceremony.Operator, with
 	}
 	return &kmspb.SavedSnapshot{
 		Id: hex.EncodeToString(h.Id), Index: h.Index, ClusterTime: timestamppb.New(time.Unix(0, h.Time)), AuditSize: h.AuditSize,
+	}, nil
+}
+
+// CheckSnapshot implements grpcapi.Ceremony.
+func (c operations) CheckSnapshot(ctx context.Context, op ceremony.Operator, from io.Reader) (*kmspb.CheckSnapshotResponse, error) {
+	of, _ := c.n.cluster.State().Cluster()
+	b, err := c.n.engine.Backups.Check(ctx, of.GetId(), op.Event(backup.CheckEventName, of), from)
+	if err != nil {
+		return nil, err
+	}
+	now := c.n.cluster.State()
+	of, _ = now.Cluster()
+	frontier, _ := now.Audit()
+	return &kmspb.CheckSnapshotResponse{
+		Id: hex.EncodeToString(b.Id), Index: b.Index, ClusterTime: timestamppb.New(time.Unix(0, b.Time)), AuditSize: b.AuditSize, AuditIncluded: b.Audit,
+		Keys: uint32(b.Keys), KeyVersions: uint32(b.Versions), CurrentShares: bytes.Equal(b.Cluster.GetShares().GetId(), of.GetShares().GetId()),
+		IndexNow: now.Index(), AuditSizeNow: frontier.Size(),
 	}, nil
 }
 
@@ -115,7 +144,7 @@ func (c operations) Status(context.Context) (*kmspb.StatusResponse, error) {
 		},
 		Audit: &kmspb.AuditStatus{
 			Size: frontier.Size(), Stored: n.audit.Size(), Complete: !missing && n.audit.Size() >= frontier.Size(),
-			Checkpointed: n.engine.Checkpointed(), VerifierKey: seal.VerifierKey,
+			Checkpointed: n.engine.Checkpointed(), VerifierKey: seal.VerifierKey, MlDsaVerifierKey: n.engine.MLDSAVerifierKey(),
 		},
 		Addresses: &kmspb.Addresses{Peer: n.addresses.Peer, Aws: n.addresses.AWS, Grpc: n.addresses.GRPC, Health: n.addresses.Ops},
 		Crls:      n.crls(),
@@ -133,6 +162,12 @@ func (c operations) Status(context.Context) (*kmspb.StatusResponse, error) {
 		r.Faults = append(r.Faults, "this node's own "+err.Error())
 	}
 	r.Faults = append(r.Faults, diskFaults(st)...)
+	if n.snapshots != nil && n.snapshots.Fault() != nil {
+		r.Faults = append(r.Faults, "the last scheduled backup failed: "+n.snapshots.Fault().Error())
+	}
+	if err := n.engine.Archive.Fault(); err != nil {
+		r.Faults = append(r.Faults, "the audit log could not be archived: "+err.Error())
+	}
 	return r, nil
 }
 
@@ -178,8 +213,38 @@ func (c operations) FinalizeUpgrade(ctx context.Context, op ceremony.Operator) (
 	return &kmspb.FinalizeUpgradeResponse{Level: level, Raised: raised}, nil
 }
 
+// PeerUnseal implements grpcapi.Ceremony.
+func (c operations) PeerUnseal() *kmspb.PeerUnsealState {
+	return peerUnsealState(c.n.engine.PeerUnseal.Setting())
+}
+
+// SetPeerUnseal implements grpcapi.Ceremony.
+func (c operations) SetPeerUnseal(ctx context.Context, op ceremony.Operator, agreements int) (*kmspb.PeerUnsealState, bool, error) {
+	st, changed, err := c.n.engine.PeerUnseal.Set(ctx, op, agreements)
+	return peerUnsealState(st), changed, err
+}
+
+func peerUnsealState(st peerunseal.Setting) *kmspb.PeerUnsealState {
+	return &kmspb.PeerUnsealState{Agreements: uint32(st.Agreements), Nodes: st.Nodes}
+}
+
+// ListSeals implements grpcapi.Ceremony.
+func (c operations) ListSeals() (list []*kmspb.SealSlot) {
+	for _, s := range c.n.engine.Seals.List() {
+		list = append(list, &kmspb.SealSlot{Name: s.Name, Created: timestamppb.New(s.Created), Configured: s.Configured})
+	}
+	return list
+}
+
+// RemoveSeal implements grpcapi.Ceremony.
+func (c operations) RemoveSeal(ctx context.Context, op ceremony.Operator, name string) error {
+	return c.n.engine.Seals.Remove(ctx, op, name)
+}
+
 // Members implements grpcapi.Ceremony.
-func (c operations) Members(context.Context) ([]*kmspb.Member, error) {
+func (c operations) Members(ctx context.Context) (*kmspb.MembersResponse, error) {
+	health := c.n.cluster.Changes().Health(ctx)
+	voters, ready := health.Voters()
 	var list []*kmspb.Member
 	for _, m := range c.n.cluster.Members() {
 		suffrage := "nonvoter"
@@ -190,6 +255,10 @@ func (c operations) Members(context.Context) ([]*kmspb.Member, error) {
 			NodeId: m.ID, Suffrage: suffrage, Leader: m.Leader, Alive: m.Alive,
 			Addresses: &kmspb.Addresses{Peer: m.PeerAddress, Aws: m.AWSAddress, Grpc: m.GRPCAddress},
 		})
+		if s, ok := health.Of(m.ID); ok {
+			last := list[len(list)-1]
+			last.Unready, last.Lag = s.Unready(health.Index), s.Lag
+		}
 	}
-	return list, nil
+	return &kmspb.MembersResponse{Members: list, Voters: uint32(voters), ReadyVoters: uint32(ready), FailureTolerance: int32(health.Tolerance())}, nil
 }

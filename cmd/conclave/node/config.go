@@ -18,7 +18,13 @@ import (
 	"github.com/conclavekms/conclave/cluster"
 	"github.com/conclavekms/conclave/cluster/diskspace"
 	"github.com/conclavekms/conclave/cluster/pki"
+	"github.com/conclavekms/conclave/cmd/conclave/internal/depot"
 	"github.com/conclavekms/conclave/keyengine"
+	"github.com/conclavekms/conclave/keyengine/auditarchive"
+	"github.com/conclavekms/conclave/keyengine/auditsink"
+	"github.com/conclavekms/conclave/keyengine/auditwitness"
+	"github.com/conclavekms/conclave/keyengine/backup/scheduled"
+	"github.com/conclavekms/conclave/keyengine/traceexport"
 	"github.com/conclavekms/conclave/transport"
 	"github.com/conclavekms/conclave/transport/awsapi"
 	"github.com/conclavekms/conclave/transport/client"
@@ -44,12 +50,40 @@ type Config struct {
 	// with mode 0700. A directory belongs to one node.
 	Data string
 
+	// ReturnKey is the file with the key by which the node, after a restart, proves to its
+	// peers that it is the one that they knew; "" for return.key in Data. In memory
+	// (/run), it survives a restart of the service but not one of the machine; on another
+	// disk, a copy of Data alone does not have it.
+	ReturnKey string
+
+	// RemoveDeadAfter is how long a member does not answer before the leader removes it; 0 for
+	// never. It should be the same on all nodes.
+	RemoveDeadAfter time.Duration
+	// AuditSinks is the name of a file that configures who receives the audit log, see
+	// auditsink.Load; none by default.
+	AuditSinks string
+	// Witnesses is the name of a file that configures who cosigns the checkpoints of the audit
+	// log, see auditwitness.Load; nobody by default.
+	Witnesses string
+	// AuditArchive is the directory or the s3://BUCKET/PREFIX that full segments of the audit
+	// log are copied to; none by default. AuditRetention is the age from which a node removes
+	// what is there; 0 for never.
+	AuditArchive   string
+	AuditRetention time.Duration
+	// Seals are keys outside of the cluster that unseal the node when it starts, once the
+	// custodians have unsealed a node that is configured with them, in the form that
+	// seal.Parse reads.
+	Seals []string
+
 	// Addresses to listen on, host:port. Port 0 means any free port.
 	AWSListen    string // the AWS API
 	GRPCListen   string // the gRPC API
 	PeerListen   string // Raft and other calls between nodes
 	GossipListen string // the address book; "" for none
 	OpsListen    string // metrics and health, plain HTTP; "" for none
+	// PprofAddress is where profiles of the process are served, for those who look into a
+	// problem; "" for none. It is a loopback address, as everybody who reaches it may ask.
+	PprofAddress string
 
 	// Addresses at which others reach the node, if they differ.
 	AWSAdvertise    string
@@ -63,6 +97,10 @@ type Config struct {
 	// BootstrapExpect is how many first nodes bootstrap the cluster together,
 	// which is the number of Peers.
 	BootstrapExpect int
+	// Join are members of a running cluster, with their peer addresses, which this node is
+	// to join: it bootstraps none, and waits until an operator adds it. There are no Peers
+	// then.
+	Join map[string]string
 	// GossipKeyFile has a secret of at least 32 bytes, the same on all nodes.
 	GossipKeyFile string
 
@@ -89,6 +127,10 @@ type Config struct {
 	// credentials that its users give it: any script in such a page can do everything
 	// that they allow. There are no wildcards.
 	CORSOrigins []string
+
+	// PublishAuditLog serves the audit log's checkpoint and tree at the port of the AWS API, below
+	// /tlog/, to everybody. They show how many records there are, and nothing of them.
+	PublishAuditLog bool
 
 	// TrustedProxies are the IP addresses, or ranges in CIDR notation, of the proxies in
 	// front of the APIs. Where a request comes from (aws:SourceIp in policies, the audit
@@ -124,9 +166,25 @@ type Config struct {
 	PKCS11Module string
 	PKCS11Tokens map[string]string
 
+	// Snapshots says when this node makes backups while it leads, and how long they are
+	// kept; none by default. SnapshotStore is the directory or the s3://BUCKET/PREFIX where
+	// they are. Both should be the same on all nodes.
+	Snapshots     scheduled.Policy
+	SnapshotStore string
+
 	// Quotas are resource quotas; zero ones are AWS's. They must be the same on
 	// all nodes.
 	Quotas keyengine.Quotas
+	// Alerts are the names of the rules for alerts that are on; see package alert in keyengine.
+	// They must be the same on all nodes.
+	Alerts []string
+	// TraceTo is the collector of OpenTelemetry that gets traces of requests, and TraceSample the
+	// share of requests that are traced, at most 1; 0 for 0.1. If TraceTo.URL is "", none are.
+	TraceTo     traceexport.Collector
+	TraceSample float64
+	// RefusalRate is the number of refusals per second that one principal may cause at this
+	// node before it is throttled; the default is 10.
+	RefusalRate float64
 
 	// Seeds allows keys with known material, for development. It requires a
 	// cluster of one node that is insecure or has its own Identity.
@@ -164,6 +222,15 @@ var (
 	errMissing = errors.New("is not set")
 )
 
+// named returns the nodes that are known before the cluster says who its members are: the
+// first ones, or those that this node is to join.
+func (c *Config) named() map[string]string {
+	if len(c.Join) > 0 {
+		return c.Join
+	}
+	return c.Peers
+}
+
 // Validate returns an error that lists everything that is wrong.
 func (c *Config) Validate() error {
 	var faults []error
@@ -189,14 +256,30 @@ func (c *Config) Validate() error {
 			problem(what+" address", hostPort(addr))
 		}
 	}
+	if c.PprofAddress != "" {
+		if err := hostPort(c.PprofAddress); err != nil {
+			problem("pprof address", err)
+		} else if !client.Loopback(c.PprofAddress) {
+			problem("pprof address", fmt.Errorf("%s is not a loopback address", c.PprofAddress))
+		}
+	}
 	if _, ok := c.Peers[c.NodeID]; !ok && len(c.Peers) > 0 {
 		problem("peers", fmt.Errorf("%q, this node, is not among them", c.NodeID))
 	}
-	for id, addr := range c.Peers {
-		problem("peers", pki.CheckNodeID(id))
-		problem("peer "+id, hostPort(addr))
+	for what, nodes := range map[string]map[string]string{"peer": c.Peers, "join": c.Join} {
+		for id, addr := range nodes {
+			problem(what, pki.CheckNodeID(id))
+			problem(what+" "+id, hostPort(addr))
+		}
 	}
-	if c.BootstrapExpect < 1 || len(c.Peers) > 0 && c.BootstrapExpect != len(c.Peers) || len(c.Peers) == 0 && c.BootstrapExpect != 1 {
+	if len(c.Join) > 0 {
+		if _, ok := c.Join[c.NodeID]; ok {
+			problem("join", fmt.Errorf("%q, this node, is among them", c.NodeID))
+		}
+		if len(c.Peers) > 0 || c.BootstrapExpect != 0 || c.Insecure {
+			problem("join", errors.New("it excludes peers and bootstrap-expect, which are for the first nodes of a cluster, and insecure"))
+		}
+	} else if c.BootstrapExpect < 1 || len(c.Peers) > 0 && c.BootstrapExpect != len(c.Peers) || len(c.Peers) == 0 && c.BootstrapExpect != 1 {
 		problem("bootstrap-expect", fmt.Errorf("%d, but there are %d peers; it is the number of first nodes", c.BootstrapExpect, len(c.Peers)))
 	}
 	if c.Identity == nil {
@@ -220,7 +303,7 @@ func (c *Config) Validate() error {
 		_, err := os.Stat(c.WebIdentityCA)
 		problem("CA of identity providers", err)
 	}
-	if c.GossipListen != "" && c.BootstrapExpect > 1 {
+	if c.GossipListen != "" && c.BootstrapExpect != 1 {
 		if c.GossipKeyFile == "" {
 			problem("gossip key file", errMissing)
 		} else if _, err := os.Stat(c.GossipKeyFile); err != nil {
@@ -232,12 +315,36 @@ func (c *Config) Validate() error {
 	}
 	_, err := transport.ParseProxies(c.TrustedProxies)
 	problem("trusted proxies", err)
+	if c.AuditSinks != "" {
+		_, err := c.sinks()
+		problem("audit sinks", err)
+	}
+	problem("traces", c.checkTraces())
+	if c.Witnesses != "" {
+		_, err := c.witnesses()
+		problem("witnesses", err)
+	}
+	if c.AuditArchive != "" {
+		_, err := c.archive()
+		problem("audit archive", err)
+	}
+	if c.AuditRetention != 0 && c.AuditArchive == "" {
+		problem("audit retention", errors.New("records are kept unless there is an audit archive"))
+	}
 	if c.AttestationRoots != "" {
 		_, err := c.attestationRoots()
 		problem("attestation roots", err)
 	}
+	if (c.Snapshots != scheduled.Policy{}) || c.SnapshotStore != "" {
+		problem("scheduled snapshots", c.Snapshots.Validate())
+		_, err := depot.Parse(c.SnapshotStore)
+		problem("snapshot store", err)
+	}
 	if c.Seeds && c.Identity == nil {
 		problem("seeds", errors.New("keys with known material are for development only"))
+	}
+	if c.RemoveDeadAfter != 0 && c.RemoveDeadAfter < minDead {
+		problem("remove dead nodes", fmt.Errorf("%v is less than %v", c.RemoveDeadAfter, minDead))
 	}
 	problem("free space on the disk", c.Space.Validate())
 	if c.Insecure {
@@ -252,6 +359,32 @@ func (c *Config) Validate() error {
 	}
 	slices.SortFunc(faults, func(a, b error) int { return strings.Compare(a.Error(), b.Error()) })
 	return errors.Join(faults...)
+}
+
+// sinks reads who receives the audit log; nil for nobody.
+func (c *Config) sinks() ([]auditsink.Sink, error) {
+	if c.AuditSinks == "" {
+		return nil, nil
+	}
+	return auditsink.Load(c.AuditSinks)
+}
+
+// witnesses reads who cosigns the checkpoints of the audit log; nil for nobody.
+func (c *Config) witnesses() (*auditwitness.Configuration, error) {
+	if c.Witnesses == "" {
+		return nil, nil
+	}
+	return auditwitness.Load(c.Witnesses)
+}
+
+// archive returns where the audit log is archived.
+func (c *Config) archive() (p auditarchive.Policy, err error) {
+	if c.AuditArchive == "" {
+		return p, nil
+	}
+	p.Retention = c.AuditRetention
+	p.Store, err = depot.Parse(c.AuditArchive)
+	return p, err
 }
 
 // attestationRoots reads the root certificates of enclaves; nil if there are none.

@@ -18,6 +18,10 @@ import (
 // revocation lists in force, in PEM.
 const crlFile = "crl.pem"
 
+// CRLFile returns the file, within a data directory, with the certificate revocation lists
+// that operators delivered.
+func CRLFile(data string) string { return filepath.Join(data, crlFile) }
+
 // loadCRLs puts the lists that the node has kept, and those that are configured,
 // into force.
 func (n *Node) loadCRLs() error {
@@ -25,7 +29,7 @@ func (n *Node) loadCRLs() error {
 		Name: "conclave_crl_number", Help: "Number of the certificate revocation list in force, by the key identifier of its CA.",
 	}, []string{"issuer"})
 	n.registry.MustRegister(n.crlNumber)
-	if err := n.identity.KeepCRLs(filepath.Join(n.cfg.Data, crlFile)); err != nil {
+	if err := n.identity.KeepCRLs(CRLFile(n.cfg.Data)); err != nil {
 		return err
 	}
 	n.noteCRLs()

@@ -12,6 +12,15 @@ import (
 // serves, within a data directory.
 func AuditDir(data string) string { return filepath.Join(cluster.GroupDir(data), "audit") }
 
+// auditIndexFile returns the path of the index of the audit log.
+func auditIndexFile(data string) string { return filepath.Join(data, "audit-index") }
+
+// alertsFile returns the path of what the rules for alerts remember.
+func alertsFile(data string) string { return filepath.Join(cluster.GroupDir(data), "alerts.db") }
+
+// usageFile is where a node counts requests.
+func usageFile(data string) string { return filepath.Join(cluster.GroupDir(data), "usage.db") }
+
 // privateData creates the data directory, or makes sure that only this user can
 // access it. If others could only read it, the mode is corrected. If others could
 // write to it, its content can no longer be trusted to be the node's own, and a

@@ -29,7 +29,7 @@ func (c *Config) gossip() (gossip.Config, error) {
 		return gossip.Config{}, err
 	}
 	g := gossip.Config{Enable: true, Listen: c.GossipListen, Advertise: c.GossipAdvertise, Key: key}
-	for id, addr := range c.Peers {
+	for id, addr := range c.named() {
 		host, _, err := net.SplitHostPort(addr)
 		if err != nil {
 			return gossip.Config{}, err

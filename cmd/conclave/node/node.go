@@ -18,17 +18,20 @@ import (
 	"github.com/prometheus/client_golang/prometheus/collectors"
 
 	"github.com/conclavekms/conclave/auditlog"
+	"github.com/conclavekms/conclave/auditlog/archive"
 	"github.com/conclavekms/conclave/cluster"
 	"github.com/conclavekms/conclave/cluster/diskspace"
 	"github.com/conclavekms/conclave/cluster/pki"
 	"github.com/conclavekms/conclave/fsm"
 	"github.com/conclavekms/conclave/keyengine"
+	"github.com/conclavekms/conclave/keyengine/backup/scheduled"
 	"github.com/conclavekms/conclave/transport"
 	"github.com/conclavekms/conclave/transport/admission"
 	"github.com/conclavekms/conclave/transport/awsapi"
 	"github.com/conclavekms/conclave/transport/containercreds"
 	"github.com/conclavekms/conclave/transport/grpcapi"
 	"github.com/conclavekms/conclave/transport/queryapi"
+	"github.com/conclavekms/conclave/transport/tlogapi"
 )
 
 // Hooks are replaced by tests only. Nil ones mean the real implementation.
@@ -43,9 +46,6 @@ type Hooks struct {
 	SnapshotEntries, TrailingLogs uint64
 	// Replica wraps the engine's view of the cluster.
 	Replica func(keyengine.Replica) keyengine.Replica
-	// RefusalRate and RefusalBurst are those of keyengine.Config.
-	RefusalRate  float64
-	RefusalBurst int
 	// Files is how many file descriptors the node assumes that it may have.
 	Files uint64
 	// XKSTimeout bounds calls to external key stores.
@@ -71,12 +71,15 @@ type Node struct {
 	// crlNumber has the numbers of the certificate revocation lists.
 	crlNumber *prometheus.GaugeVec
 	budget    *admission.Budget
-	audit     *auditlog.Log
+	audit     *archive.Reader
 	cluster   *cluster.Node
 	engine    *keyengine.Engine
 	aws       *http.Server
 	grpc      *grpcapi.Server
 	ops       *http.Server
+	pprof     *http.Server
+	// snapshots makes backups by itself; nil if it is not to.
+	snapshots *scheduled.Runner
 
 	addresses Addresses
 	serving   sync.WaitGroup
@@ -90,7 +93,7 @@ type Node struct {
 }
 
 // Addresses are the addresses at which the node actually listens.
-type Addresses struct{ AWS, GRPC, Peer, Gossip, Ops string }
+type Addresses struct{ AWS, GRPC, Peer, Gossip, Ops, Pprof string }
 
 // Start starts a server. It returns as soon as the ports are open; the cluster
 // may not have a leader yet. On an error, everything that was started is
@@ -129,9 +132,11 @@ func Start(ctx context.Context, cfg Config) (_ *Node, err error) {
 	if err := n.loadCRLs(); err != nil {
 		return nil, fmt.Errorf("certificate revocation lists: %w", err)
 	}
-	if n.audit, err = auditlog.Open(AuditDir(cfg.Data), auditlog.Options{Logger: n.log}); err != nil {
+	local, err := auditlog.Open(AuditDir(cfg.Data), auditlog.Options{Logger: n.log})
+	if err != nil {
 		return nil, fmt.Errorf("opening the audit log: %w", err)
 	}
+	n.audit = &archive.Reader{Log: local}
 	ports, err := n.listen(ctx)
 	if err != nil {
 		return nil, err
@@ -177,10 +182,10 @@ func (c *Config) identity() (*pki.Identity, error) {
 }
 
 // ports are opened first, as other parts need their numbers.
-type ports struct{ aws, grpc, peer, ops net.Listener }
+type ports struct{ aws, grpc, peer, ops, pprof net.Listener }
 
 func (p *ports) close() {
-	for _, l := range []net.Listener{p.aws, p.grpc, p.peer, p.ops} {
+	for _, l := range []net.Listener{p.aws, p.grpc, p.peer, p.ops, p.pprof} {
 		if l != nil {
 			l.Close()
 		}
@@ -226,6 +231,13 @@ func (n *Node) listen(ctx context.Context) (_ *ports, err error) {
 		}
 		n.addresses.Ops = p.ops.Addr().String()
 	}
+	if n.cfg.PprofAddress != "" {
+		if p.pprof, err = listen(ctx, "tcp", n.cfg.PprofAddress); err != nil {
+			return nil, fmt.Errorf("pprof: %w", err)
+		}
+		n.addresses.Pprof = p.pprof.Addr().String()
+		p.pprof = n.budget.Listener(p.pprof, admission.Share{Face: "pprof"})
+	}
 	return p, nil
 }
 
@@ -245,9 +257,9 @@ func (n *Node) startCluster(peer net.Listener) error {
 	// caches, which these entries cannot affect.
 	var engine atomic.Pointer[keyengine.Engine]
 	cfg := cluster.Config{
-		NodeID: n.cfg.NodeID, DataDir: n.cfg.Data, Identity: n.identity,
+		NodeID: n.cfg.NodeID, DataDir: n.cfg.Data, ReturnKeyFile: n.cfg.ReturnKey, Identity: n.identity,
 		Listener: peer, Budget: n.budget, Advertise: or(n.cfg.PeerAdvertise, n.cfg.Peers[n.cfg.NodeID]),
-		Peers: n.cfg.Peers, BootstrapExpect: n.cfg.BootstrapExpect,
+		Peers: n.cfg.named(), BootstrapExpect: n.cfg.BootstrapExpect,
 		AWSAddress: or(n.cfg.AWSAdvertise, n.addresses.AWS), GRPCAddress: or(n.cfg.GRPCAdvertise, n.addresses.GRPC),
 		Release: n.cfg.Release, Gossip: gossip, Audit: n.audit,
 		Timeouts: n.cfg.Timeouts, Space: n.cfg.Space, Hooks: n.cfg.Test.Cluster,
@@ -278,6 +290,12 @@ func (n *Node) startCluster(peer net.Listener) error {
 		return err
 	}
 	engine.Store(n.engine)
+	n.audit.SetSource(func() (*archive.Archive, []auditlog.Hash) {
+		s := n.cluster.State()
+		c, _ := s.Cluster()
+		_, roots := s.Audit()
+		return n.engine.Archive.Archive(c), roots
+	})
 	return nil
 }
 
@@ -302,11 +320,30 @@ func (n *Node) newEngine() (*keyengine.Engine, error) {
 	if err != nil {
 		return nil, err
 	}
+	sinks, err := n.cfg.sinks()
+	if err != nil {
+		return nil, err
+	}
+	witnesses, err := n.cfg.witnesses()
+	if err != nil {
+		return nil, err
+	}
+	archived, err := n.cfg.archive()
+	if err != nil {
+		return nil, err
+	}
+	seals, err := n.cfg.seals(n.life)
+	if err != nil {
+		return nil, err
+	}
 	return keyengine.New(keyengine.Config{
 		NodeID: n.cfg.NodeID, Replica: replica, Audit: n.audit, Clock: clock, Logger: n.log, Metrics: n.registry,
 		AllowUnlockedMemory: n.cfg.AllowUnlockedMemory, AttestationRoots: roots,
-		RefusalRate: n.cfg.Test.RefusalRate, RefusalBurst: n.cfg.Test.RefusalBurst,
-		KeyStores: stores, WebIdentities: issuers, Quotas: n.cfg.Quotas, Seeds: n.cfg.Seeds,
+		RefusalRate: n.cfg.RefusalRate, Alerts: n.cfg.Alerts, AlertsFile: alertsFile(n.cfg.Data), UsageFile: usageFile(n.cfg.Data),
+		CA: nodeCA{n.identity}, Members: nodeMembers{n},
+		KeyStores: stores, WebIdentities: issuers, Quotas: n.cfg.Quotas, Seeds: n.cfg.Seeds, Peers: n.cluster.PeerUnseal, Seals: seals, Sinks: sinks, Witnesses: witnesses,
+		AuditIndex: auditIndexFile(n.cfg.Data), Archive: archived, ArchivedLog: n.audit,
+		Release: n.cfg.Release, Settings: n.cfg.recorded(sinks),
 		MayGrow: n.cluster.MayGrow, DiskFull: func() bool { return n.cluster.Space() >= diskspace.Full },
 	})
 }
@@ -317,8 +354,12 @@ func (n *Node) startEngine() error {
 	n.cluster.SetCanLead(func() bool { return !n.engine.Sealed() })
 	n.cluster.SetAuthority(Authority(n.engine))
 	n.cluster.OnLeader(n.engine.Lead)
+	n.cluster.PeerUnseal.SetUnsealer(unsealer{n.engine.PeerUnseal})
 	n.serving.Go(func() { n.engine.Run(n.life) })
-	return nil
+	if n.cfg.RemoveDeadAfter > 0 {
+		n.serving.Go(func() { n.watchDead(time.Now) }) // its differences do not depend on the wall clock
+	}
+	return n.startSnapshots()
 }
 
 func (n *Node) startFaces(p *ports) error {
@@ -333,23 +374,27 @@ func (n *Node) startFaces(p *ports) error {
 	if err != nil {
 		return err
 	}
+	tracer, err := n.startTraces()
+	if err != nil {
+		return err
+	}
 	handler, err := awsapi.New(awsapi.Config{
-		Engine: n.engine, Operations: keyengine.Operations(), Now: now, Logger: n.log, Metrics: n.registry,
+		Tracer: tracer, Engine: n.engine, Operations: keyengine.Operations(), Now: now, Logger: n.log, Metrics: n.registry,
 		Origins: n.cfg.CORSOrigins, Proxies: proxies,
 	})
 	if err != nil {
 		return err
 	}
-	query, err := queryapi.New(queryapi.Config{Engine: n.engine, Operations: keyengine.Operations(), Now: now, Logger: n.log, Metrics: n.registry, Proxies: proxies})
+	query, err := queryapi.New(queryapi.Config{Tracer: tracer, Engine: n.engine, Operations: keyengine.Operations(), Now: now, Logger: n.log, Metrics: n.registry, Proxies: proxies})
 	if err != nil {
 		return err
 	}
-	containers, err := containercreds.New(containercreds.Config{Engine: n.engine, Logger: n.log, Metrics: n.registry, Proxies: proxies})
+	containers, err := containercreds.New(containercreds.Config{Tracer: tracer, Engine: n.engine, Logger: n.log, Metrics: n.registry, Proxies: proxies})
 	if err != nil {
 		return err
 	}
 	grpcConfig := grpcapi.Config{
-		Engine: n.engine, Operations: keyengine.Operations(), Ceremony: operations{n}, Serving: func() bool { return n.health().Ready() },
+		Tracer: tracer, Engine: n.engine, Operations: keyengine.Operations(), Ceremony: operations{n}, Serving: func() bool { return n.health().Ready() },
 		Clock: clock, Logger: n.log, Metrics: n.registry, Proxies: proxies,
 		Plaintext: n.cfg.Insecure, LoopbackOperators: n.cfg.Insecure,
 	}
@@ -361,12 +406,24 @@ func (n *Node) startFaces(p *ports) error {
 	if n.grpc, err = grpcapi.New(grpcConfig); err != nil {
 		return err
 	}
-	n.aws = transport.NewHTTPServer(transport.HTTPConfig{TLS: awsTLS, Logger: n.log}, containers.Before(query.Before(handler)))
+	faces := containers.Before(query.Before(handler))
+	if n.cfg.PublishAuditLog {
+		published, err := tlogapi.New(tlogapi.Config{Log: n.audit, Engine: n.engine, Logger: n.log, Metrics: n.registry, Proxies: proxies})
+		if err != nil {
+			return err
+		}
+		faces = published.Before(faces)
+	}
+	n.aws = transport.NewHTTPServer(transport.HTTPConfig{TLS: awsTLS, Logger: n.log}, faces)
 	n.serve("AWS API", func() error { return transport.Serve(n.aws, p.aws) })
 	n.serve("gRPC API", func() error { return n.grpc.Serve(p.grpc) })
 	if p.ops != nil {
 		n.ops = transport.NewHTTPServer(transport.HTTPConfig{Logger: n.log}, n.opsHandler())
 		n.serve("metrics and health", func() error { return transport.Serve(n.ops, p.ops) })
+	}
+	if p.pprof != nil {
+		n.pprof = transport.NewHTTPServer(transport.HTTPConfig{Logger: n.log, Limits: transport.Limits{WriteTimeout: pprofWrite}}, pprofHandler())
+		n.serve("pprof", func() error { return transport.Serve(n.pprof, p.pprof) })
 	}
 	return nil
 }
@@ -411,7 +468,7 @@ func (n *Node) Engine() *keyengine.Engine { return n.engine }
 func (n *Node) Cluster() *cluster.Node { return n.cluster }
 
 // AuditLog returns the node's copy of the audit log.
-func (n *Node) AuditLog() *auditlog.Log { return n.audit }
+func (n *Node) AuditLog() *auditlog.Log { return n.audit.Log }
 
 // Metrics returns the node's metrics.
 func (n *Node) Metrics() prometheus.Gatherer { return n.registry }
@@ -482,6 +539,7 @@ func (n *Node) shutdown(ctx context.Context) (errs []error) {
 		n.audit.OnNoSpace(nil) // stopping must not wait for space
 	}
 	if n.engine != nil && n.Err() == nil && !n.engine.Sealed() {
+		n.engine.Sinks.Rest(ctx)
 		note("signing the last checkpoint", n.engine.Checkpoint(ctx))
 	}
 	n.endLife()
@@ -489,8 +547,10 @@ func (n *Node) shutdown(ctx context.Context) (errs []error) {
 		note("leaving the cluster", n.cluster.Shutdown(ctx))
 	}
 	<-drained
-	if n.ops != nil {
-		n.ops.Close()
+	for _, s := range []*http.Server{n.ops, n.pprof} {
+		if s != nil {
+			s.Close()
+		}
 	}
 	n.serving.Wait()
 	if n.engine != nil {

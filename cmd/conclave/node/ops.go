@@ -20,6 +20,10 @@ func (n *Node) health() transport.Health {
 	}
 }
 
+// State returns the state that the node reports on /healthz: active, standby, sealed,
+// uninitialised, no leader or disk full.
+func (n *Node) State() string { return n.health().State() }
+
 // opsHandler serves metrics and health, without authentication. They reveal
 // only states and numbers.
 func (n *Node) opsHandler() http.Handler {

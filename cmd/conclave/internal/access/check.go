@@ -19,6 +19,7 @@ import (
 	"github.com/conclavekms/conclave/policy/lint"
 	"github.com/conclavekms/conclave/transport/iampb"
 	"github.com/conclavekms/conclave/transport/kmspb"
+	"github.com/conclavekms/conclave/transport/trailpb"
 )
 
 func policyCommand(a *cli.App) *cobra.Command {
@@ -81,9 +82,9 @@ func onlySTS(raw json.RawMessage) bool {
 
 // actions are all actions that policies can be about.
 func actions() []string {
-	all := []string{"kms:ReEncryptFrom", "kms:ReEncryptTo", "conclave:ReadAudit", "conclave:CreateAccount", "conclave:ListAccounts",
+	all := []string{"kms:ReEncryptFrom", "kms:ReEncryptTo", "conclave:ReadAudit", "conclave:ForgetAuditSink", "conclave:ReadUsage", "conclave:CreateAccount", "conclave:ListAccounts",
 		"conclave:CreateCertificateMapping", "conclave:ListCertificateMappings", "conclave:DeleteCertificateMapping", "sts:TagSession", "sts:SetSourceIdentity"}
-	for _, s := range append(slices.Clone(services), kmspb.File_transport_kmspb_kms_proto.Services().ByName("KMS")) {
+	for _, s := range append(slices.Clone(services), kmspb.File_transport_kmspb_kms_proto.Services().ByName("KMS"), trailpb.File_transport_trailpb_cloudtrail_proto.Services().ByName("CloudTrail")) {
 		for i := range s.Methods().Len() {
 			all = append(all, strings.ToLower(string(s.Name()))+":"+string(s.Methods().Get(i).Name()))
 		}

@@ -59,7 +59,7 @@ var templates = []*template{
 		name: "read-only", about: "see all keys, users, groups, roles and policies, and change and use nothing",
 		actions: []string{"kms:Describe*", "kms:Get*", "kms:List*", "iam:Get*", "iam:List*", "iam:Simulate*"},
 	},
-	{name: "auditor", about: "read the audit log", actions: []string{"conclave:ReadAudit"}},
+	{name: "auditor", about: "read the audit log and the usage", actions: []string{"conclave:ReadAudit", "conclave:ReadUsage", "cloudtrail:LookupEvents"}},
 	{name: "admin", about: "everything: attaches AWS's policy AdministratorAccess", managed: "AdministratorAccess"},
 }
 

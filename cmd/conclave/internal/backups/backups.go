@@ -18,7 +18,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/conclavekms/conclave/cmd/conclave/internal/cli"
-	"github.com/conclavekms/conclave/cmd/conclave/internal/files"
+	"github.com/conclavekms/conclave/cmd/conclave/internal/depot"
 	"github.com/conclavekms/conclave/keyengine/backup"
 	"github.com/conclavekms/conclave/transport/kmspb"
 )
@@ -34,7 +34,20 @@ func snapshotCommand(a *cli.App) *cobra.Command {
 		Short: "Save backups of a cluster, check them, and restore a cluster from one",
 		Long: `Snapshot has the commands for backups. A backup is one encrypted file with the state
 and the audit log of a cluster. As many shares as unseal the cluster open it, without
-the cluster. Keep backups away from the shares: whoever has both has all keys.`,
+the cluster. Keep backups away from the shares: whoever has both has all keys.
+
+Wherever a backup is named, it may be in a bucket of S3 or of a compatible store:
+s3://BUCKET/KEY, with options in the form ?NAME=VALUE&…:
+
+  region      region of the bucket (AWS_REGION)
+  endpoint    URL of a store other than AWS's (AWS_ENDPOINT_URL_S3)
+  path-style  whether the bucket is in the path of URLs; true if there is an endpoint
+  profile     profile of the shared AWS configuration that has the credentials
+  lock-mode   GOVERNANCE or COMPLIANCE: lock what is stored (object lock) …
+  lock-for    … for this long, such as 720h
+
+Credentials are those of the usual chain of AWS's clients. If AWS_ACCESS_KEY_ID is one
+of Conclave, name a profile.`,
 	}
 	cmd.AddCommand(saveCommand(a), inspectCommand(a), verifyCommand(a), restoreCommand(a))
 	return cmd
@@ -50,16 +63,22 @@ nodes that --address (CONCLAVE_ADDRESS) names that answers. It must be unsealed.
 backup has everything that was committed before. That it was made is in the audit log
 before its first byte is sent.
 
-The file takes its name only when it is whole and on the disk.`,
+The file takes its name only when it is whole and on the disk. It may also be
+s3://BUCKET/KEY; see "conclave snapshot --help".`,
 		Example: `  conclave snapshot save conclave.backup`,
 		Args:    cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
+			store, name, err := depot.ParseFile(args[0])
+			if err != nil {
+				return cli.Usagef("%v", err)
+			}
 			var saved *kmspb.SavedSnapshot
-			err := a.WithEach(cmd.Context(), "saving a backup", func(ctx context.Context, c *cli.Connection) error {
-				return files.WriteFrom(args[0], func(w io.Writer) (err error) {
+			err = a.WithEach(cmd.Context(), "saving a backup", func(ctx context.Context, c *cli.Connection) error {
+				_, err := store.Put(ctx, name, func(w io.Writer) (err error) {
 					saved, err = receive(ctx, a, c, !without, w)
 					return err
 				})
+				return err
 			})
 			if err != nil {
 				return err
@@ -193,8 +212,8 @@ func inspectCommand(a *cli.App) *cobra.Command {
 verifies nothing: whoever can write the file can change what is shown.`,
 		Example: `  conclave snapshot inspect conclave.backup`,
 		Args:    cobra.ExactArgs(1),
-		RunE: func(_ *cobra.Command, args []string) error {
-			f, err := os.Open(args[0])
+		RunE: func(cmd *cobra.Command, args []string) error {
+			f, err := openFile(cmd.Context(), args[0])
 			if err != nil {
 				return err
 			}
@@ -221,10 +240,19 @@ func (o *opening) flags(cmd *cobra.Command) {
 	cmd.Flags().BoolVar(&o.unlocked, "allow-unlocked-memory", false, "open the backup even if the keys may be swapped out, where memory cannot be locked (CONCLAVE_ALLOW_UNLOCKED_MEMORY)")
 }
 
+// openFile opens a backup, in a file or a bucket.
+func openFile(ctx context.Context, name string) (io.ReadCloser, error) {
+	store, base, err := depot.ParseFile(name)
+	if err != nil {
+		return nil, cli.Usagef("%v", err)
+	}
+	return store.Open(ctx, base)
+}
+
 // open reads the header of a backup, and the shares that open it. use is called with them,
 // and with the file after its header.
-func (o *opening) open(a *cli.App, name string, use func(h *backup.Header, k *backup.Keys, rest io.Reader) error) (err error) {
-	f, err := os.Open(name)
+func (o *opening) open(ctx context.Context, a *cli.App, name string, use func(h *backup.Header, k *backup.Keys, rest io.Reader) error) (err error) {
+	f, err := openFile(ctx, name)
 	if err != nil {
 		return err
 	}
@@ -234,19 +262,12 @@ func (o *opening) open(a *cli.App, name string, use func(h *backup.Header, k *ba
 	if err != nil {
 		return fmt.Errorf("%s: %w", name, err)
 	}
-	unlocked, _ := strconv.ParseBool(os.Getenv("CONCLAVE_ALLOW_UNLOCKED_MEMORY"))
-	k, err := backup.NewKeys(h, !o.unlocked && !unlocked)
+	k, err := backup.NewKeys(h, o.mustLock())
 	if err != nil {
 		return fmt.Errorf("%s: %w", name, err)
 	}
 	defer func() { err = errors.Join(err, k.Close()) }()
-	if err := a.ReadShares(o.shares, func(share []byte) (bool, error) {
-		have, need, err := k.Add(share)
-		if err == nil {
-			a.Note("%d of %d shares", have, need)
-		}
-		return have == need, err
-	}); err != nil {
+	if err := o.collect(a, k); err != nil {
 		return err
 	}
 	if err := use(h, k, in); err != nil {
@@ -255,8 +276,26 @@ func (o *opening) open(a *cli.App, name string, use func(h *backup.Header, k *ba
 	return nil
 }
 
+// mustLock reports whether the keys must be in locked memory.
+func (o *opening) mustLock() bool {
+	unlocked, _ := strconv.ParseBool(os.Getenv("CONCLAVE_ALLOW_UNLOCKED_MEMORY"))
+	return !o.unlocked && !unlocked
+}
+
+// collect reads the shares.
+func (o *opening) collect(a *cli.App, k *backup.Keys) error {
+	return a.ReadShares(o.shares, func(share []byte) (bool, error) {
+		have, need, err := k.Add(share)
+		if err == nil {
+			a.Note("%d of %d shares", have, need)
+		}
+		return have == need, err
+	})
+}
+
 func verifyCommand(a *cli.App) *cobra.Command {
 	var o opening
+	var online bool
 	cmd := &cobra.Command{
 		Use:   "verify FILE",
 		Short: "Open a backup with the shares and check all of it",
@@ -267,16 +306,27 @@ needs no server.
 
 It reads the shares from the files that --share-file names, from prompts that do not
 show them, or from standard input, one on each line. Run it on a machine that you would
-unseal the cluster on: for a moment it has all keys.`,
+unseal the cluster on: for a moment it has all keys.
+
+With --online it needs no shares: a running, unsealed node of the cluster gets the file
+and checks the same, and says whether the shares of today open it. It cannot prove that
+the custodians still have them.`,
 		Example: `  conclave snapshot verify conclave.backup
-  conclave snapshot verify conclave.backup --share-file share-1.txt --share-file share-3.txt`,
+  conclave snapshot verify conclave.backup --share-file share-1.txt --share-file share-3.txt
+  conclave snapshot verify conclave.backup --online`,
 		Args: cobra.ExactArgs(1),
-		RunE: func(_ *cobra.Command, args []string) error {
+		RunE: func(cmd *cobra.Command, args []string) error {
 			if _, err := a.Format(); err != nil {
 				return err
 			}
+			if online {
+				if len(o.shares) > 0 {
+					return cli.Usagef("--online needs no shares")
+				}
+				return verifyOnline(cmd.Context(), a, args[0])
+			}
 			var shown header
-			err := o.open(a, args[0], func(h *backup.Header, k *backup.Keys, rest io.Reader) error {
+			err := o.open(cmd.Context(), a, args[0], func(h *backup.Header, k *backup.Keys, rest io.Reader) error {
 				content, err := k.Read(rest, nil, nil)
 				if err != nil {
 					return err
@@ -293,5 +343,69 @@ unseal the cluster on: for a moment it has all keys.`,
 		},
 	}
 	o.flags(cmd)
-	return a.OutputFlag(cmd)
+	cmd.Flags().BoolVar(&online, "online", false, "have a running node of the cluster check it, without shares")
+	return a.ClientFlags(cmd)
+}
+
+// sendBytes is how much of a file is sent in one message.
+const sendBytes = 128 << 10
+
+// verifyOnline has a node of the cluster check a backup.
+func verifyOnline(ctx context.Context, a *cli.App, file string) error {
+	var found *kmspb.CheckSnapshotResponse
+	err := a.WithEach(ctx, "checking the backup", func(ctx context.Context, c *cli.Connection) (err error) {
+		found, err = send(ctx, c, file)
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	return a.Print(found, func(w io.Writer) {
+		cli.Line(w, "backup", found.GetId())
+		cli.Line(w, "cluster time", cli.When(found.GetClusterTime()))
+		cli.Line(w, "raft index", fmt.Sprintf("%d; the cluster is at %d", found.GetIndex(), found.GetIndexNow()))
+		included := "not included"
+		if found.GetAuditIncluded() {
+			included = "included"
+		}
+		cli.Line(w, "audit log", fmt.Sprintf("%d records, %s; the cluster has %d", found.GetAuditSize(), included, found.GetAuditSizeNow()))
+		cli.Line(w, "keys", fmt.Sprintf("%d, with %d versions of key material", found.GetKeys(), found.GetKeyVersions()))
+		shares := "those that unseal the cluster today"
+		if !found.GetCurrentShares() {
+			shares = "of an earlier share set: those that unseal the cluster today do not open it"
+		}
+		cli.Line(w, "shares", shares)
+		cli.Line(w, "verified", "the whole file is authentic, and all key material can be opened")
+	})
+}
+
+// send sends a backup to a node and returns what it found.
+func send(ctx context.Context, c *cli.Connection, file string) (*kmspb.CheckSnapshotResponse, error) {
+	f, err := openFile(ctx, file)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	to, err := c.Operator().CheckSnapshot(ctx)
+	if err != nil {
+		return nil, err
+	}
+	buf := make([]byte, sendBytes)
+	for {
+		n, err := f.Read(buf)
+		if n > 0 {
+			if err := to.Send(&kmspb.CheckSnapshotRequest{Data: buf[:n]}); err != nil {
+				break // the node's answer says why
+			}
+		}
+		if errors.Is(err, io.EOF) {
+			break
+		}
+		if err != nil {
+			return nil, err
+		}
+	}
+	return to.CloseAndRecv()
 }

@@ -47,8 +47,8 @@ func (s *SecretFile) Discard() {
 	}
 }
 
-// write stores an access key, in lines for a shell.
-func (s *SecretFile) write(k *AccessKey) error {
+// Store writes an access key to the file, in lines for a shell.
+func (s *SecretFile) Store(k *AccessKey) error {
 	s.written = true // or a part of it
 	_, err := fmt.Fprintf(s.f, "AWS_ACCESS_KEY_ID=%s\nAWS_SECRET_ACCESS_KEY=%s\n", Quote(k.AccessKeyID), Quote(k.SecretAccessKey))
 	return errors.Join(err, s.f.Sync(), s.f.Close(), files.SyncDir(filepath.Dir(s.name)))
@@ -59,7 +59,7 @@ func (s *SecretFile) write(k *AccessKey) error {
 func (a *App) Deliver(k AccessKey, to *SecretFile) error {
 	id := k.AccessKeyID
 	if to != nil {
-		if err := to.write(&k); err != nil {
+		if err := to.Store(&k); err != nil {
 			return fmt.Errorf("access key %s was created, but could not be stored; delete it: %w", id, err)
 		}
 		k.SecretAccessKey = ""

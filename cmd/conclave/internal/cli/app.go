@@ -20,7 +20,9 @@ type App struct {
 	Stdout, Stderr io.Writer
 
 	Output string // the value of --output; "" if it is not given
-	Remote RemoteFlags
+	// Formats are the output formats of the command that runs, beside table, json and yaml.
+	Formats []string
+	Remote  RemoteFlags
 }
 
 // ClientFlags adds the flags of the commands that talk to a server.

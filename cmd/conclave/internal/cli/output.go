@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -16,16 +17,17 @@ import (
 	"google.golang.org/protobuf/types/known/timestamppb"
 )
 
-// Format returns the output format that the user wants.
+// Format returns the output format that the user wants: table, json, yaml or one of a.Formats.
 func (a *App) Format() (string, error) {
-	switch f := First(a.Output, "CONCLAVE_OUTPUT"); f {
-	case "", "table":
+	f := First(a.Output, "CONCLAVE_OUTPUT")
+	if f == "" {
 		return "table", nil
-	case "json", "yaml":
-		return f, nil
-	default:
-		return "", Usagef("output %q is not one of table, json and yaml", f)
 	}
+	formats := append([]string{"table", "json", "yaml"}, a.Formats...)
+	if !slices.Contains(formats, f) {
+		return "", Usagef("output %q is not one of %s and %s", f, strings.Join(formats[:len(formats)-1], ", "), formats[len(formats)-1])
+	}
+	return f, nil
 }
 
 // Print writes v, a protobuf message or a value that encodes to JSON, in the

@@ -65,14 +65,6 @@ func (a *App) prompt(in *os.File, text string) ([]byte, error) {
 	}
 }
 
-// terminal returns standard input if it is a terminal, and nil otherwise.
-func (a *App) terminal() *os.File {
-	if in, ok := a.Stdin.(*os.File); ok && term.IsTerminal(int(in.Fd())) {
-		return in
-	}
-	return nil
-}
-
 // maxSharesInput is longer than all shares of any set.
 const maxSharesInput = 255 * maxShare
 

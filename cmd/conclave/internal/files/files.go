@@ -40,7 +40,7 @@ func Write(name string, data []byte) error { return writeMode(name, data, 0o600)
 func WritePublic(name string, data []byte) error { return writeMode(name, data, 0o644) }
 
 func writeMode(name string, data []byte, mode fs.FileMode) error {
-	return writeFrom(name, mode, func(w io.Writer) error {
+	return writeFrom(name, mode, os.Rename, func(w io.Writer) error {
 		_, err := w.Write(data)
 		return err
 	})
@@ -49,10 +49,22 @@ func writeMode(name string, data []byte, mode fs.FileMode) error {
 // WriteFrom is Write for a file that write writes. If write returns an error, there is no
 // file, or still the one that there was.
 func WriteFrom(name string, write func(w io.Writer) error) error {
-	return writeFrom(name, 0o600, write)
+	return writeFrom(name, 0o600, os.Rename, write)
 }
 
-func writeFrom(name string, mode fs.FileMode, write func(w io.Writer) error) (err error) {
+// CreateFrom is WriteFrom for a file that does not exist yet: if there is one with this name, it
+// stays as it is, and the error wraps fs.ErrExist.
+func CreateFrom(name string, write func(w io.Writer) error) error {
+	return writeFrom(name, 0o600, func(from, to string) error {
+		if err := os.Link(from, to); err != nil {
+			return err
+		}
+		return os.Remove(from)
+	}, write)
+}
+
+// writeFrom writes a file under another name, and gives it its own with place.
+func writeFrom(name string, mode fs.FileMode, place func(from, to string) error, write func(w io.Writer) error) (err error) {
 	dir := filepath.Dir(name)
 	f, err := os.CreateTemp(dir, "."+filepath.Base(name)+"-*") // mode 0600
 	if err != nil {
@@ -76,7 +88,7 @@ func writeFrom(name string, mode fs.FileMode, write func(w io.Writer) error) (er
 	if err = f.Close(); err != nil {
 		return err
 	}
-	if err = os.Rename(f.Name(), name); err != nil {
+	if err = place(f.Name(), name); err != nil {
 		return err
 	}
 	return SyncDir(dir)

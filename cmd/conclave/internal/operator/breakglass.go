@@ -5,6 +5,7 @@ import (
 	"encoding/hex"
 	"fmt"
 	"io"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -48,7 +49,7 @@ func withNode(cmd *cobra.Command, a *cli.App, doing string, use func(context.Con
 		return cli.Usage(err)
 	}
 	if len(addrs) != 1 {
-		return cli.Usagef("a break-glass ceremony is in the memory of one node: give the address of that node only")
+		return cli.Usagef("such a ceremony is in the memory of one node: give the address of that node only")
 	}
 	return a.With(cmd.Context(), doing, use)
 }
@@ -56,7 +57,7 @@ func withNode(cmd *cobra.Command, a *cli.App, doing string, use func(context.Con
 func parseNonce(s string) ([]byte, error) {
 	nonce, err := hex.DecodeString(s)
 	if err != nil || len(nonce) != 16 {
-		return nil, cli.Usagef("the nonce of a ceremony has 32 hexadecimal digits, as `conclave operator break-glass begin` shows it")
+		return nil, cli.Usagef("the nonce of a ceremony has 32 hexadecimal digits, as the command that begins it shows it")
 	}
 	return nonce, nil
 }
@@ -73,6 +74,8 @@ type glassOutput struct {
 	Expires    string   `json:"expires,omitempty"`
 	Threshold  uint32   `json:"threshold"`
 	Custodians []uint32 `json:"custodians,omitempty"`
+	// Names of the custodians whose shares it does not have, if they are known.
+	Missing []string `json:"missing,omitempty"`
 }
 
 func newGlassOutput(b *kmspb.BreakGlass) *glassOutput {
@@ -80,6 +83,7 @@ func newGlassOutput(b *kmspb.BreakGlass) *glassOutput {
 	if f.Active {
 		f.Nonce, f.Owner, f.Account, f.Reason = hex.EncodeToString(b.GetNonce()), b.GetOwner(), b.GetAccount(), b.GetReason()
 		f.Duration, f.Expires, f.Custodians = b.GetDuration().AsDuration().String(), cli.When(b.GetExpires()), b.GetCustodians()
+		f.Missing = missingNames(b.GetShareSet(), b.GetCustodians())
 	}
 	return f
 }
@@ -96,6 +100,9 @@ func (f *glassOutput) table(w io.Writer) {
 	cli.Line(w, "account", f.Account)
 	cli.Line(w, "access key lasts", f.Duration)
 	cli.Line(w, "shares", fmt.Sprintf("%d of %d", len(f.Custodians), f.Threshold))
+	if len(f.Missing) > 0 {
+		cli.Line(w, "still to come", cli.Printable(strings.Join(f.Missing, ", ")))
+	}
 	cli.Line(w, "ends", f.Expires)
 }
 
@@ -151,7 +158,7 @@ func glassStatusCommand(a *cli.App) *cobra.Command {
 }
 
 func glassSubmitCommand(a *cli.App) *cobra.Command {
-	var shareFile, file string
+	var shareFile, file, transcriptFile string
 	cmd := &cobra.Command{
 		Use:   "submit NONCE",
 		Short: "Submit a custodian's share to a break-glass ceremony",
@@ -173,6 +180,11 @@ for a shell to read.`,
 				return err
 			}
 			defer out.Discard()
+			paper, err := newTranscript(a, transcriptFile, "break-glass")
+			if err != nil {
+				return err
+			}
+			defer paper.discard()
 			var b *kmspb.BreakGlass
 			err = withNode(cmd, a, "getting the break-glass ceremony", func(ctx context.Context, c *cli.Connection) error {
 				res, err := c.Operator().GetBreakGlass(ctx, &kmspb.GetBreakGlassRequest{})
@@ -192,12 +204,17 @@ for a shell to read.`,
 			}
 			defer clear(share)
 			var key *client.BreakGlassKey
+			begun := b
 			err = withNode(cmd, a, "submitting the share", func(ctx context.Context, c *cli.Connection) (err error) {
-				b, key, err = client.SubmitBreakGlassShare(ctx, c.Operator(), b, share)
+				b, key, err = client.SubmitBreakGlassShare(ctx, c.Operator(), begun, share)
 				return err
 			})
 			if err != nil {
 				return err
+			}
+			paper.glass(begun, b, key)
+			if err := paper.write(); err != nil {
+				a.Note("conclave: writing the transcript: %v", err) // the access key must not be lost for it
 			}
 			if key == nil {
 				return newGlassOutput(b).print(a)
@@ -209,6 +226,7 @@ for a shell to read.`,
 	}
 	cmd.Flags().StringVar(&shareFile, "share-file", "", "file with the share")
 	cmd.Flags().StringVar(&file, "file", "", "file for the access key, which must not exist yet")
+	transcriptFlag(cmd, &transcriptFile)
 	return cmd
 }
 

@@ -5,14 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
-	"path/filepath"
 	"strings"
 
 	"github.com/spf13/cobra"
 
 	"github.com/conclavekms/conclave/cmd/conclave/internal/cli"
-	"github.com/conclavekms/conclave/cmd/conclave/internal/files"
 	"github.com/conclavekms/conclave/transport/client"
 	"github.com/conclavekms/conclave/transport/kmspb"
 )
@@ -25,174 +22,13 @@ func operatorCommand(a *cli.App) *cobra.Command {
 certificate of an operator (--cert and --key-file), which "conclave cert" makes.`,
 	}
 	a.ClientFlags(cmd)
-	cmd.AddCommand(initCommand(a), unsealCommand(a), resetCommand(a), sealCommand(a), statusCommand(a), confirmTimeCommand(a), operatorCRLCommand(a), breakGlassCommand(a))
+	cmd.AddCommand(initCommand(a), unsealCommand(a), resetCommand(a), sealCommand(a), statusCommand(a), confirmTimeCommand(a), operatorCRLCommand(a), breakGlassCommand(a),
+		custodianKeyCommand(a), decryptShareCommand(a), nameCustodiansCommand(a), rekeyCommand(a), rotateCommand(a), verifyShareCommand(a))
 	return cmd
-}
-
-func initCommand(a *cli.App) *cobra.Command {
-	var req kmspb.InitRequest
-	var dir string
-	cmd := &cobra.Command{
-		Use:   "init",
-		Short: "Initialise the cluster: once, on any node",
-		Long: `Init initialises the cluster. It is called once, on any node. It shows the shares of
-the unseal key and the root user's credentials, which cannot be shown again.
-
-With --shares-dir, each share is written to a file of its own, mode 0600, to be
-handed to its custodian, and the credentials to root.env, for a shell to read.
-Account and regions are part of every ARN and cannot be changed later.
-
-With --regions, one cluster serves several regions, each with keys, aliases and
-grants of its own. Multi-region keys can be replicated between them.`,
-		Example: `  conclave operator init --shares 5 --threshold 3 --region eu-west-1 --shares-dir ceremony
-  conclave operator init --regions eu-west-1,eu-central-1`,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			if _, err := a.Format(); err != nil {
-				return err
-			}
-			if len(req.Regions) > 0 {
-				req.Region = "" // the first of them
-			}
-			var out *ceremonyDir
-			if dir != "" {
-				// Before the cluster is initialised, as it is too late to fail
-				// afterwards.
-				var err error
-				if out, err = newCeremonyDir(dir, int(req.Shares)); err != nil {
-					return err
-				}
-			}
-			f := new(initOutput)
-			err := a.With(cmd.Context(), "initialising the cluster", func(ctx context.Context, c *cli.Connection) error {
-				res, secrets, err := client.Init(ctx, c.Operator(), &req)
-				if err != nil {
-					return err
-				}
-				f.set(res, secrets)
-				return nil
-			})
-			if err != nil {
-				return errors.Join(err, out.discard())
-			}
-			if out != nil {
-				err := out.fill(f)
-				if err == nil {
-					a.Note("%d shares and root.env are in %s: give each custodian one, and delete them here", len(f.Shares), dir)
-					f.Shares, f.SecretAccessKey = nil, ""
-					return a.Print(f, f.table)
-				}
-				a.Note("conclave: writing to %s: %v; the secrets are shown here instead, and only here", dir, err)
-			}
-			return a.Print(f, func(w io.Writer) {
-				f.table(w)
-				fmt.Fprintf(w, "\nThese are shown only once. Any %d of the %d shares unseal the cluster.\n", req.Threshold, len(f.Shares))
-			})
-		},
-	}
-	f := cmd.Flags()
-	f.Uint32Var(&req.Shares, "shares", 5, "number of custodians, 1 to 16")
-	f.Uint32Var(&req.Threshold, "threshold", 3, "how many of them can unseal the cluster")
-	f.StringVar(&req.Account, "account", "000000000000", "account id, 12 digits")
-	f.StringVar(&req.Region, "region", "us-east-1", "region in ARNs and requests")
-	f.StringSliceVar(&req.Regions, "regions", nil, "all regions that the cluster serves, instead of --region; the first is the default")
-	cmd.MarkFlagsMutuallyExclusive("region", "regions")
-	f.StringVar(&req.Partition, "partition", "", "partition of ARNs (default aws)")
-	f.BoolVar(&req.AnyRegion, "any-region", false, "accept requests that are signed for any region")
-	f.StringVar(&req.RootCertificate, "root-certificate", "", "URI of a client certificate that also stands for the account's root user, such as conclave://operator/alice")
-	f.StringVar(&dir, "shares-dir", "", "write each share to a file in this directory instead of showing it")
-	return cmd
-}
-
-// initOutput is the output of init.
-type initOutput struct {
-	ClusterID       string   `json:"cluster_id"`
-	Shares          []string `json:"shares,omitempty"`
-	AccessKeyID     string   `json:"access_key_id"`
-	SecretAccessKey string   `json:"secret_access_key,omitempty"`
-	RootARN         string   `json:"root_arn"`
-	VerifierKey     string   `json:"verifier_key"`
-}
-
-func (f *initOutput) set(r *kmspb.InitResponse, s *kmspb.InitSecrets) {
-	f.ClusterID, f.AccessKeyID, f.RootARN, f.VerifierKey = r.GetClusterId(), r.GetAccessKeyId(), r.GetRootArn(), r.GetVerifierKey()
-	for _, share := range s.GetShares() {
-		f.Shares = append(f.Shares, string(share))
-	}
-	f.SecretAccessKey = string(s.GetSecretAccessKey())
-}
-
-func (f *initOutput) table(w io.Writer) {
-	cli.Line(w, "cluster", f.ClusterID)
-	cli.Line(w, "root", f.RootARN)
-	cli.Line(w, "access key id", f.AccessKeyID)
-	if f.SecretAccessKey != "" {
-		cli.Line(w, "secret access key", f.SecretAccessKey)
-	}
-	cli.Line(w, "audit public key", f.VerifierKey)
-	for i, s := range f.Shares {
-		cli.Line(w, fmt.Sprintf("share %d", i+1), s)
-	}
-}
-
-// ceremonyDir has the files for the secrets from init, created before there are
-// any.
-type ceremonyDir struct {
-	dir   string
-	files []*os.File // one for each share, then root.env
-}
-
-func newCeremonyDir(dir string, shares int) (_ *ceremonyDir, err error) {
-	if shares < 1 || shares > 255 {
-		return nil, cli.Usagef("--shares %d is not from 1 to 16", shares)
-	}
-	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return nil, err
-	}
-	d := &ceremonyDir{dir: dir}
-	for i := range shares + 1 {
-		name := "root.env"
-		if i < shares {
-			name = fmt.Sprintf("share-%d.txt", i+1)
-		}
-		f, err := os.OpenFile(filepath.Join(dir, name), os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
-		if err != nil {
-			return nil, errors.Join(err, d.discard())
-		}
-		d.files = append(d.files, f)
-	}
-	return d, nil
-}
-
-// discard removes the files, which are still empty.
-func (d *ceremonyDir) discard() error {
-	if d == nil {
-		return nil
-	}
-	var errs []error
-	for _, f := range d.files {
-		errs = append(errs, f.Close(), os.Remove(f.Name()))
-	}
-	return errors.Join(errs...)
-}
-
-func (d *ceremonyDir) fill(found *initOutput) error {
-	if len(found.Shares) != len(d.files)-1 {
-		return errors.New("the server returned a different number of shares")
-	}
-	var errs []error
-	for i, f := range d.files {
-		content := fmt.Sprintf("AWS_ACCESS_KEY_ID=%s\nAWS_SECRET_ACCESS_KEY=%s\n", cli.Quote(found.AccessKeyID), cli.Quote(found.SecretAccessKey))
-		if i < len(found.Shares) {
-			content = found.Shares[i] + "\n"
-		}
-		_, err := io.WriteString(f, content)
-		errs = append(errs, err, f.Sync(), f.Close())
-	}
-	return errors.Join(append(errs, files.SyncDir(d.dir))...)
 }
 
 func unsealCommand(a *cli.App) *cobra.Command {
-	var file string
+	var file, transcriptFile string
 	cmd := &cobra.Command{
 		Use:   "unseal",
 		Short: "Submit a custodian's share",
@@ -207,17 +43,28 @@ share that is submitted to it.`,
 		Example: `  conclave operator unseal --address node-1:7601,node-2:7601,node-3:7601
   conclave operator unseal --share-file share-1.txt`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			paper, err := newTranscript(a, transcriptFile, "unsealing")
+			if err != nil {
+				return err
+			}
+			defer paper.discard()
 			share, err := a.ReadShare(file)
 			if err != nil {
 				return err
 			}
 			defer clear(share)
-			return deliver(cmd.Context(), a, "delivering the share", "did not accept the share", func(ctx context.Context, c *client.Client) (*kmspb.NodeStatus, error) {
+			report, err := everyNode(cmd.Context(), a, "delivering the share", func(ctx context.Context, c *client.Client) (*kmspb.NodeStatus, error) {
 				return client.SubmitShare(ctx, c.Operator(), share)
 			})
+			if err != nil {
+				return err
+			}
+			paper.nodes(report.GetNodes())
+			return errors.Join(paper.write(), printNodes(a, report, "did not accept the share"))
 		},
 	}
 	cmd.Flags().StringVar(&file, "share-file", "", "file with the share")
+	transcriptFlag(cmd, &transcriptFile)
 	return cmd
 }
 
@@ -362,6 +209,9 @@ func statusTable(w io.Writer, r *kmspb.StatusResponse) {
 	if s.GetInitialised() {
 		cli.Line(w, "shares", fmt.Sprintf("%d of %d unseal it", s.GetThreshold(), s.GetShares()))
 	}
+	if why := s.GetWaitingFor(); why != "" {
+		cli.Line(w, "waiting for", why)
+	}
 	cli.Line(w, "leader known", yes(r.GetHasLeader()))
 	if r.GetNodeId() == "" {
 		return // the rest is only for operators
@@ -388,6 +238,9 @@ func statusTable(w io.Writer, r *kmspb.StatusResponse) {
 		cli.Line(w, "addresses", fmt.Sprintf("aws %s, grpc %s, peer %s, health %s", cli.OrDash(x.GetAws()), cli.OrDash(x.GetGrpc()), cli.OrDash(x.GetPeer()), cli.OrDash(x.GetHealth())))
 	}
 	cli.Line(w, "revocation list", crlNumbers(r.GetCrls()))
+	if s.GetSealed() && len(s.GetShareSet().GetCustodians()) > 0 {
+		cli.Line(w, "still to come", missing(s.GetShareSet(), s.GetCustodians()))
+	}
 	if x := s.GetCeremony(); x != nil {
 		cli.Line(w, "ceremony", fmt.Sprintf("of %s, began %s, ends %s", cli.Printable(x.GetOwner()), cli.When(x.GetBegan()), cli.When(x.GetExpires())))
 	}
@@ -416,30 +269,4 @@ right, confirm that with this command.`,
 			})
 		},
 	}
-}
-
-func clusterCommand(a *cli.App) *cobra.Command {
-	cmd := &cobra.Command{Use: "cluster", Short: "Inspect the nodes of a cluster, and upgrade them"}
-	a.ClientFlags(cmd)
-	cmd.AddCommand(upgradeCommand(a), &cobra.Command{
-		Use:     "members",
-		Short:   "List the nodes",
-		Example: `  conclave cluster members`,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			return a.With(cmd.Context(), "listing the members", func(ctx context.Context, c *cli.Connection) error {
-				res, err := c.Cluster().Members(ctx, &kmspb.MembersRequest{})
-				if err != nil {
-					return err
-				}
-				return a.Print(res, func(w io.Writer) {
-					cli.Line(w, "NODE", "ROLE", "LEADER", "ALIVE", "PEER", "AWS", "GRPC")
-					for _, m := range res.GetMembers() {
-						at := m.GetAddresses()
-						cli.Line(w, m.GetNodeId(), m.GetSuffrage(), yes(m.GetLeader()), yes(m.GetAlive()), cli.OrDash(at.GetPeer()), cli.OrDash(at.GetAws()), cli.OrDash(at.GetGrpc()))
-					}
-				})
-			})
-		},
-	})
-	return cmd
 }

@@ -15,15 +15,15 @@ import (
 // stops init before there are any.
 func TestCeremonyDirIsMadeFirst(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "ceremony")
-	d, err := newCeremonyDir(dir, 2)
+	d, err := newSecretFiles(dir, []string{"share-1.txt", "share-2.txt", "root.env"})
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := newCeremonyDir(dir, 2); err == nil {
+	if _, err := newSecretFiles(dir, []string{"share-1.txt", "share-2.txt", "root.env"}); err == nil {
 		t.Error("files of another ceremony would be overwritten")
 	}
 	res := &initOutput{Shares: []string{"s1", "s2"}, AccessKeyID: "AKIA", SecretAccessKey: "it's"}
-	if err := d.fill(res); err != nil {
+	if err := d.fill(res.contents()); err != nil {
 		t.Fatal(err)
 	}
 	for name, want := range map[string]string{
@@ -33,7 +33,7 @@ func TestCeremonyDirIsMadeFirst(t *testing.T) {
 			t.Errorf("%s: %q, %v, want %q", name, got, err, want)
 		}
 	}
-	unused, err := newCeremonyDir(filepath.Join(dir, "unused"), 3)
+	unused, err := newSecretFiles(filepath.Join(dir, "unused"), []string{"a", "b"})
 	if err != nil {
 		t.Fatal(err)
 	}

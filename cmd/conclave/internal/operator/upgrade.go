@@ -1,16 +1,11 @@
 package operator
 
 import (
-	"bufio"
 	"context"
-	"errors"
 	"fmt"
 	"io"
-	"os"
-	"strings"
 
 	"github.com/spf13/cobra"
-	"golang.org/x/term"
 
 	"github.com/conclavekms/conclave/cmd/conclave/internal/cli"
 	"github.com/conclavekms/conclave/transport/kmspb"
@@ -88,16 +83,21 @@ cluster can go back to that release only by restoring a backup. Finalize asks fo
 confirmation; --yes answers it. Repeating the command is harmless.`,
 		Example: `  conclave cluster upgrade finalize --yes`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			return a.With(cmd.Context(), "finalizing the upgrade", func(ctx context.Context, c *cli.Connection) error {
-				if !sure {
+			if !sure {
+				var would string
+				err := a.With(cmd.Context(), "asking the nodes for their releases", func(ctx context.Context, c *cli.Connection) error {
 					st, err := c.Cluster().UpgradeStatus(ctx, &kmspb.UpgradeStatusRequest{})
-					if err != nil {
-						return err
-					}
-					if err := confirm(a, upgradeText(st)); err != nil {
-						return err
-					}
+					would = upgradeText(st)
+					return err
+				})
+				if err != nil {
+					return err
 				}
+				if err := a.Confirm(would + "\nfinalize?"); err != nil {
+					return err
+				}
+			}
+			return a.With(cmd.Context(), "finalizing the upgrade", func(ctx context.Context, c *cli.Connection) error {
 				res, err := c.Cluster().FinalizeUpgrade(ctx, &kmspb.FinalizeUpgradeRequest{})
 				if err != nil {
 					return err
@@ -114,21 +114,4 @@ confirmation; --yes answers it. Repeating the command is harmless.`,
 	}
 	cmd.Flags().BoolVar(&sure, "yes", false, "do not ask for confirmation")
 	return cmd
-}
-
-// confirm shows what will happen and asks the person at the terminal for a yes.
-func confirm(a *cli.App, what string) error {
-	in, ok := a.Stdin.(*os.File)
-	if !ok || !term.IsTerminal(int(in.Fd())) {
-		return cli.Usagef("there is nobody to confirm this: add --yes")
-	}
-	fmt.Fprintf(a.Stderr, "%s\nfinalize? (yes or no): ", what)
-	answer, err := bufio.NewReader(io.LimitReader(in, 16)).ReadString('\n')
-	if err != nil && !errors.Is(err, io.EOF) {
-		return err
-	}
-	if strings.TrimSpace(answer) != "yes" {
-		return errors.New("not confirmed: nothing was changed")
-	}
-	return nil
 }

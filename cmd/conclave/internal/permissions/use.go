@@ -62,7 +62,7 @@ func (r *Record) needs() []permission {
 	service, ok := strings.CutSuffix(r.EventSource, ".amazonaws.com")
 	action := service + ":" + r.EventName
 	switch {
-	case r.EventSource == "conclave" && r.EventName == "ReadAudit":
+	case r.EventSource == "conclave" && (r.EventName == "ReadAudit" || r.EventName == "SearchAudit" || r.EventName == "GetRecordReceipt" || r.EventName == "ReadAuditLeaves"):
 		return []permission{{"conclave:ReadAudit", "*"}}
 	case !ok || everybody[action]:
 		return nil

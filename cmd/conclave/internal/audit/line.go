@@ -1,4 +1,4 @@
-package main
+package audit
 
 import (
 	"encoding/json"
@@ -56,6 +56,9 @@ func auditLine(index uint64, raw string) string {
 	return cli.Printable(b.String())
 }
 
+// jsonLine returns the JSON of a record as one line, also if a server sends it in several.
+func jsonLine(raw string) string { return cli.Printable(raw) }
+
 // resourceName returns the part of an ARN after the Region and the account.
 func resourceName(arn string) string {
 	if parts := strings.SplitN(arn, ":", 6); len(parts) == 6 {
@@ -72,7 +75,7 @@ func printLine(a *cli.App, r *kmspb.ReadAuditResponse) error {
 	}
 	switch form {
 	case "json":
-		_, err = fmt.Fprintln(a.Stdout, cli.Visible(r.GetJson()))
+		_, err = fmt.Fprintln(a.Stdout, jsonLine(r.GetJson()))
 	case "yaml":
 		var doc []byte
 		if doc, err = cli.JSONToYAML([]byte(r.GetJson())); err == nil {

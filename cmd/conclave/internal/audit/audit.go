@@ -1,11 +1,12 @@
-package main
+// Package audit is the command that reads, searches and verifies audit logs. It shows a record
+// on one line of printable characters, whatever a caller wrote in it.
+package audit
 
 import (
 	"context"
 	"errors"
 	"fmt"
 	"io"
-	"math"
 	"os"
 	"os/signal"
 	"path/filepath"
@@ -13,68 +14,99 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/conclavekms/conclave/auditlog/archive"
 	"github.com/conclavekms/conclave/auditlog/verify"
 	"github.com/conclavekms/conclave/cmd/conclave/internal/cli"
+	"github.com/conclavekms/conclave/cmd/conclave/internal/depot"
 	"github.com/conclavekms/conclave/cmd/conclave/internal/files"
 	"github.com/conclavekms/conclave/cmd/conclave/node"
 	"github.com/conclavekms/conclave/transport/kmspb"
 )
 
-func auditCommand(a *cli.App) *cobra.Command {
+// Command returns the command.
+func Command(a *cli.App) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "audit",
 		Short: "Read and verify the audit log",
-		Long: `Audit reads and verifies the audit log. Reading needs the root user's access key.
+		Long: `Audit reads, searches and verifies the audit log. Readers need the permission
+conclave:ReadAudit in the account that the cluster was initialised with; its root
+user has it.
 Verifying needs no server and trusts none: the files and the public key are enough.`,
 	}
-	cmd.AddCommand(auditVerifyCommand(a), auditTailCommand(a), auditExportCommand(a), auditKeyCommand(a))
+	cmd.AddCommand(verifyCommand(a), tailCommand(a), searchCommand(a), exportCommand(a), verifyExportCommand(a), sinksCommand(a), keyCommand(a),
+		auditReceiptCommand(a), auditVerifyReceiptCommand(a), auditConsistencyCommand(a), witnessCommand(a))
 	return cmd
 }
 
-// maxCheckpointFile is larger than any checkpoint.
-const maxCheckpointFile = 64 << 10
+// MaxCheckpointFile is larger than any checkpoint.
+const MaxCheckpointFile = 64 << 10
 
-func auditVerifyCommand(a *cli.App) *cobra.Command {
-	var key string
+func verifyCommand(a *cli.App) *cobra.Command {
+	var key, place string
 	var earlier []string
 	var open bool
+	var by quorumFlags
 	cmd := &cobra.Command{
-		Use:   "verify DIR --key KEY",
+		Use:   "verify [DIR] --key KEY",
 		Short: "Verify an audit log, with only its files and public key",
 		Long: `Verify checks every record, hash and tile of an audit log, and that the signed
 checkpoint covers them. DIR is a node's audit directory, its data directory, or a
 copy. KEY is the public key, as printed by "conclave audit public-key" or init, or a
-file with it.
+file with it. If the file has the ML-DSA-44 key too, both signatures are verified.
+
+Of records that a server has moved to an archive (conclave server --audit-archive),
+DIR has the hashes, which are verified, and the report says how many they are. With
+--archive, their records are read from there and verified too. Without DIR, an
+archive is verified by itself: all records that are in it, hashes and checkpoints.
 
 Keep checkpoints: with --earlier, a log that was rolled back or rewritten is
-detected. The exit code is 1 if anything is wrong.
+detected. The exit code is 1 if anything is wrong. With --witness, witnesses have to
+have cosigned each of the earlier checkpoints, all that are named or as many as --quorum
+says.
 
 The records are encrypted, and only an unsealed node can check that each of them can
 be decrypted: with --open, all records are also read from the server that --address
 names, as the account's root user.`,
-		Args: cobra.ExactArgs(1),
+		Args: cobra.MaximumNArgs(1),
 		Example: `  conclave audit verify /var/lib/conclave --key audit.pub
+  conclave audit verify --archive s3://audit-archive/prod?region=eu-west-1 --key audit.pub
   conclave audit verify copy/audit --key audit.pub --earlier checkpoint-of-monday`,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if key == "" {
 				return cli.Usagef("--key is required: the audit log's public key, or a file with it")
 			}
+			if len(args) == 0 && (place == "" || open) {
+				return cli.Usagef("DIR or --archive is required, and DIR with --open")
+			}
 			if _, err := a.Format(); err != nil {
 				return err
 			}
-			text, err := keyText(key)
+			text, err := KeyText(key)
 			if err != nil {
 				return err
 			}
-			var opts verify.Options
+			quorum, err := by.quorum()
+			if err != nil {
+				return err
+			}
+			if quorum != nil && len(earlier) == 0 {
+				return cli.Usagef("--witness needs --earlier: the checkpoint in a node's directory has no cosignatures")
+			}
+			dir, opts, err := logToVerify(cmd.Context(), args, place, text)
+			if err != nil {
+				return err
+			}
 			for _, name := range earlier {
-				raw, err := a.ReadInput(name, maxCheckpointFile)
+				raw, err := a.ReadInput(name, MaxCheckpointFile)
 				if err != nil {
 					return err
 				}
+				if _, err := cosigners(quorum, raw); err != nil {
+					return fmt.Errorf("%s: %w", name, err)
+				}
 				opts.Earlier = append(opts.Earlier, raw)
 			}
-			rep, err := verify.Dir(auditDir(args[0]), text, opts)
+			rep, err := verify.Dir(dir, text, opts)
 			if err != nil {
 				return err
 			}
@@ -93,10 +125,44 @@ names, as the account's root user.`,
 		},
 	}
 	cmd.Flags().StringVar(&key, "key", "", "public key, or a file with it")
+	cmd.Flags().StringVar(&place, "archive", "", "archive of the log: a directory, or s3://BUCKET/PREFIX?region=…&endpoint=…")
 	cmd.Flags().BoolVar(&open, "open", false, "check that a server can decrypt all records too")
+	by.add(cmd.Flags())
 	cmd.Flags().StringArrayVar(&earlier, "earlier", nil, "file with an earlier checkpoint; may be repeated")
 	a.ClientFlags(cmd)
 	return cmd
+}
+
+// logToVerify returns the directory of a log, if one is given, and where else its files are.
+func logToVerify(ctx context.Context, args []string, place, keys string) (dir string, opts verify.Options, err error) {
+	if len(args) > 0 {
+		dir = Dir(args[0])
+	}
+	if place == "" {
+		return dir, opts, nil
+	}
+	store, err := depot.Parse(place)
+	if err != nil {
+		return "", opts, cli.Usagef("--archive: %v", err)
+	}
+	arch, err := archive.New(store, keys)
+	if err != nil {
+		return "", opts, err
+	}
+	files, err := arch.Files(ctx)
+	if err != nil {
+		return "", opts, fmt.Errorf("the archive: %w", err)
+	}
+	if dir != "" {
+		opts.Removed = files
+		return dir, opts, nil
+	}
+	if files.Segments() == 0 {
+		return "", opts, fmt.Errorf("%s has no records of this log", store)
+	}
+	opts.FS, opts.Archive = files, true
+	opts.Earlier, err = files.Checkpoints()
+	return "", opts, err
 }
 
 // maxUnopenable bounds how many records that cannot be decrypted a report
@@ -122,9 +188,9 @@ func tryRecords(ctx context.Context, a *cli.App, rep *verify.Report) error {
 	})
 }
 
-// auditDir finds the log in the data directory of a node or of a development
+// Dir finds the log in the data directory of a node or of a development
 // server.
-func auditDir(dir string) string {
+func Dir(dir string) string {
 	if there, err := files.Exists(filepath.Join(dir, "segments")); err == nil && there {
 		return dir
 	}
@@ -137,8 +203,8 @@ func auditDir(dir string) string {
 	return dir
 }
 
-// keyText returns a key that is given as text or in a file.
-func keyText(key string) (string, error) {
+// KeyText returns a key that is given as text or in a file.
+func KeyText(key string) (string, error) {
 	raw, err := os.ReadFile(key)
 	if err == nil {
 		return strings.TrimSpace(string(raw)), nil
@@ -161,23 +227,25 @@ type gap struct {
 	To   uint64 `json:"to"`
 }
 
-type report struct {
+type verification struct {
 	OK       bool      `json:"ok"`
 	Origin   string    `json:"origin"`
 	Records  uint64    `json:"records"`
 	Root     string    `json:"root"`
 	Signed   uint64    `json:"signed"`
 	Unsigned uint64    `json:"unsigned"`
+	Unread   uint64    `json:"unread"`
+	Place    string    `json:"archive,omitempty"`
 	Torn     int64     `json:"torn_bytes"`
 	Gaps     []gap     `json:"gaps"`
 	Problems []problem `json:"problems"`
 	Omitted  int       `json:"omitted_problems"`
 }
 
-func verifyReport(r *verify.Report) report {
-	out := report{
+func verifyReport(r *verify.Report) verification {
+	out := verification{
 		OK: r.OK(), Origin: r.Origin, Records: r.Size, Root: fmt.Sprintf("%x", r.Root), Signed: r.CheckpointSize,
-		Unsigned: r.Unsigned, Torn: r.Torn, Gaps: []gap{}, Problems: []problem{}, Omitted: r.Omitted,
+		Unsigned: r.Unsigned, Unread: r.Unread, Place: r.Place, Torn: r.Torn, Gaps: []gap{}, Problems: []problem{}, Omitted: r.Omitted,
 	}
 	for _, g := range r.Gaps {
 		out.Gaps = append(out.Gaps, gap(g))
@@ -200,6 +268,9 @@ func reportTable(w io.Writer, r *verify.Report) {
 	cli.Line(w, "signed", fmt.Sprintf("%d records", r.CheckpointSize))
 	if r.Unsigned > 0 {
 		cli.Line(w, "not signed yet", fmt.Sprintf("%d records: whole and in order, vouched for by the next checkpoint", r.Unsigned))
+	}
+	if r.Unread > 0 {
+		cli.Line(w, "not read", fmt.Sprintf("records 0 to %d: they are in %s, and only their hashes were verified; see --archive", r.Unread-1, cli.Visible(r.Place)))
 	}
 	if r.Torn > 0 {
 		cli.Line(w, "unfinished", fmt.Sprintf("%d bytes at the end", r.Torn))
@@ -227,7 +298,7 @@ func withoutEnd(ctx context.Context, a *cli.App, doing string, use func(context.
 	return err
 }
 
-func auditTailCommand(a *cli.App) *cobra.Command {
+func tailCommand(a *cli.App) *cobra.Command {
 	var follow bool
 	var n uint64
 	cmd := &cobra.Command{
@@ -314,45 +385,15 @@ func (u *unopenable) err() error {
 	return fmt.Errorf("%d records cannot be decrypted, the first of which is record %d: no unsealed node of this cluster wrote them", u.count, u.first)
 }
 
-func auditExportCommand(a *cli.App) *cobra.Command {
-	var from, to uint64
-	cmd := &cobra.Command{
-		Use:   "export",
-		Short: "Print all records, one line of JSON each",
-		Example: `  conclave audit export > audit.jsonl
-  conclave audit export --from 10 --to 20 >> audit.jsonl`,
-		Long: `Export prints all records, one line of JSON each. For a record that cannot be
-decrypted, the line says so, with its index; the records after it are still printed,
-and the exit code is 1.`,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			var bad unopenable
-			errEnough := errors.New("enough")
-			return withoutEnd(cmd.Context(), a, "reading the audit log", func(ctx context.Context, c *cli.Connection) error {
-				err := c.ReadAudit(ctx, from, false, func(r *kmspb.ReadAuditResponse) error {
-					if r.GetIndex() >= to {
-						return errEnough
-					}
-					bad.note(r)
-					return printRecord(a, r)
-				})
-				if err != nil && !errors.Is(err, errEnough) {
-					return err
-				}
-				return bad.err()
-			})
-		},
-	}
-	a.ClientFlags(cmd)
-	cmd.Flags().Uint64Var(&from, "from", 0, "index of the first record")
-	cmd.Flags().Uint64Var(&to, "to", math.MaxUint64, "index before which to stop (default the end)")
-	cmd.Flags().Lookup("to").DefValue = "0" // so that it is not shown
-	return cmd
-}
-
-func auditKeyCommand(a *cli.App) *cobra.Command {
+func keyCommand(a *cli.App) *cobra.Command {
 	return a.ClientFlags(&cobra.Command{
-		Use:     "public-key",
-		Short:   "Print the key that verifies the audit log; needs an operator's certificate",
+		Use:   "public-key",
+		Short: "Print the keys that verify the audit log; needs an operator's certificate",
+		Long: `Public-key prints the keys that verify the audit log's checkpoints, one a line: of
+Ed25519, and of ML-DSA-44, which is secure against quantum computers too. A sealed
+node names only the first. Keep both in one file: verifying with it wants both
+signatures. A checkpoint of a release before 0.2 has one signature, and is verified
+with the first line alone.`,
 		Example: `  conclave audit public-key > audit.pub`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return a.With(cmd.Context(), "getting the audit log's key", func(ctx context.Context, c *cli.Connection) error {
@@ -363,6 +404,11 @@ func auditKeyCommand(a *cli.App) *cobra.Command {
 				key := st.GetAudit().GetVerifierKey()
 				if key == "" {
 					return errors.New("the node does not reveal the key: the cluster is not initialised, or this is not an operator's certificate (--cert, --key-file)")
+				}
+				if pq := st.GetAudit().GetMlDsaVerifierKey(); pq != "" {
+					key += "\n" + pq
+				} else {
+					fmt.Fprintln(a.Stderr, "conclave: the node is sealed, or runs a release before 0.2: it names no ML-DSA-44 key")
 				}
 				_, err = fmt.Fprintln(a.Stdout, key)
 				return err
