@@ -305,7 +305,7 @@ func TestAuditCoverageOfIdentities(t *testing.T) {
 	}
 
 	// Records have the codes of one set for all services.
-	recorded := map[string]string{"AccessDenied": "AccessDeniedException", "ValidationError": "ValidationException"}
+	recorded := map[string]string{"AccessDeniedException": "AccessDenied", "ValidationError": "ValidationException"}
 	records := make(map[string]int)
 	for _, line := range harness.ReadAudit(t, n, from) {
 		w, ok := want[line.RequestID]

@@ -20,7 +20,7 @@ const compatSigning = `
   IAM's requests may be signed for any Region. Errors have these services' codes and statuses, and an operation that Conclave does not have is an
   InvalidAction in XML.
 - **Other services.** A request that is signed for another service is told in XML or JSON what to set instead
-  (` + "`AWS_ENDPOINT_URL_KMS`, `AWS_ENDPOINT_URL_IAM` and `AWS_ENDPOINT_URL_STS`" + `), with SignatureDoesNotMatch or InvalidSignatureException.
+  (` + "`AWS_ENDPOINT_URL_KMS`, `AWS_ENDPOINT_URL_IAM`, `AWS_ENDPOINT_URL_STS` and `AWS_ENDPOINT_URL_CLOUDTRAIL`" + `), with SignatureDoesNotMatch or InvalidSignatureException.
 `
 
 // compatAnswers is the part of docs/compatibility.md on what errors say.

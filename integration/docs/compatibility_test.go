@@ -10,6 +10,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/aws/aws-sdk-go-v2/service/cloudtrail"
 	"github.com/aws/aws-sdk-go-v2/service/iam"
 	"github.com/aws/aws-sdk-go-v2/service/sts"
 	"github.com/google/go-cmp/cmp"
@@ -82,6 +83,17 @@ func identities() string {
 	return fmt.Sprintf(compatIdentities, append(args, strings.Join(own, ", "))...)
 }
 
+// trail is the part of the page about CloudTrail.
+func trail() string {
+	var names []string
+	client := reflect.TypeFor[*cloudtrail.Client]()
+	for _, op := range keyengine.OperationsOf(keyengine.CloudTrail) {
+		names = append(names, op.Name)
+	}
+	const others = 1 // Options is no operation
+	return fmt.Sprintf(compatTrail, strings.Join(names, ", "), len(names), client.NumMethod()-others)
+}
+
 // compatibility is the page, with a part about IAM and STS.
 func compatibility(m *awsmodel.Model, identities string) string {
 	served, of := len(keyengine.OperationsOf(keyengine.KMS)), len(m.Operations)
@@ -104,6 +116,7 @@ func compatibility(m *awsmodel.Model, identities string) string {
 	}
 	b.WriteString(strings.Replace(compatRest, "%s", open(), 1))
 	b.WriteString(identities)
+	b.WriteString(trail())
 	b.WriteString(compatSigning)
 	b.WriteString(compatAnswers)
 	return b.String()

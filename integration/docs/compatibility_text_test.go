@@ -2,7 +2,7 @@ package docs
 
 // The parts of docs/compatibility.md that are the same for all operations.
 
-const compatIntro = `# Compatibility with AWS KMS, IAM and STS
+const compatIntro = `# Compatibility with AWS KMS, IAM, STS and CloudTrail
 
 Conclave speaks AWS KMS's JSON protocol (API version 2014-11-01), so that SDKs, the CLI and Terraform work with it unchanged. This page
 lists where its answers differ. ` + "`TestConformanceInputs`" + ` and ` + "`TestConformanceOutputs`" + ` compare requests and answers with AWS's service model, member by
@@ -33,7 +33,10 @@ using a key or data key pair of such a spec is refused with UnsupportedOperation
   gets ThrottlingException from that node.
 - **Services.** No service calls on behalf of a principal, so kms:ViaService is absent from all requests. Grants can be made for service principals (see below), but
   no caller can authenticate as one yet.
-- **CloudTrail.** Records have CloudTrail's form and go to the cluster's own audit log.
+- **CloudTrail.** Records have CloudTrail's form and go to the cluster's own audit log. A denied request has the errorCode AccessDenied, as in
+  CloudTrail, and others the name that the API gives the error. CloudTrail writes a call that reaches another account's key once for each of the two
+  accounts, with the same sharedEventID. Here it is one record: recipientAccountId is the caller's account, the resources name the other one, and
+  the sharedEventID is there unless the call was denied, and LookupEvents shows it to the caller's account. ` + "`tlsDetails.clientProvidedHostHeader`" + ` and ` + "`keyExchange`" + ` are recorded from feature level 2 on.
 
 ### Grants to services
 
@@ -99,6 +102,27 @@ It is not known, or not certain, what AWS does in these cases. Conclave's choice
 - A request that is signed for a Region that the cluster does not serve is refused with InvalidSignatureException, unless the cluster was initialised
   to accept any Region.
 - For Encapsulate and Decapsulate AWS documents no separate condition key or request quota. Conclave has none either.
+`
+
+// compatTrail has, in this order, CloudTrail's operations that are served, their number, and the
+// number of those that AWS's SDK has.
+const compatTrail = `
+## CloudTrail
+
+%s is served on the port of KMS (JSON 1.1, API version 2013-11-01), %d of CloudTrail's %d operations; others are an UnknownOperationException.
+[audit-reading.md](audit-reading.md) shows it.
+
+- **Events** are the records of the cluster's audit log whose recipientAccountId is the caller's account: of all operations, those on keys too, which
+  AWS has as management events, and of all Regions. What the cluster does itself are events of the account that it was initialised with. Records that
+  cannot be decrypted are events of no account.
+- **Delay.** An event is usually found within a second; AWS needs minutes. A node whose index is more than 15 minutes behind answers 503.
+- **Order.** Events are in the order of the log, the newest first, and EventTime is cluster time in whole seconds. A lookup is about the events before it,
+  and its pages stay the same while others are recorded. A page may have fewer events than asked for, or none, and a NextToken.
+- **Attributes.** A ResourceName is an ARN, what follows the account in it, or the id at its end. Values have at most 2,000 bytes.
+- **Tokens** are bound to the principal and the request, but for MaxResults.
+- **Insights.** There are none: EventCategory ` + "`insight`" + ` finds nothing.
+- **Rate.** An account may look up 5 times a second on each node, and 50 times at once; AWS allows 2 a second.
+- Each request is recorded, those for further pages too.
 `
 
 // compatIdentities has, in this order, the number of STS's operations that are served, of

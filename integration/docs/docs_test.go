@@ -51,7 +51,7 @@ func pages(t *testing.T) []string {
 func allPages(t *testing.T) []string {
 	t.Helper()
 	names := append(pages(t), "CONTRIBUTING.md", "SECURITY.md", "CHANGELOG.md")
-	for _, pattern := range []string{"docs/adr/*.md", "*/DESIGN.md"} {
+	for _, pattern := range []string{"docs/adr/*.md", "docs/operate/*.md", "*/DESIGN.md"} {
 		found, err := filepath.Glob(filepath.Join("../..", filepath.FromSlash(pattern)))
 		if err != nil || len(found) == 0 {
 			t.Fatalf("%s: %d pages, %v", pattern, len(found), err)
@@ -108,6 +108,14 @@ var walks = []walk{
 	{"docs/access.md", "## Who can use a key", "TestAccessPage"},
 	{"docs/access.md", "## Least privilege from use", "TestAccessPage"},
 	{"docs/access.md", "## Why was it denied?", "TestAccessPage"},
+	{"docs/audit-reading.md", "## Who may read", "TestRunbooks"},
+	{"docs/audit-reading.md", "## Search", "TestRunbooks"},
+	{"docs/audit-reading.md", "## Follow", "TestRunbooks"},
+	{"docs/audit-reading.md", "## Look events up as in CloudTrail", "TestRunbooks"},
+	{"docs/audit-reading.md", "## Export", "TestRunbooks"},
+	{"docs/usage.md", "## Who uses what", "TestUsagePage"},
+	{"docs/usage.md", "## The bill", "TestUsagePage"},
+	{"docs/report.md", "## Make a report", "TestReportPage"},
 	{"docs/clients.md", "## sops", "TestSops"},
 	{"docs/clients.md", "## cosign", "TestCosign"},
 }
@@ -177,6 +185,64 @@ func TestDocsCommands(t *testing.T) {
 	}
 }
 
+// runbookTests are the tests that run all commands of a runbook, if it has no script for
+// TestRunbooks.
+var runbookTests = map[string]string{
+	"backup":     "TestBackupDrill",
+	"clock-skew": "TestOperatorExamples",
+	"disk-full":  "TestOperatorExamples",
+	"kubernetes": "TestKubernetesPage",
+	"membership": "TestMembershipRunbook",
+	"monitoring": "TestOperatorExamples",
+	"rekey":      "TestOperatorExamples",
+	"unseal":     "TestOperatorExamples",
+	"upgrade":    "TestOperatorExamples",
+}
+
+// TestRunbookPages checks that the commands of each runbook are run by a test and understood,
+// and that the list of the runbooks has it.
+func TestRunbookPages(t *testing.T) {
+	t.Parallel()
+	binary, err := harness.Binary()
+	if err != nil {
+		t.Fatal(err)
+	}
+	files, err := filepath.Glob("../../docs/operate/*.md")
+	if err != nil || len(files) < 2 {
+		t.Fatalf("there are no runbooks: %v", err)
+	}
+	const list = "docs/operate/README.md"
+	listed, tests, used := page(t, list), testNames(t), 0
+	for _, file := range files {
+		base := filepath.Base(file)
+		name := strings.TrimSuffix(base, ".md")
+		if base == filepath.Base(list) {
+			continue
+		}
+		if !strings.Contains(listed, "]("+base+")") {
+			t.Errorf("%s does not have %s", list, base)
+		}
+		_, err := os.Stat("../../cmd/conclave/testdata/runbooks/" + name + ".txtar")
+		switch test := runbookTests[name]; {
+		case test != "" && err == nil:
+			t.Errorf("%s has a script, and is said to be run by %s", base, test)
+		case test != "":
+			used++
+			if !tests[test] {
+				t.Errorf("%s, which runs the commands of %s, is no test", test, base)
+			}
+		case err != nil:
+			t.Errorf("no test runs the commands of %s: give it a script in cmd/conclave/testdata/runbooks", base)
+		}
+		for _, c := range shellCommands(page(t, "docs/operate/"+base)) {
+			understood(t, binary, base, c)
+		}
+	}
+	if used != len(runbookTests) {
+		t.Errorf("%d of the %d runbooks that have tests of their own are there", used, len(runbookTests))
+	}
+}
+
 var simpleCommand = regexp.MustCompile(`(?:^|[|;(] *)(?:bin/)?(conclave|docker-compose run --rm cli)((?: +(?:"[^"]*"|'[^']*'|[^ |;()<>"']+))+)`)
 
 // understood checks that conclave knows the subcommand and the flags that a line
@@ -186,8 +252,12 @@ func understood(t *testing.T, binary, name, line string) {
 	for _, m := range simpleCommand.FindAllStringSubmatch(line, -1) {
 		var args []string
 		for _, a := range strings.Fields(m[2]) {
+			a = strings.Trim(a, `"'`)
+			if strings.HasPrefix(a, "$") {
+				a = "1" // some flags take a number
+			}
 			if a != "…" {
-				args = append(args, strings.Trim(a, `"'`))
+				args = append(args, a)
 			}
 		}
 		cmd := exec.CommandContext(t.Context(), binary, append(args, "--help")...)

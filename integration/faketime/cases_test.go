@@ -85,7 +85,7 @@ var dueCases = []struct {
 		for _, before := range []time.Duration{400, 200, 0, -200} {
 			l := e.leader()
 			e.sleepUntil(e.due.Add(-before * time.Millisecond))
-			if err := l.cluster.TransferLeadership(e.t.Context()); err != nil {
+			if err := l.cluster.Changes().TransferLeadership(e.t.Context(), ""); err != nil {
 				e.t.Logf("transfer: %v", err)
 			}
 		}
@@ -127,6 +127,15 @@ var dueCases = []struct {
 	{"leader's clock a day ahead", nil, func(e *estate) time.Time { return e.turnLeader(25 * time.Hour) }},
 	{"leader's clock a month ahead", nil, func(e *estate) time.Time { return e.turnLeader(30 * timeDay) }},
 	{"leader's clock an hour behind", nil, func(e *estate) time.Time { return e.turnLeader(-time.Hour) }},
+	{"leader's clock a month behind", nil, func(e *estate) time.Time { return e.turnLeader(-30 * timeDay) }},
+	{"a leader's clock a month ahead, then the next one's a month behind", nil, func(e *estate) time.Time {
+		l := e.leader()
+		l.turn(30 * timeDay)
+		e.poll("another leader", func() bool { return e.leader() != l })
+		l.turn(-30 * timeDay)
+		time.Sleep(2 * time.Second)
+		return e.turnLeader(-30 * timeDay)
+	}},
 	{"leader's clock there and back", nil, func(e *estate) time.Time {
 		e.turnLeader(time.Hour)
 		time.Sleep(2 * time.Second)

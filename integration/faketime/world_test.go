@@ -213,9 +213,9 @@ func (n *worldNode) open() error {
 				name, _, err := net.SplitHostPort(addr)
 				return n.mem.Listen(name), err
 			},
-			OnApply:     func(s *fsm.State, _ fsm.Events) { n.follow(s) },
-			RefusalRate: 1e6, RefusalBurst: 1e6,
+			OnApply: func(s *fsm.State, _ fsm.Events) { n.follow(s) },
 		},
+		RefusalRate: 1e6,
 	}
 	if os.Getenv("TIME_TEST_LOG") != "" {
 		cfg.LogOutput, cfg.LogLevel = os.Stderr, slog.LevelInfo

@@ -27,6 +27,7 @@ func TestKillAnyNode(t *testing.T) {
 		rounds, leaders = 10, 5
 	}
 	c := harness.NewCluster(t, 3, harness.Options{Processes: true})
+	c.Finalize()
 	h := harness.NewHistory()
 	w := harness.StartWorkload(t, c, h, seed, 12)
 

@@ -42,6 +42,7 @@ func TestLostAnswers(t *testing.T) {
 			return true
 		}
 	}})
+	c.Finalize()
 	h := harness.NewHistory()
 	w := harness.StartWorkload(t, c, h, seed, 24)
 	dropping.Store(true)

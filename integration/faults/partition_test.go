@@ -18,6 +18,7 @@ func TestPartitions(t *testing.T) {
 	network.Break = true
 	c := harness.NewCluster(t, 3, harness.Options{Network: network})
 	h := harness.NewHistory()
+	c.Finalize()
 	w := harness.StartSteadyWorkload(t, c, h, seed, 12)
 	w.AwaitAnswers(50)
 	hold := harness.Rule{Hold: true}

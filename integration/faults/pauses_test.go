@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"math/rand/v2"
-	"os"
 	"testing"
 	"time"
 
@@ -20,7 +19,7 @@ func TestPauses(t *testing.T) {
 	// One is longer than a disk may take that is given up on, were a pause not told
 	// from it.
 	pauses := []time.Duration{1500 * time.Millisecond, 7 * time.Second}
-	if os.Getenv("CONCLAVE_FAULTS") == "1" {
+	if harness.AtLength() {
 		pauses = nil
 		for range 10 {
 			pauses = append(pauses, time.Second+time.Duration(random.Int64N(int64(59*time.Second))))
@@ -29,6 +28,7 @@ func TestPauses(t *testing.T) {
 	}
 	c := harness.NewCluster(t, 3, harness.Options{Processes: true})
 	h := harness.NewHistory()
+	c.Finalize()
 	w := harness.StartSteadyWorkload(t, c, h, seed, 9)
 	w.AwaitAnswers(100)
 	for round, pause := range pauses {

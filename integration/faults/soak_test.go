@@ -63,6 +63,7 @@ func TestSoak(t *testing.T) {
 	network := harness.NewNetwork(seed)
 	network.Break = true
 	c := harness.NewCluster(t, 3, harness.Options{Processes: true, Network: network})
+	c.Finalize()
 	s := &soak{t: t, c: c, network: network, random: rand.New(rand.NewPCG(seed, 0)), witness: harness.NewWitness(), hurry: 1}
 	if lasts < judgedRun {
 		s.hurry = 10
@@ -117,7 +118,11 @@ func (s *soak) run(lasts time.Duration) {
 	took := time.Since(s.begun)
 	s.opens()
 	rate := float64(s.definite) / took.Seconds()
-	t.Logf("%d calls in %v, %d of them answered for good (%.0f a second), %d faults, %d records", s.calls, took.Round(time.Second), s.definite, rate, s.faults, s.witness.Next)
+	if err := s.witness.Unexplained(); err != nil {
+		t.Error(err)
+	}
+	t.Logf("%d calls in %v, %d of them answered for good (%.0f a second), %d of which named their record, %d faults, %d records, %d of them of calls whose answer was lost",
+		s.calls, took.Round(time.Second), s.definite, rate, s.witness.Receipts, s.faults, s.witness.Next, s.witness.Lost)
 	if rate < can/20 {
 		t.Errorf("void: %.0f answers a second, of %.0f that were asked for", rate, can/2)
 	}

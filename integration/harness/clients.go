@@ -58,7 +58,8 @@ func (n *Node) closeClients() {
 	n.clients, n.root, n.ops, n.sdk = nil, nil, nil, sdkClient{}
 }
 
-func (n *Node) asRoot() *client.Client {
+// Root returns a client of the gRPC API, as the account's root.
+func (n *Node) Root() *client.Client {
 	c := n.cluster
 	return n.dial(&n.root, client.Config{
 		TLS:         &tls.Config{MinVersion: tls.VersionTLS13, RootCAs: c.roots},
@@ -67,13 +68,13 @@ func (n *Node) asRoot() *client.Client {
 }
 
 // KMS returns a client of the gRPC API, as the account's root.
-func (n *Node) KMS() kmspb.KMSClient { return n.asRoot().KMS() }
+func (n *Node) KMS() kmspb.KMSClient { return n.Root().KMS() }
 
 // MakePrincipals makes users and roles of the account, given as their ARNs end: "user/alice".
 // Roles can be assumed by the account.
 func (c *Cluster) MakePrincipals(names ...string) {
 	c.T.Helper()
-	client := c.Nodes[0].asRoot().IAM()
+	client := c.Nodes[0].Root().IAM()
 	for _, name := range names {
 		kind, name, _ := strings.Cut(name, "/")
 		var err error
@@ -90,7 +91,7 @@ func (c *Cluster) MakePrincipals(names ...string) {
 }
 
 // Audit returns a client of the audit log, as the account's root.
-func (n *Node) Audit() kmspb.AuditClient { return n.asRoot().Audit() }
+func (n *Node) Audit() kmspb.AuditClient { return n.Root().Audit() }
 
 func (n *Node) asOperator() *client.Client {
 	c := n.cluster

@@ -43,13 +43,15 @@ var Quick = cluster.Timeouts{
 }
 
 // Options describe how a cluster differs from the default one. They apply to clusters in
-// this process, except for Processes, Binary, Files, Network, Disk, Dir and Regions, which apply to
-// clusters of processes too.
+// this process, except for Processes, Binary, Flags, Files, Network, Disk, Dir and Regions, which
+// apply to clusters of processes too.
 type Options struct {
 	// Processes runs the real binary.
 	Processes bool
 	// Binary is the program that the processes run; what Binary returns by default.
 	Binary string
+	// Flags are further flags of each process.
+	Flags []string
 	// Files is the limit of file descriptors of each process; the limit of the test by
 	// default.
 	Files int
@@ -140,39 +142,62 @@ func Start(t testing.TB, n int, opts Options) *Cluster {
 	}
 	c.must("making certificates", c.certificates())
 	peers := make(map[string]string, n)
-	for i := range n {
-		id := string(rune('a' + i))
-		nd := &Node{ID: id, Index: i, Data: filepath.Join(c.dir, id), Binary: opts.Binary, cluster: c}
-		if opts.Disk > 0 {
-			nd.Data = filepath.Join(nd.diskDir(), "data")
-			c.must("making a disk", nd.makeDisk(opts.Disk))
-		}
-		for _, addr := range []*string{&nd.AWS, &nd.GRPC, &nd.Peer, &nd.Ops} {
-			var err error
-			*addr, err = ports.Free()
-			c.must("finding a port", err)
-		}
-		nd.advertise = nd.Peer
-		if opts.Processes && c.Network.Break {
-			var err error
-			nd.advertise, err = ports.Free()
-			c.must("finding a port", err)
-			c.must("starting a proxy", c.Network.Proxy(id, nd.advertise, nd.Peer))
-		}
-		peers[id] = nd.advertise
-		c.Nodes = append(c.Nodes, nd)
-	}
 	t.Cleanup(c.close)
-	for _, nd := range c.Nodes {
-		c.must("certificate of "+nd.ID, c.issue(nd))
-		if opts.Processes {
-			nd.server = &nodeProcess{n: nd, peers: peers}
-		} else {
-			nd.server = &inProcess{n: nd, peers: peers}
-		}
+	for i := range n {
+		nd := c.newNode(string(rune('a' + i)))
+		c.serve(nd, peers, false)
+		peers[nd.ID] = nd.advertise
 	}
 	c.each(c.Nodes, func(nd *Node) error { return nd.start() })
 	return c
+}
+
+// newNode makes the files of a node and chooses its ports.
+func (c *Cluster) newNode(id string) *Node {
+	c.T.Helper()
+	nd := &Node{ID: id, Index: len(c.Nodes), Data: filepath.Join(c.dir, id), Binary: c.opts.Binary, cluster: c}
+	if c.opts.Disk > 0 {
+		nd.Data = filepath.Join(nd.diskDir(), "data")
+		c.must("making a disk", nd.makeDisk(c.opts.Disk))
+	}
+	for _, addr := range []*string{&nd.AWS, &nd.GRPC, &nd.Peer, &nd.Ops} {
+		var err error
+		*addr, err = ports.Free()
+		c.must("finding a port", err)
+	}
+	nd.advertise = nd.Peer
+	if c.opts.Processes && c.Network.Break {
+		var err error
+		nd.advertise, err = ports.Free()
+		c.must("finding a port", err)
+		c.must("starting a proxy", c.Network.Proxy(id, nd.advertise, nd.Peer))
+	}
+	c.must("certificate of "+id, c.issue(nd))
+	c.Nodes = append(c.Nodes, nd)
+	return nd
+}
+
+// serve says how the node is started: with these peers, or as one that joins them.
+func (c *Cluster) serve(n *Node, peers map[string]string, joins bool) {
+	if c.opts.Processes {
+		n.server = &nodeProcess{n: n, peers: peers, joins: joins}
+	} else {
+		n.server = &inProcess{n: n, peers: peers, joins: joins}
+	}
+}
+
+// Join makes a new node, which joins the nodes that run, and starts it. It waits until an
+// operator adds it at the address that is returned.
+func (c *Cluster) Join(id string) (nd *Node, address string) {
+	c.T.Helper()
+	members := make(map[string]string)
+	for _, m := range c.Running() {
+		members[m.ID] = m.advertise
+	}
+	nd = c.newNode(id)
+	c.serve(nd, members, true)
+	nd.Start()
+	return nd, nd.advertise
 }
 
 // NewCluster starts n nodes, initialises the cluster and unseals the nodes.
@@ -284,6 +309,15 @@ func (c *Cluster) Init() {
 			c.Shares = append(c.Shares, string(share))
 		}
 		return nil
+	})
+}
+
+// Finalize raises the feature level to that of this release.
+func (c *Cluster) Finalize() {
+	c.T.Helper()
+	c.Eventually("finalizing the upgrade", func(ctx context.Context) error {
+		_, err := Administration(c.Leader()).FinalizeUpgrade(ctx, &kmspb.FinalizeUpgradeRequest{})
+		return err
 	})
 }
 

@@ -98,3 +98,11 @@ func (c *Cluster) UseAccessKey(id, secret string) {
 		nd.closeClients()
 	}
 }
+
+// Identity returns what the node shows the others.
+func (c *Cluster) Identity(n *Node) *pki.Identity {
+	c.T.Helper()
+	id, err := pki.LoadIdentity(n.certFile(), n.keyFile(), c.CAFile())
+	c.must("identity of "+n.ID, err)
+	return id
+}

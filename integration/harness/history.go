@@ -2,15 +2,21 @@ package harness
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
+	"strconv"
 	"sync"
 	"time"
 
+	awsmiddleware "github.com/aws/aws-sdk-go-v2/aws/middleware"
+	awshttp "github.com/aws/aws-sdk-go-v2/aws/transport/http"
 	"github.com/aws/smithy-go/middleware"
+	smithyhttp "github.com/aws/smithy-go/transport/http"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/metadata"
 
+	"github.com/conclavekms/conclave/transport"
 	"github.com/conclavekms/conclave/transport/client"
 )
 
@@ -23,6 +29,9 @@ type Op struct {
 	Node string // the node that was asked
 	// RequestID is the server's request id, or "" if none was received.
 	RequestID string
+	// Record is the index of the request's record in the audit log, as the answer says; nil if
+	// it does not.
+	Record *uint64
 	// Times since the history began.
 	Invoked, Returned time.Duration
 	// Code is "" for success, or AWS's name of the error. Message is for display.
@@ -82,11 +91,12 @@ func (h *History) GRPC(ctx context.Context, n *Node, name string, call func(cont
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
 	o := Op{Name: name, Node: n.ID, Invoked: h.Now()}
-	var head metadata.MD
-	err := call(ctx, grpc.Header(&head))
+	var head, trailer metadata.MD
+	err := call(ctx, grpc.Header(&head), grpc.Trailer(&trailer))
 	if id := head.Get("x-conclave-request-id"); len(id) == 1 {
 		o.RequestID = id[0]
 	}
+	o.Record = recordIndex(trailer.Get("x-conclave-audit-index"))
 	if err != nil {
 		o.Code, o.Message = unanswered, err.Error()
 		if f, ok := client.FromError(err); ok && f.Type != "" {
@@ -103,8 +113,25 @@ func (h *History) SDK(ctx context.Context, n *Node, name string, call func(conte
 	o := Op{Name: name, Node: n.ID, Invoked: h.Now()}
 	meta, err := call(ctx)
 	o.RequestID, o.Code = sdkOutcome(meta, err)
+	if r, ok := awsmiddleware.GetRawResponse(meta).(*smithyhttp.Response); ok {
+		o.Record = recordIndex(r.Header.Values(transport.HeaderAuditIndex))
+	} else if r, ok := errors.AsType[*awshttp.ResponseError](err); ok {
+		o.Record = recordIndex(r.Response.Header.Values(transport.HeaderAuditIndex))
+	}
 	if err != nil {
 		o.Message = err.Error()
 	}
 	return h.add(o)
+}
+
+// recordIndex parses the index of a record in an answer's header or trailer.
+func recordIndex(values []string) *uint64 {
+	if len(values) != 1 {
+		return nil
+	}
+	n, err := strconv.ParseUint(values[0], 10, 64)
+	if err != nil {
+		return nil
+	}
+	return &n
 }

@@ -20,6 +20,7 @@ import (
 type inProcess struct {
 	n     *Node
 	peers map[string]string
+	joins bool // the peers, rather than being one of them
 	node  atomic.Pointer[node.Node]
 	log   io.Closer
 }
@@ -32,14 +33,17 @@ func (p *inProcess) start(ctx context.Context) error {
 	}
 	cfg := node.Config{
 		NodeID: p.n.ID, Data: p.n.Data, AWSListen: p.n.AWS, GRPCListen: p.n.GRPC, PeerListen: p.n.Peer,
-		Peers: maps.Clone(p.peers), BootstrapExpect: len(p.peers),
 		TLSCert: p.n.certFile(), TLSKey: p.n.keyFile(), TLSCA: c.CAFile(),
 		AllowUnlockedMemory: true, LogLevel: slog.LevelDebug, LogOutput: logs, Release: "test",
 	}
+	if p.joins {
+		cfg.Join = maps.Clone(p.peers)
+	} else {
+		cfg.Peers, cfg.BootstrapExpect = maps.Clone(p.peers), len(p.peers)
+	}
 	cfg.Timeouts = Quick
 	cfg.Test.Cluster.Dial = c.Network.Dialer(p.n.ID)
-	// Tests are refused more often than honest callers.
-	cfg.Test.RefusalRate, cfg.Test.RefusalBurst = 1e6, 1e6
+	cfg.RefusalRate = refusalRate
 	if c.opts.Configure != nil {
 		c.opts.Configure(p.n, &cfg)
 	}

@@ -9,6 +9,9 @@ import (
 // thing that takes long repeat it less often.
 func Full() bool { return os.Getenv("CONCLAVE_FULL") == "1" }
 
+// AtLength reports whether what takes minutes is run too, as by make faults.
+func AtLength() bool { return os.Getenv("CONCLAVE_FAULTS") == "1" }
+
 // NotWithRaces skips a test of real processes where tests are cut short for the race
 // detector, which they are not built with.
 func NotWithRaces(t testing.TB) {

@@ -1,6 +1,7 @@
 package harness
 
 import (
+	"errors"
 	"io"
 	"math/rand/v2"
 	"net/http"
@@ -95,11 +96,11 @@ func Witnessed(t *testing.T, c *Cluster, h *History) {
 	t.Helper()
 	c.NoFaults()
 	start := time.Now()
-	log := c.Nodes[0].ReadLog(0)
+	log := c.Running()[0].ReadLog(0)
 	ops := h.Ops()
 	read := time.Since(start)
-	spec, err := CheckWitness(log, ops)
-	if err != nil {
+	w := NewWitness()
+	if err := errors.Join(w.Check(log, ops), w.Unexplained()); err != nil {
 		t.Errorf("the audit log is no witness of what clients saw:\n%v", err)
 	}
 	definite := 0
@@ -111,11 +112,11 @@ func Witnessed(t *testing.T, c *Cluster, h *History) {
 	c.Converged()
 	for _, nd := range c.Running() {
 		if n := nd.InProcess(); n != nil {
-			if err := spec.SameAs(n.Cluster().State()); err != nil {
+			if err := w.Spec.SameAs(n.Cluster().State()); err != nil {
 				t.Errorf("the state of node %s is not what the log makes:\n%v", nd.ID, err)
 			}
 		}
 	}
-	t.Logf("witness: %d records, %d calls, %d of them with a definite answer; read in %v, checked in %v",
-		len(log), len(ops), definite, read.Round(time.Millisecond), (time.Since(start) - read).Round(time.Millisecond))
+	t.Logf("witness: %d records, %d calls, %d of them with a definite answer, of which %d named their record; of the others, %d have a record; read in %v, checked in %v",
+		len(log), len(ops), definite, w.Receipts, w.Lost, read.Round(time.Millisecond), (time.Since(start) - read).Round(time.Millisecond))
 }

@@ -54,10 +54,15 @@ func Main(m *testing.M) {
 	os.Exit(code)
 }
 
+// refusalRate is the rate of refusals at which nodes throttle a principal. Tests are refused
+// more often than honest callers.
+const refusalRate = 1e6
+
 // nodeProcess is a node that runs in its own process.
 type nodeProcess struct {
 	n     *Node
 	peers map[string]string
+	joins bool // the peers, rather than being one of them
 
 	mu  sync.Mutex
 	run *process.Process // nil unless the node was started and is meant to run
@@ -77,12 +82,20 @@ func (p *nodeProcess) start(context.Context) error {
 		peers = append(peers, id+"="+addr)
 	}
 	slices.Sort(peers)
+	named := "--peers"
+	if p.joins {
+		named = "--join"
+	}
 	args := []string{path, "server",
 		"--node-id", p.n.ID, "--data", p.n.Data,
 		"--aws-listen", p.n.AWS, "--grpc-listen", p.n.GRPC, "--peer-listen", p.n.Peer, "--peer-advertise", p.n.advertise,
-		"--ops-listen", p.n.Ops, "--gossip-listen", "none", "--peers", strings.Join(peers, ","),
+		"--ops-listen", p.n.Ops, "--gossip-listen", "none", named, strings.Join(peers, ","),
 		"--tls-cert", p.n.certFile(), "--tls-key", p.n.keyFile(), "--tls-ca", c.CAFile(),
 		"--allow-unlocked-memory", "--log-level", "info"}
+	if p.n.Binary == "" { // the release before this one has no such flag
+		args = append(args, "--refusal-rate", strconv.Itoa(refusalRate))
+	}
+	args = append(args, c.opts.Flags...)
 	if f := c.opts.Files; f > 0 {
 		args = append([]string{"sh", "-c", `ulimit -n "$0" && exec "$@"`, strconv.Itoa(f)}, args...)
 	}

@@ -96,6 +96,9 @@ func ParseRecord(line string) (Record, error) {
 		Index: j.Conclave.Index, RequestID: j.RequestID, Name: j.EventName, Type: j.EventType, Code: j.ErrorCode,
 		Node: j.Conclave.Node, Params: j.RequestParameters, Response: j.ResponseElements, line: line,
 	}
+	if r.Code == "AccessDenied" {
+		r.Code = "AccessDeniedException" // as clients get it
+	}
 	for _, res := range j.Resources {
 		if res.Type == "AWS::KMS::Key" {
 			r.Keys = append(r.Keys, res.ARN)
@@ -174,6 +177,20 @@ type Witness struct {
 	// Next is the position of the first record that has not been read.
 	Next uint64
 
+	// Receipts is the number of definite answers that named their record, which all do that the
+	// cluster gives from feature level 2 on.
+	Receipts int
+	// Lost is the number of calls without a definite answer that have a record all the same.
+	Lost int
+
+	finalized bool // the records that were read last are of feature level 2
+	// The calls without a definite answer whose record was not read yet: those with a request
+	// id, and the number of others by operation.
+	waiting map[string]bool
+	unnamed map[string]int
+	// The requests of records for which no call was found yet, by operation.
+	orphans map[string][]string
+
 	// seen has the positions of all request ids, keyed by the beginning of their SHA-256,
 	// which takes a third of the memory of the ids.
 	seen map[[16]byte]uint64
@@ -181,7 +198,10 @@ type Witness struct {
 
 // NewWitness returns a Witness of an empty log.
 func NewWitness() *Witness {
-	return &Witness{Spec: NewSpec(), seen: make(map[[16]byte]uint64)}
+	return &Witness{
+		Spec: NewSpec(), waiting: make(map[string]bool), unnamed: make(map[string]int), orphans: make(map[string][]string),
+		seen: make(map[[16]byte]uint64),
+	}
 }
 
 // Check reads the next records of the log, and the calls that clients made since the
@@ -189,7 +209,8 @@ func NewWitness() *Witness {
 //
 //   - positions are dense and no request has two records,
 //   - each outcome is the one that Spec gives at that position,
-//   - each answer that a client received has exactly one record, with that outcome,
+//   - each answer that a client received has exactly one record, with that outcome, which is
+//     the one that the answer names, if it names one; and that it does at feature level 2,
 //   - a request that was answered before another one was made comes before it.
 //
 // So if Check finds no error in any piece, the history is linearizable: calls of an earlier
@@ -205,6 +226,10 @@ func (w *Witness) Check(log []Record, ops []Op) error {
 	}
 	first := w.Next
 	at := make(map[string]int, len(log))
+	finalized := len(log) // the first record of feature level 2
+	if w.finalized {
+		finalized = 0
+	}
 	for i := range log {
 		r := &log[i]
 		if r.Index != w.Next {
@@ -218,6 +243,9 @@ func (w *Witness) Check(log []Record, ops []Op) error {
 		}
 		w.seen[[16]byte(sum[:])] = w.Next - 1
 		at[r.RequestID] = i
+		if r.Name == "FinalizeUpgrade" && r.Code == "" && !w.finalized {
+			w.finalized, finalized = true, i
+		}
 		want, err := w.Spec.Apply(r)
 		if err != nil {
 			complain("record %d: %w: %s", w.Next-1, err, r.line)
@@ -242,6 +270,12 @@ func (w *Witness) Check(log []Record, ops []Op) error {
 				continue
 			case log[pos].Code != o.Code || log[pos].Name != o.Name:
 				complain("%s %s on %s was answered %q, and its record %d says %s %q", o.Name, o.RequestID, o.Node, o.Code, first+uint64(pos), log[pos].Name, log[pos].Code)
+			case o.Record == nil && pos >= finalized:
+				complain("%s %s on %s was answered %q, and the answer does not name record %d", o.Name, o.RequestID, o.Node, o.Code, first+uint64(pos))
+			case o.Record != nil && *o.Record != first+uint64(pos):
+				complain("%s %s on %s was answered %q, with record %d, but has record %d", o.Name, o.RequestID, o.Node, o.Code, *o.Record, first+uint64(pos))
+			case o.Record != nil:
+				w.Receipts++
 			}
 		}
 		if recorded {
@@ -259,6 +293,56 @@ func (w *Witness) Check(log []Record, ops []Op) error {
 		}
 		if o.Definite() && o.Returned < earliest.Returned {
 			earliest = o
+		}
+	}
+	w.account(log, ops)
+	return errors.Join(errs...)
+}
+
+// account looks for the calls of records, and the records of calls, that have no definite answer.
+func (w *Witness) account(log []Record, ops []Op) {
+	answered := make(map[string]bool, len(ops))
+	for _, o := range ops {
+		switch {
+		case o.Definite():
+			answered[o.RequestID] = true
+		case o.RequestID != "":
+			w.waiting[o.RequestID] = true
+		default:
+			w.unnamed[o.Name]++
+		}
+	}
+	for i := range log {
+		r := &log[i]
+		// The harness itself lists keys, which is in no history.
+		if r.Type != "AwsApiCall" || r.Name == "ListKeys" || answered[r.RequestID] {
+			continue
+		}
+		w.orphans[r.Name] = append(w.orphans[r.Name], r.RequestID)
+	}
+	for name, ids := range w.orphans {
+		w.orphans[name] = slices.DeleteFunc(ids, func(id string) bool {
+			if !w.waiting[id] {
+				return false
+			}
+			delete(w.waiting, id)
+			w.Lost++
+			return true
+		})
+	}
+}
+
+// Unexplained returns an error if there are records of calls that nobody made, as far as the
+// histories have all calls: a record that no definite answer is of must be that of a call whose answer was
+// lost to a fault, by its request id or, if the client was not even told that, one of as many
+// calls of the same operation. Unexplained adds the latter to Lost, and is called at the end.
+func (w *Witness) Unexplained() error {
+	var errs []error
+	for name, ids := range w.orphans {
+		explained := min(len(ids), w.unnamed[name])
+		w.Lost += explained
+		if more := ids[explained:]; len(more) > 0 {
+			errs = append(errs, fmt.Errorf("there are %d records of %s, and calls without an answer for %d of them; some are of requests %.10q", len(ids), name, explained, more))
 		}
 	}
 	return errors.Join(errs...)

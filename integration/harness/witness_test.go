@@ -65,6 +65,17 @@ func TestWitnessOfAGoodRun(t *testing.T) {
 	if _, err := CheckWitness(log, ops); err != nil {
 		t.Error(err)
 	}
+	w := NewWitness()
+	if err := errors.Join(w.Check(log, ops), w.Unexplained()); err != nil || w.Lost != 1 {
+		t.Errorf("%d records of calls without an answer, want 1: %v", w.Lost, err)
+	}
+	// A client that was told nothing does not know the id of its request.
+	log, ops = run()
+	ops[2].Code, ops[2].RequestID = unanswered, ""
+	w = NewWitness()
+	if err := errors.Join(w.Check(log, ops), w.Unexplained()); err != nil || w.Lost != 1 {
+		t.Errorf("%d records of calls without an answer, want 1: %v", w.Lost, err)
+	}
 	// Overlapping requests may stand in either order.
 	log, ops = run()
 	log[2].RequestID, log[3].RequestID = log[3].RequestID, log[2].RequestID
@@ -128,6 +139,21 @@ func TestWitnessFindsPlanted(t *testing.T) {
 			ops[2].RequestID = ""
 			return log, ops
 		},
+		"answer that names another record": func(log []Record, ops []Op) ([]Record, []Op) {
+			ops[2].Record = new(uint64(3))
+			return log, ops
+		},
+		"answer that names no record after the upgrade": func(log []Record, ops []Op) ([]Record, []Op) {
+			log = slices.Insert(log, 0, Record{RequestID: "other", Name: "FinalizeUpgrade", Type: "ConclaveOperatorEvent"})
+			return renumber(log), ops
+		},
+		"record of no call": func(log []Record, ops []Op) ([]Record, []Op) {
+			return log, slices.Delete(ops, 2, 3)
+		},
+		"record of no call, beside a call of something else": func(log []Record, ops []Op) ([]Record, []Op) {
+			ops[2].Name, ops[2].Code, ops[2].RequestID = "Decrypt", unanswered, ""
+			return log, ops
+		},
 		"key made twice": func(log []Record, ops []Op) ([]Record, []Op) {
 			double := log[1]
 			double.RequestID = "other"
@@ -140,7 +166,8 @@ func TestWitnessFindsPlanted(t *testing.T) {
 	} {
 		log, ops := run()
 		log, ops = plant(log, ops)
-		if _, err := CheckWitness(log, ops); err == nil {
+		w := NewWitness()
+		if err := errors.Join(w.Check(log, ops), w.Unexplained()); err == nil {
 			t.Errorf("%s: not found", name)
 		}
 	}

@@ -36,9 +36,15 @@ type Workload struct {
 
 // StartWorkload starts workers that ask a random node each time.
 func StartWorkload(t *testing.T, c *Cluster, h *History, seed uint64, workers int) *Workload {
+	nodes := c.Nodes
+	return StartWorkloadOn(t, c, h, seed, workers, func() []*Node { return nodes })
+}
+
+// StartWorkloadOn starts workers that ask one of the nodes that there are each time.
+func StartWorkloadOn(t *testing.T, c *Cluster, h *History, seed uint64, workers int, nodes func() []*Node) *Workload {
 	w := &Workload{t: t, c: c, h: h, stop: make(chan struct{})}
 	for i := range workers {
-		w.workers.Go(func() { w.work(i, c.Nodes, rand.New(rand.NewPCG(seed, uint64(1000+i)))) })
+		w.workers.Go(func() { w.work(i, nodes, rand.New(rand.NewPCG(seed, uint64(1000+i)))) })
 	}
 	return w
 }
@@ -48,8 +54,8 @@ func StartWorkload(t *testing.T, c *Cluster, h *History, seed uint64, workers in
 func StartSteadyWorkload(t *testing.T, c *Cluster, h *History, seed uint64, workers int) *Workload {
 	w := &Workload{t: t, c: c, h: h, stop: make(chan struct{})}
 	for i := range workers {
-		own := c.Nodes[i%len(c.Nodes)]
-		w.workers.Go(func() { w.work(i, []*Node{own}, rand.New(rand.NewPCG(seed, uint64(1000+i)))) })
+		own := []*Node{c.Nodes[i%len(c.Nodes)]}
+		w.workers.Go(func() { w.work(i, func() []*Node { return own }, rand.New(rand.NewPCG(seed, uint64(1000+i)))) })
 	}
 	return w
 }
@@ -79,7 +85,7 @@ func (w *Workload) AwaitAnswers(more int64) {
 	})
 }
 
-func (w *Workload) work(id int, nodes []*Node, random *rand.Rand) {
+func (w *Workload) work(id int, nodes func() []*Node, random *rand.Rand) {
 	ctx := context.Background()
 	var key string
 	var kept *Sealed
@@ -89,7 +95,8 @@ func (w *Workload) work(id int, nodes []*Node, random *rand.Rand) {
 			return
 		default:
 		}
-		at := w.h.At(nodes[random.IntN(len(nodes))])
+		there := nodes()
+		at := w.h.At(there[random.IntN(len(there))])
 		var o Op
 		name := fmt.Sprintf("%d-%d", id, n)
 		if key == "" || n%40 == 0 {

@@ -2,6 +2,7 @@ package scale
 
 import (
 	"bytes"
+	"context"
 	"crypto/tls"
 	"encoding/json"
 	"fmt"
@@ -183,14 +184,15 @@ func (u *population) create(i int) error {
 	})
 }
 
-// surely is patiently also while there is no leader, when what was asked for may have been done
-// without an answer.
-func (u *population) surely(do func() error) error {
-	err := u.patiently(do)
-	for status.Code(err) == codes.Unavailable && u.t.Context().Err() == nil {
-		time.Sleep(100 * time.Millisecond)
-		err = u.patiently(do)
-	}
+// surely is patiently also while there is no leader, for at most harness.Patience. What was
+// asked for may then have been done without an answer.
+func (u *population) surely(do func() error) (err error) {
+	_ = harness.Poll(u.t.Context(), harness.Patience, func(context.Context) error {
+		if err = u.patiently(do); status.Code(err) == codes.Unavailable {
+			return err
+		}
+		return nil
+	})
 	return err
 }
 

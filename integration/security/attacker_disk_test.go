@@ -36,6 +36,7 @@ import (
 	"github.com/conclavekms/conclave/cmd/conclave/node"
 	"github.com/conclavekms/conclave/fsm/fsmpb"
 	"github.com/conclavekms/conclave/fsm/origin"
+	"github.com/conclavekms/conclave/integration/canary"
 	"github.com/conclavekms/conclave/integration/harness"
 	"github.com/conclavekms/conclave/transport/client"
 	"github.com/conclavekms/conclave/transport/kmspb"
@@ -52,7 +53,7 @@ func TestThiefRunsTheServer(t *testing.T) {
 	}
 	x := steal(t, theft{leads: true})
 	x.serves("after the leader is gone")
-	found, size, _ := x.s.inDir(t, x.disk)
+	found, size, _ := x.s.InDir(t, x.disk)
 	report(t, "the stolen disk", found)
 	if size < 10<<10 {
 		t.Errorf("void: the stolen disk has %d bytes", size)
@@ -118,7 +119,7 @@ func TestThiefRunsTheServer(t *testing.T) {
 				if err != nil {
 					t.Error(err)
 				}
-				report(t, "the server's log", x.s.in(b))
+				report(t, "the server's log", x.s.In(b))
 			}()
 			roots := x509.NewCertPool()
 			roots.AppendCertsFromPEM(both)
@@ -155,7 +156,7 @@ func TestThiefRunsTheServer(t *testing.T) {
 				x.serves("while it tries to lead")
 			}
 			_ = sealed()
-			report(t, "the server's memory", x.s.inMemory(t, cmd.Process.Pid))
+			report(t, "the server's memory", inMemory(t, &x.s.Set, cmd.Process.Pid))
 		})
 	}
 	x.unharmed("after the server ran on the stolen disk")
@@ -294,7 +295,7 @@ func (x *heist) giveBack() string {
 func enabledAgain(t *testing.T, snapshot []byte, own ed25519.PrivateKey) []byte {
 	t.Helper()
 	const magic = "conclave snapshot\x00\x01"
-	plain, err := unpack(snapshot)
+	plain, err := canary.Unpack(snapshot)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -551,6 +551,38 @@ func TestThiefAsPeer(t *testing.T) {
 				}
 			}
 		},
+		"Removed": func(ctx context.Context, t *testing.T, to clusterpb.PeerClient, node *harness.Node) {
+			false64 := make([]byte, 64)
+			rand.Read(false64)
+			for what, proof := range map[string][]byte{"no proof": nil, "a false proof": false64} {
+				for _, index := range []uint64{0, node.InProcess().Cluster().State().Index(), math.MaxUint64} {
+					if _, err := to.Removed(ctx, &clusterpb.RemovedRequest{ConfigurationIndex: index, Generation: 1, Proof: proof}); err == nil {
+						t.Errorf("Removed with %s and index %d is believed", what, index)
+					}
+				}
+			}
+		},
+		"AskUnseal": func(ctx context.Context, t *testing.T, to clusterpb.PeerClient, _ *harness.Node) {
+			for _, session := range [][]byte{nil, nonce, make([]byte, 1<<16)} {
+				if r, err := to.AskUnseal(ctx, &clusterpb.AskUnsealRequest{Session: session}); err == nil && r.Refusal == "" {
+					t.Errorf("AskUnseal with a session of %d bytes: a part was given", len(session))
+				}
+			}
+		},
+		"ChallengeUnseal": func(ctx context.Context, t *testing.T, to clusterpb.PeerClient, _ *harness.Node) {
+			for _, n := range [][]byte{nil, nonce, make([]byte, 1<<16)} {
+				if r, err := to.ChallengeUnseal(ctx, &clusterpb.ChallengeUnsealRequest{Nonce: n}); err == nil {
+					t.Errorf("ChallengeUnseal of a node that did not ask: %v", r)
+				}
+			}
+		},
+		"DeliverUnseal": func(ctx context.Context, t *testing.T, to clusterpb.PeerClient, _ *harness.Node) {
+			for _, part := range [][]byte{nil, nonce, make([]byte, 1<<16)} {
+				if _, err := to.DeliverUnseal(ctx, &clusterpb.DeliverUnsealRequest{Nonce: nonce, Part: part}); err == nil {
+					t.Errorf("DeliverUnseal of %d bytes to a node that did not ask is accepted", len(part))
+				}
+			}
+		},
 		"FetchAudit": func(ctx context.Context, t *testing.T, to clusterpb.PeerClient, _ *harness.Node) {
 			stream, err := to.FetchAudit(ctx, &clusterpb.FetchAuditRequest{To: math.MaxUint64})
 			for err == nil {
@@ -636,7 +668,12 @@ func TestThiefAsPeer(t *testing.T) {
 
 	// A node that starts again is not kept from it by what the thief says of its past.
 	th.mu.Lock()
-	th.hello = &clusterpb.HelloResponse{Node: th.id, Formed: true, Registered: true, Watermark: 1 << 62, Incarnation: 1 << 62}
+	th.hello = &clusterpb.HelloResponse{
+		Node: th.id, Formed: true, Registered: true, Watermark: 1 << 62, Incarnation: 1 << 62,
+		// Nor by who the members are.
+		ConfigurationIndex: 1 << 62, Generation: 1, ConfigurationProof: make([]byte, 64),
+		Configuration: raft.EncodeConfiguration(raft.Configuration{Servers: []raft.Server{{ID: raft.ServerID(th.id), Address: raft.ServerAddress(th.addr)}}}),
+	}
 	th.mu.Unlock()
 	x.settle()
 	other.Kill()

@@ -104,12 +104,12 @@ func steal(t *testing.T, how theft) *heist {
 	ok(at.Tag(ctx, x.live, "owner", "honest"))
 	plaintext := make([]byte, 64)
 	rand.Read(plaintext)
-	x.s.add("a plaintext", plaintext)
+	x.s.Add("a plaintext", plaintext)
 	x.blob, _, o = at.Encrypt(ctx, x.dead, plaintext)
 	ok(o)
 	_, dataKey, o := at.DataKey(ctx, x.live)
 	ok(o)
-	x.s.add("a data key", dataKey)
+	x.s.Add("a data key", dataKey)
 	if how.old {
 		made := x.c.Converged()
 		x.c.Eventually("waiting for a snapshot of the node to be stolen", func(ctx context.Context) error {
@@ -285,7 +285,7 @@ func (x *heist) serves(when string) {
 	x.t.Helper()
 	plaintext := make([]byte, 64)
 	rand.Read(plaintext)
-	x.s.add("a plaintext, "+when, plaintext)
+	x.s.Add("a plaintext, "+when, plaintext)
 	began := time.Now()
 	err := harness.Poll(x.t.Context(), servesWithin, func(ctx context.Context) error {
 		for _, n := range x.honest {
@@ -359,18 +359,18 @@ func (x *heist) end(th *thief) {
 	x.c.Converged()
 	if th != nil {
 		heard := th.all()
-		found, _ := x.s.inFile(heard)
+		found, _ := x.s.InFile(heard)
 		report(x.t, "what the thief was sent", found)
 		x.t.Logf("the thief was sent %d bytes, and these requests: %s", len(heard), th.requests())
 	}
-	found, _, _ := x.s.inDir(x.t, x.disk)
+	found, _, _ := x.s.InDir(x.t, x.disk)
 	report(x.t, "the stolen disk", found)
 }
 
 // honestEvents are what the audit log of such a cluster has.
 var honestEvents = []string{
 	"Init", "SubmitShare", "Unseal", "CreateSession", "ReadAudit", "ListKeys", "CreateKey", "PutKeyPolicy", "CreateAlias", "TagResource",
-	"Encrypt", "Decrypt", "GenerateDataKey", "DisableKey", "EnableKey", "DescribeKey", "AnswersWithheld", "RefuseForgery",
+	"Encrypt", "Decrypt", "GenerateDataKey", "DisableKey", "EnableKey", "DescribeKey", "AnswersWithheld", "RefuseForgery", "StartNode",
 }
 
 // named checks that some honest node counted a forgery of the stolen node, and that

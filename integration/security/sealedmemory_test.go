@@ -15,6 +15,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/conclavekms/conclave/integration/canary"
 	"github.com/conclavekms/conclave/integration/harness"
 	"github.com/conclavekms/conclave/transport/kmspb"
 )
@@ -30,11 +31,11 @@ func TestSealedMemory(t *testing.T) {
 	c := harness.Start(t, 3, harness.Options{Processes: true})
 	c.Init()
 	s := newSecrets(t, c)
-	s.add("unseal key", unsealKey(t, c.Shares[:harness.Threshold]))
+	s.Add("unseal key", unsealKey(t, c.Shares[:harness.Threshold]))
 	scan := func(when string) {
 		t.Helper()
 		for _, n := range c.Nodes {
-			report(t, n.ID+" "+when, s.inMemory(t, n.PID()))
+			report(t, n.ID+" "+when, inMemory(t, &s.Set, n.PID()))
 		}
 	}
 	scan("after the founding")
@@ -44,7 +45,7 @@ func TestSealedMemory(t *testing.T) {
 	leader := c.Leader()
 	// Of what clients gave to other nodes, the leader that executes it keeps nothing.
 	plaintexts := forwardPlaintexts(t, c, leader)
-	report(t, leader.ID+", which executed others' requests", plaintexts.inMemory(t, leader.PID()))
+	report(t, leader.ID+", which executed others' requests", inMemory(t, plaintexts, leader.PID()))
 
 	for _, n := range c.Nodes {
 		if _, err := n.Operator().Seal(t.Context(), &kmspb.SealRequest{}); err != nil {
@@ -59,14 +60,14 @@ func TestSealedMemory(t *testing.T) {
 	for range 50 {
 		_, _ = n.Operator().SubmitShare(t.Context(), &kmspb.SubmitShareRequest{Nonce: make([]byte, 16), SealedShare: []byte(c.Shares[0])})
 	}
-	if found := s.inMemory(t, n.PID()); len(found) == 0 {
+	if found := inMemory(t, &s.Set, n.PID()); len(found) == 0 {
 		t.Error("nothing was found of a share that was sent in the clear: the search looks in the wrong place")
 	}
 }
 
 // forwardPlaintexts has followers encrypt with a key that changes all the time, until
 // the leader has executed some of their requests, and returns what they encrypted.
-func forwardPlaintexts(t *testing.T, c *harness.Cluster, leader *harness.Node) *canaries {
+func forwardPlaintexts(t *testing.T, c *harness.Cluster, leader *harness.Node) *canary.Set {
 	t.Helper()
 	created, err := leader.KMS().CreateKey(t.Context(), &kmspb.CreateKeyRequest{})
 	if err != nil {
@@ -84,7 +85,7 @@ func forwardPlaintexts(t *testing.T, c *harness.Cluster, leader *harness.Node) *
 			}
 		})
 	}
-	s := new(canaries)
+	s := new(canary.Set)
 	var mu sync.Mutex
 	var calls sync.WaitGroup
 	var followers []*harness.Node
@@ -98,7 +99,7 @@ func forwardPlaintexts(t *testing.T, c *harness.Cluster, leader *harness.Node) *
 				for ctx.Err() == nil {
 					plaintext := []byte(randomText(64))
 					mu.Lock()
-					s.add("a plaintext of "+n.ID, plaintext)
+					s.Add("a plaintext of "+n.ID, plaintext)
 					mu.Unlock()
 					_, _ = n.KMS().Encrypt(ctx, &kmspb.EncryptRequest{KeyId: &key, Plaintext: plaintext})
 				}
@@ -130,11 +131,11 @@ func forwarded(t *testing.T, n *harness.Node) (count int) {
 }
 
 // inMemory is what of the secrets stands in the writable memory of a process.
-func (s *canaries) inMemory(t *testing.T, pid int) (found []string) {
+func inMemory(t *testing.T, s *canary.Set, pid int) (found []string) {
 	t.Helper()
 	seen := make(map[string]bool)
 	readMemory(t, pid, func(m mapping, at uint64, b []byte) {
-		for _, f := range s.in(b) {
+		for _, f := range s.In(b) {
 			what, _, _ := strings.Cut(f, ", at byte")
 			if !seen[what] {
 				seen[what] = true

@@ -3,7 +3,6 @@ package security
 import (
 	"context"
 	"crypto/rand"
-	"encoding/base32"
 	"encoding/base64"
 	"fmt"
 	"net/http"
@@ -17,6 +16,7 @@ import (
 	"google.golang.org/grpc/metadata"
 
 	"github.com/conclavekms/conclave/cmd/conclave/node"
+	"github.com/conclavekms/conclave/integration/canary"
 	"github.com/conclavekms/conclave/integration/harness"
 	"github.com/conclavekms/conclave/transport/client"
 	"github.com/conclavekms/conclave/transport/kmspb"
@@ -25,10 +25,10 @@ import (
 // secrets are what a test gave to a cluster, or got from it, that nobody else may
 // ever see.
 type secrets struct {
-	canaries
+	canary.Set
 	// context is an encryption context's canary: it may stand in the audit log when
 	// that is read, and nowhere else.
-	context canaries
+	context canary.Set
 	word    string
 }
 
@@ -36,28 +36,12 @@ type secrets struct {
 func newSecrets(t *testing.T, c *harness.Cluster) *secrets {
 	t.Helper()
 	s := &secrets{word: randomText(48)}
-	s.context.add("encryption context", []byte(s.word))
-	s.add("secret access key", []byte(c.Secret()))
+	s.context.Add("encryption context", []byte(s.word))
+	s.Add("secret access key", []byte(c.Secret()))
 	for i, share := range c.Shares {
-		s.share(t, fmt.Sprintf("share %d", i+1), share)
+		s.AddShare(t, fmt.Sprintf("share %d", i+1), share)
 	}
 	return s
-}
-
-// share adds the secret part of a share, as bytes and as text. Around it stand the
-// ids of the cluster and of the set, which are no secrets.
-func (s *secrets) share(t *testing.T, what, share string) {
-	t.Helper()
-	const before, value = 1 + 16 + 16 + 3, 32
-	text := share[strings.LastIndexByte(share, '-')+1:]
-	raw, err := base32.NewEncoding("abcdefghijklmnopqrstuvwxyz234567").WithPadding(base32.NoPadding).DecodeString(text)
-	if err != nil || len(raw) < before+value {
-		t.Fatalf("%s is not what this test takes it for: %v", what, err)
-	}
-	s.add(what, raw[before:before+value])
-	secret := text[(8*before+4)/5 : 8*(before+value)/5]
-	s.add(what+" as text", []byte(secret))
-	s.add(what+" as capitals", []byte(strings.ToUpper(secret)))
 }
 
 // use makes requests of all kinds at a node, good and bad, on both faces, with
@@ -74,9 +58,9 @@ func (s *secrets) use(t *testing.T, c *harness.Cluster, n, next *harness.Node) {
 	name := func(what string) string { return what + " of " + n.ID }
 	raw := make([]byte, 64)
 	rand.Read(raw)
-	s.add(name("plaintext"), raw)
+	s.Add(name("plaintext"), raw)
 	text := randomText(64)
-	s.add(name("plaintext, a text"), []byte(text))
+	s.Add(name("plaintext, a text"), []byte(text))
 	ec := map[string]string{"canary": s.word, s.word: "canary"}
 
 	created, err := n.KMS().CreateKey(ctx, &kmspb.CreateKeyRequest{})
@@ -107,19 +91,19 @@ func (s *secrets) use(t *testing.T, c *harness.Cluster, n, next *harness.Node) {
 	for i := range 3 {
 		dk, err := n.KMS().GenerateDataKey(ctx, &kmspb.GenerateDataKeyRequest{KeyId: &key, KeySpec: &spec, EncryptionContext: ec})
 		must(err)
-		s.add(name(fmt.Sprint("data key ", i)), dk.GetPlaintext())
+		s.Add(name(fmt.Sprint("data key ", i)), dk.GetPlaintext())
 		adk, err := n.SDK().GenerateDataKey(ctx, &kms.GenerateDataKeyInput{KeyId: &key, KeySpec: "AES_256", EncryptionContext: ec})
 		must(err)
-		s.add(name(fmt.Sprint("data key for AWS's client ", i)), adk.Plaintext)
+		s.Add(name(fmt.Sprint("data key for AWS's client ", i)), adk.Plaintext)
 		number := int32(64)
 		random, err := n.KMS().GenerateRandom(ctx, &kmspb.GenerateRandomRequest{NumberOfBytes: &number})
 		must(err)
-		s.add(name(fmt.Sprint("random ", i)), random.GetPlaintext())
+		s.Add(name(fmt.Sprint("random ", i)), random.GetPlaintext())
 		without, err := n.KMS().GenerateDataKeyWithoutPlaintext(ctx, &kmspb.GenerateDataKeyWithoutPlaintextRequest{KeyId: &key, KeySpec: &spec, EncryptionContext: ec})
 		must(err)
 		dec, err := next.KMS().Decrypt(ctx, &kmspb.DecryptRequest{CiphertextBlob: without.GetCiphertextBlob(), EncryptionContext: ec})
 		must(err)
-		s.add(name(fmt.Sprint("hidden data key ", i)), dec.GetPlaintext())
+		s.Add(name(fmt.Sprint("hidden data key ", i)), dec.GetPlaintext())
 	}
 	_, err = n.KMS().DisableKey(ctx, &kmspb.DisableKeyRequest{KeyId: &key})
 	must(err)
@@ -142,8 +126,8 @@ func (s *secrets) use(t *testing.T, c *harness.Cluster, n, next *harness.Node) {
 	// Tokens, of a stranger and a good one.
 	conn := dialGRPC(t, n, f.TLS())
 	bad, good := randomText(64), sessionToken(t, c, conn)
-	s.add(name("a stranger's token"), []byte(bad))
-	s.add(name("a token"), []byte(good))
+	s.Add(name("a stranger's token"), []byte(bad))
+	s.Add(name("a token"), []byte(good))
 	for _, token := range []string{bad, good, good + "AAAA"} {
 		with := metadata.AppendToOutgoingContext(ctx, "authorization", "Bearer "+token)
 		_, err := kmspb.NewKMSClient(conn).ListKeys(with, &kmspb.ListKeysRequest{})
@@ -235,7 +219,7 @@ func TestSecretsStayInside(t *testing.T) {
 	for _, n := range c.Nodes {
 		for _, page := range []string{"/metrics", "/healthz", "/readyz", "/livez"} {
 			body := harness.OpsGet(t, n, page)
-			report(t, n.ID+page, append(s.in(body), s.context.in(body)...))
+			report(t, n.ID+page, append(s.In(body), s.context.In(body)...))
 		}
 	}
 	var lines strings.Builder
@@ -243,18 +227,18 @@ func TestSecretsStayInside(t *testing.T) {
 		lines.WriteString(line.Raw)
 		lines.WriteByte('\n')
 	}
-	report(t, "the audit log, read", s.in([]byte(lines.String())))
+	report(t, "the audit log, read", s.In([]byte(lines.String())))
 	if !strings.Contains(lines.String(), s.word) {
 		t.Errorf("the audit log shows no encryption context: is it the log of what was done?")
 	}
 	for _, n := range c.Nodes {
 		n.Stop()
 	}
-	found, size, frames := s.inDir(t, dir)
+	found, size, frames := s.InDir(t, dir)
 	report(t, "the disk", found)
-	found, _, _ = s.context.inDir(t, dir)
+	found, _, _ = s.context.InDir(t, dir)
 	report(t, "the disk", found)
-	t.Logf("%d forms of secrets in %.1f MiB with %d compressed parts", s.count, float64(size)/(1<<20), frames)
+	t.Logf("%d forms of secrets in %.1f MiB with %d compressed parts", s.Count, float64(size)/(1<<20), frames)
 	if frames < 3 {
 		t.Errorf("%d snapshots were read, want one of each node at least", frames)
 	}
@@ -273,7 +257,7 @@ func TestSecretsStayInside(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(c.Nodes[1].Data, "planted"), []byte(planted), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if found, _, _ := s.inDir(t, dir); len(found) == 0 {
+	if found, _, _ := s.InDir(t, dir); len(found) == 0 {
 		t.Error("a planted secret was not found")
 	}
 }
@@ -299,16 +283,28 @@ func TestSecretsOfProcesses(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		report(t, name, append(s.in(b), s.context.in(b)...))
+		report(t, name, append(s.In(b), s.context.In(b)...))
 		if name == "cmdline" && !strings.Contains(string(b), n.Data) {
 			t.Errorf("the command line is %q: that of another process?", b)
 		}
 	}
 	body := harness.OpsGet(t, n, "/metrics")
-	report(t, "metrics", append(s.in(body), s.context.in(body)...))
+	report(t, "metrics", append(s.In(body), s.context.In(body)...))
 	n.Stop()
-	found, _, _ := s.inDir(t, dir)
+	found, _, _ := s.InDir(t, dir)
 	report(t, "the disk", found)
-	found, _, _ = s.context.inDir(t, dir)
+	found, _, _ = s.context.InDir(t, dir)
 	report(t, "the disk", found)
+}
+
+// randomText is a printable secret, with nothing in it that an encoder would
+// change.
+func randomText(n int) string {
+	const letters = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz234567"
+	b := make([]byte, n)
+	rand.Read(b)
+	for i := range b {
+		b[i] = letters[int(b[i])%len(letters)]
+	}
+	return string(b)
 }

@@ -28,7 +28,7 @@ func TestUnsealedMemory(t *testing.T) {
 	calls := 10_000
 	c := harness.NewCluster(t, 3, harness.Options{Processes: true})
 	custodians := newSecrets(t, c)
-	custodians.add("unseal key", unsealKey(t, c.Shares[:harness.Threshold]))
+	custodians.Add("unseal key", unsealKey(t, c.Shares[:harness.Threshold]))
 	h := harness.NewHistory()
 	var keys []string
 	for i := range 20 {
@@ -40,7 +40,7 @@ func TestUnsealedMemory(t *testing.T) {
 	}
 	useKeys(t, h, c.Nodes, keys, calls)
 	for _, n := range c.Nodes {
-		report(t, n.ID+", unsealed", custodians.inMemory(t, n.PID()))
+		report(t, n.ID+", unsealed", inMemory(t, &custodians.Set, n.PID()))
 		held := keyMemory(t, n.PID())
 		if len(held.secrets) < 5 {
 			t.Errorf("%s has %d secrets of 32 bytes in its key memory: is it read as it should be?", n.ID, len(held.secrets))

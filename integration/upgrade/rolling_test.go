@@ -219,6 +219,8 @@ func (r *rolling) refuses(n *harness.Node, reason string) {
 	n.Kill()
 	r.use(n, false)
 	n.Start()
+	n.Unseal() // a process that has only begun to start would end by the signal to stop
+	r.c.WaitReady(n)
 	r.restart(n, false)
 }
 

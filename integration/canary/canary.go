@@ -1,8 +1,10 @@
-package security
+// Package canary looks for secrets in files, logs, memory and traffic, in whatever form they may
+// have been written there. It is for tests that secrets stay where they belong.
+package canary
 
 import (
 	"bytes"
-	"crypto/rand"
+	"encoding/base32"
 	"encoding/base64"
 	"encoding/binary"
 	"encoding/hex"
@@ -17,12 +19,14 @@ import (
 	"github.com/klauspost/compress/zstd"
 )
 
-// canaries looks for secrets in whatever form they may have been written. A part
-// of a secret counts as much as the whole.
-type canaries struct {
+// Set looks for secrets in whatever form they may have been written. A part of a secret counts
+// as much as the whole. The zero Set has no secrets.
+type Set struct {
+	// Count is the number of forms that it looks for.
+	Count int
+
 	first [1 << 16]bool // whether a needle begins with these two bytes
 	by    map[uint64][]needle
-	count int
 }
 
 type needle struct {
@@ -33,8 +37,8 @@ type needle struct {
 // pieceSize is how much of a secret is looked for at a time.
 const pieceSize = 16
 
-// add has the scan look for a secret of at least pieceSize bytes.
-func (c *canaries) add(what string, secret []byte) {
+// Add has the scan look for a secret of at least pieceSize bytes.
+func (c *Set) Add(what string, secret []byte) {
 	if len(secret) < pieceSize {
 		panic("a secret so short is found by chance: " + what)
 	}
@@ -46,14 +50,30 @@ func (c *canaries) add(what string, secret []byte) {
 	}
 }
 
-func (c *canaries) needle(what string, form []byte) {
+// AddShare has the scan look for the secret part of a custodian's share, as bytes and as text.
+// Around it stand the ids of the cluster and of the set, which are no secrets.
+func (c *Set) AddShare(t testing.TB, what, share string) {
+	t.Helper()
+	const before, value = 1 + 16 + 16 + 3, 32
+	text := share[strings.LastIndexByte(share, '-')+1:]
+	raw, err := base32.NewEncoding("abcdefghijklmnopqrstuvwxyz234567").WithPadding(base32.NoPadding).DecodeString(text)
+	if err != nil || len(raw) < before+value {
+		t.Fatalf("%s is not what this test takes it for: %v", what, err)
+	}
+	c.Add(what, raw[before:before+value])
+	secret := text[(8*before+4)/5 : 8*(before+value)/5]
+	c.Add(what+" as text", []byte(secret))
+	c.Add(what+" as capitals", []byte(strings.ToUpper(secret)))
+}
+
+func (c *Set) needle(what string, form []byte) {
 	if c.by == nil {
 		c.by = make(map[uint64][]needle)
 	}
 	c.first[binary.LittleEndian.Uint16(form)] = true
 	k := binary.LittleEndian.Uint64(form)
 	c.by[k] = append(c.by[k], needle{form: form, what: what})
-	c.count++
+	c.Count++
 }
 
 // writtenAs are the forms that bytes may take in a text, without what depends on
@@ -89,8 +109,8 @@ func reversed(b []byte) []byte {
 	return r
 }
 
-// in returns what was found in data, each needle once.
-func (c *canaries) in(data []byte) []string {
+// In returns what was found in data, each needle once.
+func (c *Set) In(data []byte) []string {
 	var found []string
 	seen := make(map[string]bool)
 	for i := 0; i+8 <= len(data); i++ {
@@ -109,18 +129,18 @@ func (c *canaries) in(data []byte) []string {
 
 var zstdMagic = []byte{0x28, 0xb5, 0x2f, 0xfd}
 
-// inFile scans data, and what is compressed in it.
-func (c *canaries) inFile(data []byte) (found []string, frames int) {
-	found = c.in(data)
+// InFile scans data, and what is compressed in it.
+func (c *Set) InFile(data []byte) (found []string, frames int) {
+	found = c.In(data)
 	for off := 0; ; {
 		i := bytes.Index(data[off:], zstdMagic)
 		if i < 0 {
 			return found, frames
 		}
 		off += i
-		if plain, err := unpack(data[off:]); err == nil || len(plain) > 0 {
+		if plain, err := Unpack(data[off:]); err == nil || len(plain) > 0 {
 			frames++
-			for _, f := range c.in(plain) {
+			for _, f := range c.In(plain) {
 				found = append(found, f+" of what is compressed at byte "+strconv.Itoa(off))
 			}
 		}
@@ -128,7 +148,8 @@ func (c *canaries) inFile(data []byte) (found []string, frames int) {
 	}
 }
 
-func unpack(data []byte) ([]byte, error) {
+// Unpack decompresses what zstd has compressed. With an error, it returns what it could read.
+func Unpack(data []byte) ([]byte, error) {
 	z, err := zstd.NewReader(bytes.NewReader(data), zstd.WithDecoderConcurrency(1))
 	if err != nil {
 		return nil, err
@@ -139,8 +160,8 @@ func unpack(data []byte) ([]byte, error) {
 	return out.Bytes(), err
 }
 
-// inDir scans all files below a directory. It reports how much there was.
-func (c *canaries) inDir(t *testing.T, dir string) (found []string, size int64, frames int) {
+// InDir scans all files below a directory. It reports how much there was.
+func (c *Set) InDir(t testing.TB, dir string) (found []string, size int64, frames int) {
 	t.Helper()
 	err := filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
 		if err != nil || d.IsDir() {
@@ -150,11 +171,11 @@ func (c *canaries) inDir(t *testing.T, dir string) (found []string, size int64, 
 		if err != nil {
 			return err
 		}
-		f, n := c.inFile(data)
+		f, n := c.InFile(data)
 		for _, f := range f {
 			found = append(found, path+": "+f)
 		}
-		for _, f := range c.in([]byte(path)) {
+		for _, f := range c.In([]byte(path)) {
 			found = append(found, "the name of "+path+": "+f)
 		}
 		size, frames = size+int64(len(data)), frames+n
@@ -164,54 +185,4 @@ func (c *canaries) inDir(t *testing.T, dir string) (found []string, size int64, 
 		t.Fatal(err)
 	}
 	return found, size, frames
-}
-
-// randomText is a printable secret, with nothing in it that an encoder would
-// change.
-func randomText(n int) string {
-	const letters = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz234567"
-	b := make([]byte, n)
-	rand.Read(b)
-	for i := range b {
-		b[i] = letters[int(b[i])%len(letters)]
-	}
-	return string(b)
-}
-
-// TestCanaryControl plants a secret in each form, between other bytes and in a
-// compressed file, and has it found; and finds nothing where nothing is.
-func TestCanaryControl(t *testing.T) {
-	secret := make([]byte, 40)
-	rand.Read(secret)
-	var c canaries
-	c.add("secret", secret)
-	noise := make([]byte, 1<<16)
-	rand.Read(noise)
-	if found := c.in(noise); len(found) != 0 {
-		t.Errorf("found %v in noise", found)
-	}
-	for around := range 4 {
-		before, after := noise[:100+around], noise[1000:1100]
-		whole := bytes.Join([][]byte{before, secret, after}, nil)
-		for form, text := range map[string][]byte{
-			"raw": whole, "hex": []byte(hex.EncodeToString(whole)), "HEX": []byte(strings.ToUpper(hex.EncodeToString(whole))),
-			"base64": []byte(base64.StdEncoding.EncodeToString(whole)), "base64url": []byte(base64.RawURLEncoding.EncodeToString(whole)),
-			"numbers": fmt.Append(nil, whole), "JSON": []byte(strings.ReplaceAll(fmt.Sprint(whole), " ", ",")),
-		} {
-			if len(c.in(text)) == 0 {
-				t.Errorf("a secret in %s, after %d bytes, is not found", form, len(before))
-			}
-			z, err := zstd.NewWriter(nil)
-			if err != nil {
-				t.Fatal(err)
-			}
-			packed := z.EncodeAll(text, bytes.Clone(noise[:77]))
-			if found, frames := c.inFile(packed); frames == 0 || len(found) == 0 {
-				t.Errorf("a secret in %s, compressed, is not found", form)
-			}
-		}
-		if len(c.in(bytes.Join([][]byte{before, secret[10:40], after}, nil))) == 0 {
-			t.Errorf("most of a secret is not found")
-		}
-	}
 }
