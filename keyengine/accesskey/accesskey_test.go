@@ -5,8 +5,9 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/conclavekms/conclave/fsm"
 	"pgregory.net/rapid"
+
+	"github.com/conclavekms/conclave/fsm"
 )
 
 // publicAccount is what public tools tell of an access key id.

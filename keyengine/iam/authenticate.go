@@ -10,6 +10,8 @@ import (
 	"io"
 	"log/slog"
 
+	"github.com/prometheus/client_golang/prometheus"
+
 	"github.com/conclavekms/conclave/fsm"
 	"github.com/conclavekms/conclave/fsm/fsmpb"
 	"github.com/conclavekms/conclave/keyengine/accesskey"
@@ -17,7 +19,6 @@ import (
 	"github.com/conclavekms/conclave/keyengine/internal/vault"
 	"github.com/conclavekms/conclave/keyengine/kmsapi"
 	"github.com/conclavekms/conclave/transport/sigv4"
-	"github.com/prometheus/client_golang/prometheus"
 )
 
 // ErrSignature has AWS's message for a wrong signature.
