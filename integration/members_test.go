@@ -18,7 +18,7 @@ import (
 // twice, and what would weaken the cluster is refused with the reason.
 func TestMembersAreChangedByOperators(t *testing.T) {
 	t.Parallel()
-	c := harness.NewCluster(t, 3, harness.Options{})
+	c := harness.NewCluster(t, 3, harness.Options{Configure: harness.LongElections})
 	ctx, cancel := context.WithTimeout(t.Context(), 2*harness.Patience)
 	defer cancel()
 	l := c.Leader()

@@ -119,9 +119,8 @@ func TestRevocationRace(t *testing.T) {
 	}
 	network := harness.NewNetwork(seed)
 	network.Break = true
-	c := harness.NewCluster(t, 3, harness.Options{Network: network, Configure: func(_ *harness.Node, cfg *node.Config) {
-		// So that the late node stays a follower.
-		cfg.Timeouts.Heartbeat, cfg.Timeouts.Election, cfg.Timeouts.Lease = 2*time.Second, 2*time.Second, time.Second
+	c := harness.NewCluster(t, 3, harness.Options{Network: network, Configure: func(n *harness.Node, cfg *node.Config) {
+		harness.LongElections(n, cfg) // so that the late node stays a follower
 		cfg.Timeouts.Resubmit = 3 * time.Second
 	}})
 	leader := c.Leader()

@@ -70,6 +70,12 @@ type Options struct {
 	Configure func(n *Node, cfg *node.Config)
 }
 
+// LongElections makes timeouts so long that a busy machine causes no election. It can be
+// Options.Configure of a test during which the leader must not change.
+func LongElections(_ *Node, cfg *node.Config) {
+	cfg.Timeouts.Heartbeat, cfg.Timeouts.Election, cfg.Timeouts.Lease = 2*time.Second, 2*time.Second, time.Second
+}
+
 // Cluster is a cluster under test. Its methods fail the test on an error.
 type Cluster struct {
 	T       testing.TB

@@ -183,8 +183,7 @@ func TestSecretsStayInside(t *testing.T) {
 		cfg.OpsListen = n.Ops
 		cfg.Test.SnapshotEntries, cfg.Test.TrailingLogs = 20, 10
 		cfg.Timeouts.Snapshot = 200 * time.Millisecond
-		// So that a slow machine elects no leader between the calls.
-		cfg.Timeouts.Heartbeat, cfg.Timeouts.Election, cfg.Timeouts.Lease = 2*time.Second, 2*time.Second, time.Second
+		harness.LongElections(n, cfg)
 	}})
 	s := newSecrets(t, c)
 	for i, n := range c.Nodes {
