@@ -29,6 +29,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/conclavekms/conclave/auditlog"
 	"github.com/conclavekms/conclave/auditlog/checkpoint"
@@ -47,6 +48,9 @@ type Store interface {
 	Open(ctx context.Context, name string) (io.ReadCloser, error)
 	// List returns the names that begin with a prefix, in ascending order.
 	List(ctx context.Context, prefix string) ([]string, error)
+	// Sweep removes what is left of objects whose Create was cut off by a crash before the
+	// given time, if their names begin with the prefix. Objects are not touched.
+	Sweep(ctx context.Context, prefix string, before time.Time) error
 	// String names the place, without anything secret.
 	String() string
 }
@@ -95,6 +99,16 @@ func (a *Archive) number(name, end string) (uint64, bool) {
 	s, is := strings.CutSuffix(s, end)
 	n, err := strconv.ParseUint(s, 10, 47)
 	return n, ok && is && err == nil && a.name(n, end) == name
+}
+
+// abandonedAfter is how old what a crash has left must be before Sweep removes it. A node that has
+// led before may still be writing; if it takes that long, its Put fails, and nothing else does.
+const abandonedAfter = time.Hour
+
+// Sweep removes what is left of objects that a crash kept from being made. No later Put makes
+// objects of them, nor finds them.
+func (a *Archive) Sweep(ctx context.Context) error {
+	return a.store.Sweep(ctx, a.prefix(), time.Now().Add(-abandonedAfter))
 }
 
 // Put copies full segment n of a log, unless it is there already, and reads back what is there.

@@ -16,6 +16,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/conclavekms/conclave/auditlog"
 	"github.com/conclavekms/conclave/auditlog/checkpoint"
@@ -65,6 +66,8 @@ func (s *memoryStore) List(_ context.Context, prefix string) ([]string, error) {
 	defer s.mu.Unlock()
 	return slices.DeleteFunc(slices.Sorted(maps.Keys(s.objects)), func(n string) bool { return !strings.HasPrefix(n, prefix) }), nil
 }
+
+func (s *memoryStore) Sweep(context.Context, string, time.Time) error { return nil }
 
 func (s *memoryStore) String() string { return "memory" }
 
