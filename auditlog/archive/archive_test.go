@@ -211,6 +211,35 @@ func TestArchive(t *testing.T) {
 	}
 }
 
+// TestGrowingArchive: a segment that is archived while an auditor reads is not one that was there
+// and is gone.
+func TestGrowingArchive(t *testing.T) {
+	l := newTestLog(t, 2)
+	s := &memoryStore{objects: make(map[string][]byte)}
+	a, err := New(s, l.keys())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := l.put(t, a, 0); err != nil {
+		t.Fatal(err)
+	}
+	files, err := a.Files(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := l.put(t, a, 1); err != nil {
+		t.Fatal(err)
+	}
+	notes, err := files.Checkpoints()
+	if err != nil {
+		t.Fatal(err)
+	}
+	rep, err := verify.Dir("", l.keys(), verify.Options{FS: files, Earlier: notes, Archive: true})
+	if err != nil || !rep.OK() || rep.Size != auditlog.SegmentSize {
+		t.Errorf("report: %+v, %v", rep, err)
+	}
+}
+
 // TestAltered alters each object in several ways. Neither is it taken for the log's, nor is it
 // replaced, and an auditor who has only the archive is told the file.
 func TestAltered(t *testing.T) {

@@ -25,6 +25,9 @@ type Files struct {
 	names  map[string][]string
 	places map[string]place
 	count  int
+	// checkpoints are the numbers of the segments that have one. They are those of the same
+	// listing, as an archive grows while it is read.
+	checkpoints []uint64
 
 	tiles     []byte // the object of tiles that was read last
 	tilesName string
@@ -48,7 +51,6 @@ func (a *Archive) Files(ctx context.Context) (*Files, error) {
 		f.names[dir] = nil
 		f.names["."] = append(f.names["."], dir+"/")
 	}
-	newest, have := uint64(0), false
 	for _, object := range objects {
 		if n, ok := a.number(object, segmentEnd); ok {
 			f.add(layout.SegmentPath(n), place{object: object})
@@ -56,15 +58,14 @@ func (a *Archive) Files(ctx context.Context) (*Files, error) {
 		} else if n, ok := a.number(object, tilesEnd); ok {
 			f.addTiles(n, object)
 		} else if n, ok := a.number(object, checkpointEnd); ok {
-			if !have || n > newest {
-				newest, have = n, true
-			}
+			f.checkpoints = append(f.checkpoints, n)
 		} else {
 			f.add(object, place{object: object})
 		}
 	}
-	if have {
-		f.add(layout.CheckpointFile, place{object: a.name(newest, checkpointEnd)})
+	slices.Sort(f.checkpoints) // nine digits come before eight in the listing
+	if n := len(f.checkpoints); n > 0 {
+		f.add(layout.CheckpointFile, place{object: a.name(f.checkpoints[n-1], checkpointEnd)})
 	}
 	for _, names := range f.names {
 		slices.Sort(names)
@@ -77,15 +78,8 @@ func (f *Files) Segments() int { return f.count }
 
 // Checkpoints returns the checkpoints of all segments, in their order.
 func (f *Files) Checkpoints() (notes [][]byte, err error) {
-	objects, err := f.archive.store.List(f.ctx, f.archive.prefix())
-	if err != nil {
-		return nil, err
-	}
-	for _, object := range objects {
-		if _, ok := f.archive.number(object, checkpointEnd); !ok {
-			continue
-		}
-		note, err := f.archive.read(f.ctx, object, layout.MaxCheckpoint)
+	for _, n := range f.checkpoints {
+		note, err := f.archive.read(f.ctx, f.archive.name(n, checkpointEnd), layout.MaxCheckpoint)
 		if err != nil {
 			return nil, err
 		}
