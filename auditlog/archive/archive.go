@@ -173,7 +173,7 @@ func (a *Archive) altered(name, format string, args ...any) error {
 
 // compare checks the leaves of segment n against its root.
 func (a *Archive) compare(n uint64, leaves []auditlog.Hash, root auditlog.Hash) error {
-	if segmentRoot(leaves) != root {
+	if auditlog.SegmentRoot(leaves) != root {
 		return a.altered(a.name(n, segmentEnd), "its records are not those of the log")
 	}
 	return nil
@@ -222,7 +222,7 @@ func writeSegment(w io.Writer, log Log, n uint64, root auditlog.Hash) error {
 		}
 		next += uint64(len(entries))
 	}
-	if segmentRoot(leaves) != root {
+	if auditlog.SegmentRoot(leaves) != root {
 		return fmt.Errorf("%w: the root of %s is not the cluster's", auditlog.ErrCorrupt, layout.SegmentPath(n))
 	}
 	return out.Flush()
@@ -234,18 +234,6 @@ func writeTiles(w io.Writer, leaves, roots []auditlog.Hash) error {
 		_, err := w.Write(auditlog.JoinHashes(hashes))
 		return err
 	})
-}
-
-// segmentRoot returns the root of a segment with those leaves.
-func segmentRoot(leaves []auditlog.Hash) auditlog.Hash {
-	var f auditlog.Frontier
-	for _, h := range leaves {
-		f.Append(h)
-	}
-	if f.Size() != auditlog.SegmentSize {
-		return auditlog.Hash{}
-	}
-	return f.SegmentRoot()
 }
 
 // leaves returns the leaf hashes of segment n, whose frames are checked.
