@@ -236,35 +236,30 @@ func writeTiles(w io.Writer, leaves, roots []auditlog.Hash) error {
 	})
 }
 
-// leaves returns the leaf hashes of segment n, whose frames are checked.
+// leaves returns the leaf hashes of segment n; see scan.
 func (a *Archive) leaves(ctx context.Context, n uint64) ([]auditlog.Hash, error) {
-	leaves := make([]auditlog.Hash, 0, auditlog.SegmentSize)
-	err := a.Entries(ctx, n, func(_ *auditlog.Entry, leaf auditlog.Hash) error {
-		leaves = append(leaves, leaf)
-		return nil
-	})
+	object, err := a.store.Open(ctx, a.name(n, segmentEnd))
+	if err != nil {
+		return nil, err
+	}
+	defer object.Close()
+	leaves, _, err := a.scan(n, object)
 	return leaves, err
 }
 
-// Entries calls each with the entries of segment n, in order; an entry is valid only during the
-// call. The entries are intact and numbered right, but whether they are the cluster's is known
-// only from a root. Errors: ErrAltered; one that wraps fs.ErrNotExist if the segment is not there;
-// those of the store, and that of each.
-func (a *Archive) Entries(ctx context.Context, n uint64, each func(*auditlog.Entry, auditlog.Hash) error) error {
+// scan reads the file of segment n. It returns the leaf hashes of its records, and where each of
+// them begins and the last one ends. The records are intact and numbered right, but whether they
+// are the cluster's is known only from a root. Errors: ErrAltered; those of reading.
+func (a *Archive) scan(n uint64, file io.Reader) (leaves []auditlog.Hash, offs []int64, err error) {
 	name := a.name(n, segmentEnd)
-	object, err := a.store.Open(ctx, name)
-	if err != nil {
-		return err
-	}
-	defer object.Close()
-	whole := &tracked{r: object}
+	whole := &tracked{r: file}
 	in := bufio.NewReaderSize(whole, 256<<10)
 	// The store's own errors are not the fault of what is stored.
-	fail := func(err error, format string, args ...any) error {
+	fail := func(err error, format string, args ...any) ([]auditlog.Hash, []int64, error) {
 		if whole.failed != nil {
-			return fmt.Errorf("%s in %s: %w", name, a.store, whole.failed)
+			return nil, nil, fmt.Errorf("%s in %s: %w", name, a.store, whole.failed)
 		}
-		return a.altered(name, "%s: %v", fmt.Sprintf(format, args...), err)
+		return nil, nil, a.altered(name, "%s: %v", fmt.Sprintf(format, args...), err)
 	}
 	head := make([]byte, layout.SegmentHeaderSize)
 	if _, err := io.ReadFull(in, head); err != nil {
@@ -273,8 +268,11 @@ func (a *Archive) Entries(ctx context.Context, n uint64, each func(*auditlog.Ent
 	if !bytes.Equal(head, layout.SegmentHeader(n)) {
 		return fail(auditlog.ErrMalformed, "header")
 	}
+	leaves = make([]auditlog.Hash, 0, auditlog.SegmentSize)
+	offs = append(make([]int64, 0, auditlog.SegmentSize+1), layout.SegmentHeaderSize)
 	frame := make([]byte, 0, 64<<10)
-	for index := n * auditlog.SegmentSize; index < (n+1)*auditlog.SegmentSize; index++ {
+	for i := range auditlog.SegmentSize {
+		index := n*auditlog.SegmentSize + uint64(i)
 		frame = frame[:4]
 		if _, err := io.ReadFull(in, frame); err != nil {
 			return fail(err, "record %d", index)
@@ -294,14 +292,12 @@ func (a *Archive) Entries(ctx context.Context, n uint64, each func(*auditlog.Ent
 		if err != nil {
 			return fail(err, "record %d", index)
 		}
-		if err := each(&e, leaf); err != nil {
-			return err
-		}
+		leaves, offs = append(leaves, leaf), append(offs, offs[i]+int64(size))
 	}
 	if _, err := in.ReadByte(); err != io.EOF {
 		return fail(auditlog.ErrMalformed, "there is more after its records")
 	}
-	return nil
+	return leaves, offs, nil
 }
 
 // tracked remembers why reading failed, if not by the end of what is read.

@@ -4,11 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"sync"
 	"time"
 
 	"github.com/conclavekms/conclave/auditlog"
-	"github.com/conclavekms/conclave/auditlog/internal/layout"
 )
 
 // fetchTimeout bounds how long a reader waits for a segment.
@@ -96,25 +96,14 @@ func (r *Reader) keep(a *Archive, n uint64, root auditlog.Hash) (err error) {
 	if err != nil {
 		return err
 	}
-	offs, leaves := make([]int64, 0, auditlog.SegmentSize+1), make([]auditlog.Hash, 0, auditlog.SegmentSize)
-	err = layout.ScanFrames(file, layout.SegmentHeaderSize, size, func(off int64, frame []byte) error {
-		_, leaf, err := auditlog.DecodeFrame(frame)
-		if err != nil || len(leaves) == auditlog.SegmentSize {
-			return a.altered(a.name(n, segmentEnd), "a record at offset %d", off)
-		}
-		offs, leaves = append(offs, off), append(leaves, leaf)
-		return nil
-	})
-	if bad := (*layout.FrameError)(nil); errors.As(err, &bad) {
-		return a.altered(a.name(n, segmentEnd), "%v", err)
-	}
+	leaves, offs, err := a.scan(n, io.NewSectionReader(file, 0, size))
 	if err == nil {
 		err = a.compare(n, leaves, root)
 	}
 	if err != nil {
 		return err
 	}
-	r.file, r.number, r.offs = file, n, append(offs, size)
+	r.file, r.number, r.offs = file, n, offs
 	return nil
 }
 
