@@ -20,11 +20,9 @@ func (l *Log) Scrub(n uint64) error {
 	if err != nil {
 		return err
 	}
-	var leaves []Hash
-	if n < l.Removed().Segments {
+	leaves, err := l.dir.readSegment(n)
+	if n < l.Removed().Segments { // maybe only since it is read, so that its file is missing
 		leaves, err = l.dir.leavesOfRemoved(n)
-	} else {
-		leaves, err = l.dir.readSegment(n)
 	}
 	if err != nil {
 		return err
