@@ -123,3 +123,16 @@ func TestRemoveSegments(t *testing.T) {
 		t.Errorf("a damaged note of what was removed: %v", err)
 	}
 }
+
+// TestManyRemoved: a note that more was removed than there are tiles is damage, however much it is.
+func TestManyRemoved(t *testing.T) {
+	dir := newLog(t, 10)
+	note, err := Removed{Segments: 1 << 47, Place: "elsewhere"}.Encode()
+	if err != nil {
+		t.Fatal(err)
+	}
+	writeTest(t, note, dir, layout.RemovedFile)
+	if _, err := Open(dir, Options{Logger: quiet}); !errors.Is(err, ErrCorrupt) {
+		t.Errorf("Open: %v", err)
+	}
+}
