@@ -92,6 +92,10 @@ func TestRemoveSegments(t *testing.T) {
 	}
 	// A damaged tile is made again from entries that a peer, or the archive, has.
 	tile := readTest(t, dir, layout.TilePath(0, 3))
+	writeTest(t, tile[1:], dir, layout.TilePath(0, 3))
+	if r := mustVerify(t, dir, nil); len(r.Problems) != 1 || !strings.HasPrefix(r.Problems[0], layout.TilePath(0, 3)+":") {
+		t.Errorf("verifying tiles that were cut short: %v", r.Problems)
+	}
 	tile[77] ^= 1
 	writeTest(t, tile, dir, layout.TilePath(0, 3))
 	if err := l.Scrub(0); !errors.Is(err, ErrCorrupt) {
