@@ -30,7 +30,10 @@ type memoryStore struct {
 	mu      sync.Mutex
 	objects map[string][]byte
 	created int
+	opened  int
 	broken  error // of every read
+	// reading is called with each object that is read, and may wait.
+	reading func(ctx context.Context)
 }
 
 func (s *memoryStore) Create(_ context.Context, name string, write func(io.Writer) error) (int64, error) {
@@ -48,9 +51,13 @@ func (s *memoryStore) Create(_ context.Context, name string, write func(io.Write
 	return int64(b.Len()), nil
 }
 
-func (s *memoryStore) Open(_ context.Context, name string) (io.ReadCloser, error) {
+func (s *memoryStore) Open(ctx context.Context, name string) (io.ReadCloser, error) {
+	if s.reading != nil {
+		s.reading(ctx)
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.opened++
 	b, ok := s.objects[name]
 	switch {
 	case s.broken != nil:
@@ -395,7 +402,7 @@ func TestVerifyWithoutSegments(t *testing.T) {
 func TestReader(t *testing.T) {
 	l := newTestLog(t, 1)
 	a, s := l.archive(t)
-	r := &Reader{Log: l.Log}
+	r := NewReader(l.Log)
 	if err := r.RemoveSegments(1, a.String()); err != nil {
 		t.Fatal(err)
 	}
@@ -448,7 +455,7 @@ func TestReader(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	r = &Reader{Log: local}
+	r = NewReader(local)
 	defer r.Close()
 	r.SetSource(func() (*Archive, []auditlog.Hash) { return a, l.roots })
 	b := s.objects[a.name(0, segmentEnd)]
@@ -457,5 +464,61 @@ func TestReader(t *testing.T) {
 		if _, err := r.Read(7, 1, 1); !errors.Is(err, ErrAltered) || !errors.Is(err, auditlog.ErrArchived) {
 			t.Errorf("%s: %v", what, err)
 		}
+	}
+}
+
+// TestReaderKeeps: reading that goes back and forth between a few segments fetches each once, and
+// what is kept is bounded. Closing does not wait for an archive that does not answer.
+func TestReaderKeeps(t *testing.T) {
+	l := newTestLog(t, 2)
+	a, s := l.archive(t)
+	r := NewReader(l.Log)
+	if err := r.RemoveSegments(2, a.String()); err != nil {
+		t.Fatal(err)
+	}
+	asked := 0
+	r.SetSource(func() (*Archive, []auditlog.Hash) { asked++; return a, l.roots })
+	s.opened = 0
+	backAndForth := func() {
+		t.Helper()
+		for i := range uint64(6) {
+			at := i%2*auditlog.SegmentSize + i
+			if es, err := r.Read(at, 1, 1); err != nil || es[0].Index != at {
+				t.Fatalf("entry %d: %v", at, err)
+			}
+		}
+	}
+	backAndForth()
+	if s.opened != 2 || asked != 2 {
+		t.Errorf("%d segments were fetched, and the archive was asked for %d times", s.opened, asked)
+	}
+	for len(r.kept) > 1 {
+		if err := r.kept[0].file.Close(); err != nil {
+			t.Fatal(err)
+		}
+		r.kept = r.kept[1:]
+	}
+	r.keep, s.opened = 1, 0
+	backAndForth()
+	if s.opened != 6 || len(r.kept) != 1 {
+		t.Errorf("%d segments were fetched where one is kept, and %d are", s.opened, len(r.kept))
+	}
+
+	waits, read := make(chan struct{}), make(chan error, 1)
+	s.reading = func(ctx context.Context) {
+		close(waits)
+		<-ctx.Done()
+	}
+	go func() {
+		_, err := r.Read(0, 1, 1)
+		read <- err
+	}()
+	<-waits
+	began := time.Now()
+	if err := r.Close(); err != nil {
+		t.Error(err)
+	}
+	if err := <-read; !errors.Is(err, context.Canceled) || time.Since(began) > fetchTimeout/2 {
+		t.Errorf("Read: %v, after %v", err, time.Since(began))
 	}
 }

@@ -183,7 +183,7 @@ func (a *Archive) fetch(ctx context.Context, object string) (_ auditlog.File, er
 	if err := os.Remove(file.Name()); err != nil {
 		return nil, errors.Join(err, file.Close())
 	}
-	size, err := io.Copy(file, io.LimitReader(from, maxSegment+1))
+	size, err := io.Copy(file, io.LimitReader(cancelable{ctx, from}, maxSegment+1))
 	if err == nil && size > maxSegment {
 		err = a.altered(object, "it is longer than a segment")
 	}
@@ -191,6 +191,20 @@ func (a *Archive) fetch(ctx context.Context, object string) (_ auditlog.File, er
 		return nil, errors.Join(fmt.Errorf("%s in %s: %w", object, a.store, err), file.Close())
 	}
 	return fetched{file, size}, nil
+}
+
+// cancelable stops reading when its context ends, which not every store looks at.
+type cancelable struct {
+	ctx context.Context
+	r   io.Reader
+}
+
+// Read implements io.Reader.
+func (c cancelable) Read(b []byte) (int, error) {
+	if err := c.ctx.Err(); err != nil {
+		return 0, err
+	}
+	return c.r.Read(b)
 }
 
 var errReadOnly = errors.New("an archive is only read")
