@@ -1,6 +1,7 @@
 package archive
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -243,10 +244,11 @@ func (f fetched) Size() (int64, error) { return f.size, nil }
 // memory is a small object.
 type memory struct {
 	readOnly
-	*strings.Reader
+	*bytes.Reader
 }
 
-func inMemory(b []byte) auditlog.File { return memory{Reader: strings.NewReader(string(b))} }
+// inMemory returns a file with the content b, which nobody changes.
+func inMemory(b []byte) auditlog.File { return memory{Reader: bytes.NewReader(b)} }
 
 func (m memory) Size() (int64, error) { return m.Reader.Size(), nil }
 func (memory) Close() error           { return nil }
