@@ -113,7 +113,7 @@ func (a *Archive) Sweep(ctx context.Context) error {
 
 // Put copies full segment n of a log, unless it is there already, and reads back what is there.
 // roots are the roots of the segments up to it, and note is a checkpoint of the entries up to its
-// end. added says whether anything was missing.
+// end. added says whether it has copied anything.
 //
 // Errors: ErrAltered; auditlog.ErrCorrupt if the log's own segment is damaged, and then nothing
 // was stored; those of reading the log, and of the store.
@@ -161,10 +161,11 @@ func (a *Archive) ensure(ctx context.Context, name string, check func() error, w
 	if err := check(); !errors.Is(err, fs.ErrNotExist) {
 		return false, err
 	}
-	if _, err := a.store.Create(ctx, name, write); err != nil && !errors.Is(err, fs.ErrExist) {
+	_, err = a.store.Create(ctx, name, write)
+	if err != nil && !errors.Is(err, fs.ErrExist) { // another node may have made it since
 		return false, fmt.Errorf("%s: %w", name, err)
 	}
-	return true, check()
+	return err == nil, check()
 }
 
 func (a *Archive) altered(name, format string, args ...any) error {

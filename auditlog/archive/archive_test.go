@@ -309,6 +309,31 @@ func TestAltered(t *testing.T) {
 	}
 }
 
+// TestAddedByAnother: what another node has made in the meantime was not added by this one.
+func TestAddedByAnother(t *testing.T) {
+	s := &memoryStore{objects: make(map[string][]byte)}
+	key := ed25519.NewKeyFromSeed(make([]byte, ed25519.SeedSize)).Public().(ed25519.PublicKey)
+	a, err := New(s, checkpoint.VerifierKey(origin, key))
+	if err != nil {
+		t.Fatal(err)
+	}
+	check := func() error {
+		_, err := a.read(t.Context(), "x", 10)
+		return err
+	}
+	write := func(w io.Writer) error {
+		_, err := w.Write([]byte("content"))
+		return err
+	}
+	added, err := a.ensure(t.Context(), "x", check, func(w io.Writer) error {
+		_, err := s.Create(t.Context(), "x", write)
+		return errors.Join(err, write(w))
+	})
+	if err != nil || added || s.created != 1 {
+		t.Errorf("%v, added: %v, %d objects", err, added, s.created)
+	}
+}
+
 // TestDamagedLog: what is damaged on the node's disk is not archived.
 func TestDamagedLog(t *testing.T) {
 	l := newTestLog(t, 1)
