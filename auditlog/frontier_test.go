@@ -34,14 +34,19 @@ func TestFrontierSegments(t *testing.T) {
 	var roots []Hash
 	for s := range 3 {
 		ref := testonly.New(rfc6962.DefaultHasher)
+		var leaves []Hash
 		for i := range SegmentSize {
 			h := Hash{byte(s), byte(i), byte(i >> 8)}
 			ref.Append(append([]byte(nil), h[:]...))
 			f.Append(h)
+			leaves = append(leaves, h)
 		}
 		root := f.SegmentRoot()
 		if !bytes.Equal(root[:], ref.Hash()) {
 			t.Fatalf("root of segment %d differs from the reference", s)
+		}
+		if SegmentRoot(leaves) != root || SegmentRoot(leaves[1:]) != (Hash{}) {
+			t.Fatalf("root of the leaves of segment %d differs, or one less leads to a root", s)
 		}
 		roots = append(roots, root)
 		if g := FoldSegments(roots); !g.Equal(f) {

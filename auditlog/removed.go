@@ -108,13 +108,14 @@ func (l *Log) removeSegment(r Removed) error {
 
 // treeOfRemoved returns the tree over the segments that were removed.
 func (s *segments) treeOfRemoved() (Frontier, error) {
-	v, roots := treeView{dir: s.dir}, make([]Hash, s.removed.Segments)
-	for n := range roots {
-		hashes, err := v.tile(1, uint64(n))
+	// The number of segments is what a file says. The roots grow only by those that have a tile.
+	v, roots := treeView{dir: s.dir}, []Hash(nil)
+	for n := range s.removed.Segments {
+		hashes, err := v.tile(1, n)
 		if err != nil {
 			return Frontier{}, err
 		}
-		roots[n] = fold(hashes)
+		roots = append(roots, fold(hashes))
 	}
 	return FoldSegments(roots), nil
 }

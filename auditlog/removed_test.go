@@ -92,6 +92,10 @@ func TestRemoveSegments(t *testing.T) {
 	}
 	// A damaged tile is made again from entries that a peer, or the archive, has.
 	tile := readTest(t, dir, layout.TilePath(0, 3))
+	writeTest(t, tile[1:], dir, layout.TilePath(0, 3))
+	if r := mustVerify(t, dir, nil); len(r.Problems) != 1 || !strings.HasPrefix(r.Problems[0], layout.TilePath(0, 3)+":") {
+		t.Errorf("verifying tiles that were cut short: %v", r.Problems)
+	}
 	tile[77] ^= 1
 	writeTest(t, tile, dir, layout.TilePath(0, 3))
 	if err := l.Scrub(0); !errors.Is(err, ErrCorrupt) {
@@ -121,5 +125,18 @@ func TestRemoveSegments(t *testing.T) {
 	writeTest(t, note, dir, layout.RemovedFile)
 	if _, err := Open(dir, Options{Logger: quiet}); !errors.Is(err, ErrCorrupt) {
 		t.Errorf("a damaged note of what was removed: %v", err)
+	}
+}
+
+// TestManyRemoved: a note that more was removed than there are tiles is damage, however much it is.
+func TestManyRemoved(t *testing.T) {
+	dir := newLog(t, 10)
+	note, err := Removed{Segments: 1 << 47, Place: "elsewhere"}.Encode()
+	if err != nil {
+		t.Fatal(err)
+	}
+	writeTest(t, note, dir, layout.RemovedFile)
+	if _, err := Open(dir, Options{Logger: quiet}); !errors.Is(err, ErrCorrupt) {
+		t.Errorf("Open: %v", err)
 	}
 }

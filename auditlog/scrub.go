@@ -20,16 +20,14 @@ func (l *Log) Scrub(n uint64) error {
 	if err != nil {
 		return err
 	}
-	var leaves []Hash
-	if n < l.Removed().Segments {
+	leaves, err := l.dir.readSegment(n)
+	if n < l.Removed().Segments { // maybe only since it is read, so that its file is missing
 		leaves, err = l.dir.leavesOfRemoved(n)
-	} else {
-		leaves, err = l.dir.readSegment(n)
 	}
 	if err != nil {
 		return err
 	}
-	if fold(leaves) != root {
+	if SegmentRoot(leaves) != root {
 		return fmt.Errorf("%w: the root of %s is not the cluster's", ErrCorrupt, layout.SegmentPath(n))
 	}
 	l.fillMu.Lock()
@@ -164,7 +162,7 @@ func (l *Log) Repair(n uint64, fetch func(from uint64) ([]Entry, error)) error {
 	if err != nil {
 		return err
 	}
-	if fold(leaves) != root {
+	if SegmentRoot(leaves) != root {
 		return fmt.Errorf("%w: the root of %s is not the cluster's", ErrRejected, name)
 	}
 	err = l.replace(func() error {

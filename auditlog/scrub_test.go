@@ -5,6 +5,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"github.com/conclavekms/conclave/auditlog/internal/layout"
@@ -103,5 +104,36 @@ func TestScrubOfNewSegment(t *testing.T) {
 	mustAppend(t, l, 0, SegmentSize+1)
 	if err := l.Scrub(0); err != nil {
 		t.Fatal(err)
+	}
+}
+
+// removingFS calls remove when the file of the first segment is opened for the first time.
+type removingFS struct {
+	FS
+	remove func() error
+	err    error
+}
+
+func (f *removingFS) OpenFile(name string, flag int, perm os.FileMode) (File, error) {
+	if remove := f.remove; remove != nil && strings.HasSuffix(name, layout.SegmentPath(0)) {
+		f.remove = nil
+		f.err = remove()
+	}
+	return f.FS.OpenFile(name, flag, perm)
+}
+
+// TestScrubDuringRemoval: a segment that is removed while it is scrubbed is not damaged.
+func TestScrubDuringRemoval(t *testing.T) {
+	const n = SegmentSize + 300
+	fsys := &removingFS{FS: OSFS()}
+	l := mustOpen(t, newLog(t, n), fsys)
+	defer l.Close()
+	mustRestore(t, l, n)
+	fsys.remove = func() error { return l.RemoveSegments(1, "elsewhere") }
+	if err := l.Scrub(0); err != nil {
+		t.Errorf("scrubbing what is removed: %v", err)
+	}
+	if fsys.err != nil || l.Removed().Segments != 1 {
+		t.Errorf("%d segments were removed: %v", l.Removed().Segments, fsys.err)
 	}
 }

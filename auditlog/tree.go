@@ -24,6 +24,15 @@ func fold(hashes []Hash) Hash {
 	return nodeHash(fold(hashes[:m]), fold(hashes[m:]))
 }
 
+// SegmentRoot returns the root of a full segment with those leaves; if they are not a full
+// segment, the zero hash, which is the root of none.
+func SegmentRoot(leaves []Hash) Hash {
+	if len(leaves) != SegmentSize {
+		return Hash{}
+	}
+	return fold(leaves)
+}
+
 // JoinHashes returns the content of a tile's file.
 func JoinHashes(hashes []Hash) []byte {
 	b := make([]byte, 0, len(hashes)*HashSize)

@@ -29,6 +29,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/conclavekms/conclave/auditlog"
 	"github.com/conclavekms/conclave/auditlog/checkpoint"
@@ -47,6 +48,9 @@ type Store interface {
 	Open(ctx context.Context, name string) (io.ReadCloser, error)
 	// List returns the names that begin with a prefix, in ascending order.
 	List(ctx context.Context, prefix string) ([]string, error)
+	// Sweep removes what is left of objects whose Create was cut off by a crash before the
+	// given time, if their names begin with the prefix. Objects are not touched.
+	Sweep(ctx context.Context, prefix string, before time.Time) error
 	// String names the place, without anything secret.
 	String() string
 }
@@ -97,9 +101,19 @@ func (a *Archive) number(name, end string) (uint64, bool) {
 	return n, ok && is && err == nil && a.name(n, end) == name
 }
 
+// abandonedAfter is how old what a crash has left must be before Sweep removes it. A node that has
+// led before may still be writing; if it takes that long, its Put fails, and nothing else does.
+const abandonedAfter = time.Hour
+
+// Sweep removes what is left of objects that a crash kept from being made. No later Put makes
+// objects of them, nor finds them.
+func (a *Archive) Sweep(ctx context.Context) error {
+	return a.store.Sweep(ctx, a.prefix(), time.Now().Add(-abandonedAfter))
+}
+
 // Put copies full segment n of a log, unless it is there already, and reads back what is there.
 // roots are the roots of the segments up to it, and note is a checkpoint of the entries up to its
-// end. added says whether anything was missing.
+// end. added says whether it has copied anything.
 //
 // Errors: ErrAltered; auditlog.ErrCorrupt if the log's own segment is damaged, and then nothing
 // was stored; those of reading the log, and of the store.
@@ -147,10 +161,11 @@ func (a *Archive) ensure(ctx context.Context, name string, check func() error, w
 	if err := check(); !errors.Is(err, fs.ErrNotExist) {
 		return false, err
 	}
-	if _, err := a.store.Create(ctx, name, write); err != nil && !errors.Is(err, fs.ErrExist) {
+	_, err = a.store.Create(ctx, name, write)
+	if err != nil && !errors.Is(err, fs.ErrExist) { // another node may have made it since
 		return false, fmt.Errorf("%s: %w", name, err)
 	}
-	return true, check()
+	return err == nil, check()
 }
 
 func (a *Archive) altered(name, format string, args ...any) error {
@@ -159,7 +174,7 @@ func (a *Archive) altered(name, format string, args ...any) error {
 
 // compare checks the leaves of segment n against its root.
 func (a *Archive) compare(n uint64, leaves []auditlog.Hash, root auditlog.Hash) error {
-	if segmentRoot(leaves) != root {
+	if auditlog.SegmentRoot(leaves) != root {
 		return a.altered(a.name(n, segmentEnd), "its records are not those of the log")
 	}
 	return nil
@@ -208,7 +223,7 @@ func writeSegment(w io.Writer, log Log, n uint64, root auditlog.Hash) error {
 		}
 		next += uint64(len(entries))
 	}
-	if segmentRoot(leaves) != root {
+	if auditlog.SegmentRoot(leaves) != root {
 		return fmt.Errorf("%w: the root of %s is not the cluster's", auditlog.ErrCorrupt, layout.SegmentPath(n))
 	}
 	return out.Flush()
@@ -222,47 +237,30 @@ func writeTiles(w io.Writer, leaves, roots []auditlog.Hash) error {
 	})
 }
 
-// segmentRoot returns the root of a segment with those leaves.
-func segmentRoot(leaves []auditlog.Hash) auditlog.Hash {
-	var f auditlog.Frontier
-	for _, h := range leaves {
-		f.Append(h)
-	}
-	if f.Size() != auditlog.SegmentSize {
-		return auditlog.Hash{}
-	}
-	return f.SegmentRoot()
-}
-
-// leaves returns the leaf hashes of segment n, whose frames are checked.
+// leaves returns the leaf hashes of segment n; see scan.
 func (a *Archive) leaves(ctx context.Context, n uint64) ([]auditlog.Hash, error) {
-	leaves := make([]auditlog.Hash, 0, auditlog.SegmentSize)
-	err := a.Entries(ctx, n, func(_ *auditlog.Entry, leaf auditlog.Hash) error {
-		leaves = append(leaves, leaf)
-		return nil
-	})
+	object, err := a.store.Open(ctx, a.name(n, segmentEnd))
+	if err != nil {
+		return nil, err
+	}
+	defer object.Close()
+	leaves, _, err := a.scan(n, object)
 	return leaves, err
 }
 
-// Entries calls each with the entries of segment n, in order; an entry is valid only during the
-// call. The entries are intact and numbered right, but whether they are the cluster's is known
-// only from a root. Errors: ErrAltered; one that wraps fs.ErrNotExist if the segment is not there;
-// those of the store, and that of each.
-func (a *Archive) Entries(ctx context.Context, n uint64, each func(*auditlog.Entry, auditlog.Hash) error) error {
+// scan reads the file of segment n. It returns the leaf hashes of its records, and where each of
+// them begins and the last one ends. The records are intact and numbered right, but whether they
+// are the cluster's is known only from a root. Errors: ErrAltered; those of reading.
+func (a *Archive) scan(n uint64, file io.Reader) (leaves []auditlog.Hash, offs []int64, err error) {
 	name := a.name(n, segmentEnd)
-	object, err := a.store.Open(ctx, name)
-	if err != nil {
-		return err
-	}
-	defer object.Close()
-	whole := &tracked{r: object}
+	whole := &tracked{r: file}
 	in := bufio.NewReaderSize(whole, 256<<10)
 	// The store's own errors are not the fault of what is stored.
-	fail := func(err error, format string, args ...any) error {
+	fail := func(err error, format string, args ...any) ([]auditlog.Hash, []int64, error) {
 		if whole.failed != nil {
-			return fmt.Errorf("%s in %s: %w", name, a.store, whole.failed)
+			return nil, nil, fmt.Errorf("%s in %s: %w", name, a.store, whole.failed)
 		}
-		return a.altered(name, "%s: %v", fmt.Sprintf(format, args...), err)
+		return nil, nil, a.altered(name, "%s: %v", fmt.Sprintf(format, args...), err)
 	}
 	head := make([]byte, layout.SegmentHeaderSize)
 	if _, err := io.ReadFull(in, head); err != nil {
@@ -271,8 +269,11 @@ func (a *Archive) Entries(ctx context.Context, n uint64, each func(*auditlog.Ent
 	if !bytes.Equal(head, layout.SegmentHeader(n)) {
 		return fail(auditlog.ErrMalformed, "header")
 	}
+	leaves = make([]auditlog.Hash, 0, auditlog.SegmentSize)
+	offs = append(make([]int64, 0, auditlog.SegmentSize+1), layout.SegmentHeaderSize)
 	frame := make([]byte, 0, 64<<10)
-	for index := n * auditlog.SegmentSize; index < (n+1)*auditlog.SegmentSize; index++ {
+	for i := range auditlog.SegmentSize {
+		index := n*auditlog.SegmentSize + uint64(i)
 		frame = frame[:4]
 		if _, err := io.ReadFull(in, frame); err != nil {
 			return fail(err, "record %d", index)
@@ -292,14 +293,12 @@ func (a *Archive) Entries(ctx context.Context, n uint64, each func(*auditlog.Ent
 		if err != nil {
 			return fail(err, "record %d", index)
 		}
-		if err := each(&e, leaf); err != nil {
-			return err
-		}
+		leaves, offs = append(leaves, leaf), append(offs, offs[i]+int64(size))
 	}
 	if _, err := in.ReadByte(); err != io.EOF {
 		return fail(auditlog.ErrMalformed, "there is more after its records")
 	}
-	return nil
+	return leaves, offs, nil
 }
 
 // tracked remembers why reading failed, if not by the end of what is read.

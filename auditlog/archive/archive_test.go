@@ -16,6 +16,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/conclavekms/conclave/auditlog"
 	"github.com/conclavekms/conclave/auditlog/checkpoint"
@@ -29,7 +30,10 @@ type memoryStore struct {
 	mu      sync.Mutex
 	objects map[string][]byte
 	created int
+	opened  int
 	broken  error // of every read
+	// reading is called with each object that is read, and may wait.
+	reading func(ctx context.Context)
 }
 
 func (s *memoryStore) Create(_ context.Context, name string, write func(io.Writer) error) (int64, error) {
@@ -47,9 +51,13 @@ func (s *memoryStore) Create(_ context.Context, name string, write func(io.Write
 	return int64(b.Len()), nil
 }
 
-func (s *memoryStore) Open(_ context.Context, name string) (io.ReadCloser, error) {
+func (s *memoryStore) Open(ctx context.Context, name string) (io.ReadCloser, error) {
+	if s.reading != nil {
+		s.reading(ctx)
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.opened++
 	b, ok := s.objects[name]
 	switch {
 	case s.broken != nil:
@@ -65,6 +73,8 @@ func (s *memoryStore) List(_ context.Context, prefix string) ([]string, error) {
 	defer s.mu.Unlock()
 	return slices.DeleteFunc(slices.Sorted(maps.Keys(s.objects)), func(n string) bool { return !strings.HasPrefix(n, prefix) }), nil
 }
+
+func (s *memoryStore) Sweep(context.Context, string, time.Time) error { return nil }
 
 func (s *memoryStore) String() string { return "memory" }
 
@@ -191,20 +201,43 @@ func TestArchive(t *testing.T) {
 	if !rep.OK() || rep.Size != segments*auditlog.SegmentSize || rep.CheckpointSize != rep.Size || rep.Root != auditlog.FoldSegments(l.roots).Root() {
 		t.Errorf("report: %+v", rep)
 	}
-	next := uint64(auditlog.SegmentSize)
-	if err := a.Entries(t.Context(), 1, func(e *auditlog.Entry, leaf auditlog.Hash) error {
-		if e.Index != next || leaf != e.LeafHash() {
-			t.Fatalf("record %d where %d belongs", e.Index, next)
-		}
-		next++
-		return nil
-	}); err != nil || next != 2*auditlog.SegmentSize {
-		t.Errorf("records up to %d: %v", next, err)
+	leaves, err := a.leaves(t.Context(), 1)
+	if err != nil || auditlog.SegmentRoot(leaves) != l.roots[1] {
+		t.Errorf("%d leaves, which do not lead to the root: %v", len(leaves), err)
 	}
 	// A store that cannot be read has not been altered.
 	s.broken = errors.New("broken")
 	if _, err := l.put(t, a, 0); !errors.Is(err, s.broken) || errors.Is(err, ErrAltered) {
 		t.Errorf("a store that is broken: %v", err)
+	}
+}
+
+// TestGrowingArchive: a segment that is archived while an auditor reads is not one that was there
+// and is gone.
+func TestGrowingArchive(t *testing.T) {
+	l := newTestLog(t, 2)
+	s := &memoryStore{objects: make(map[string][]byte)}
+	a, err := New(s, l.keys())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := l.put(t, a, 0); err != nil {
+		t.Fatal(err)
+	}
+	files, err := a.Files(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := l.put(t, a, 1); err != nil {
+		t.Fatal(err)
+	}
+	notes, err := files.Checkpoints()
+	if err != nil {
+		t.Fatal(err)
+	}
+	rep, err := verify.Dir("", l.keys(), verify.Options{FS: files, Earlier: notes, Archive: true})
+	if err != nil || !rep.OK() || rep.Size != auditlog.SegmentSize {
+		t.Errorf("report: %+v, %v", rep, err)
 	}
 }
 
@@ -273,6 +306,31 @@ func TestAltered(t *testing.T) {
 	s.objects[a.prefix()+"x"] = nil
 	if rep := verified(t, a, l.keys()); rep.OK() {
 		t.Error("an object is too many, and nothing is wrong")
+	}
+}
+
+// TestAddedByAnother: what another node has made in the meantime was not added by this one.
+func TestAddedByAnother(t *testing.T) {
+	s := &memoryStore{objects: make(map[string][]byte)}
+	key := ed25519.NewKeyFromSeed(make([]byte, ed25519.SeedSize)).Public().(ed25519.PublicKey)
+	a, err := New(s, checkpoint.VerifierKey(origin, key))
+	if err != nil {
+		t.Fatal(err)
+	}
+	check := func() error {
+		_, err := a.read(t.Context(), "x", 10)
+		return err
+	}
+	write := func(w io.Writer) error {
+		_, err := w.Write([]byte("content"))
+		return err
+	}
+	added, err := a.ensure(t.Context(), "x", check, func(w io.Writer) error {
+		_, err := s.Create(t.Context(), "x", write)
+		return errors.Join(err, write(w))
+	})
+	if err != nil || added || s.created != 1 {
+		t.Errorf("%v, added: %v, %d objects", err, added, s.created)
 	}
 }
 
@@ -369,7 +427,7 @@ func TestVerifyWithoutSegments(t *testing.T) {
 func TestReader(t *testing.T) {
 	l := newTestLog(t, 1)
 	a, s := l.archive(t)
-	r := &Reader{Log: l.Log}
+	r := NewReader(l.Log)
 	if err := r.RemoveSegments(1, a.String()); err != nil {
 		t.Fatal(err)
 	}
@@ -422,7 +480,7 @@ func TestReader(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	r = &Reader{Log: local}
+	r = NewReader(local)
 	defer r.Close()
 	r.SetSource(func() (*Archive, []auditlog.Hash) { return a, l.roots })
 	b := s.objects[a.name(0, segmentEnd)]
@@ -431,5 +489,61 @@ func TestReader(t *testing.T) {
 		if _, err := r.Read(7, 1, 1); !errors.Is(err, ErrAltered) || !errors.Is(err, auditlog.ErrArchived) {
 			t.Errorf("%s: %v", what, err)
 		}
+	}
+}
+
+// TestReaderKeeps: reading that goes back and forth between a few segments fetches each once, and
+// what is kept is bounded. Closing does not wait for an archive that does not answer.
+func TestReaderKeeps(t *testing.T) {
+	l := newTestLog(t, 2)
+	a, s := l.archive(t)
+	r := NewReader(l.Log)
+	if err := r.RemoveSegments(2, a.String()); err != nil {
+		t.Fatal(err)
+	}
+	asked := 0
+	r.SetSource(func() (*Archive, []auditlog.Hash) { asked++; return a, l.roots })
+	s.opened = 0
+	backAndForth := func() {
+		t.Helper()
+		for i := range uint64(6) {
+			at := i%2*auditlog.SegmentSize + i
+			if es, err := r.Read(at, 1, 1); err != nil || es[0].Index != at {
+				t.Fatalf("entry %d: %v", at, err)
+			}
+		}
+	}
+	backAndForth()
+	if s.opened != 2 || asked != 2 {
+		t.Errorf("%d segments were fetched, and the archive was asked for %d times", s.opened, asked)
+	}
+	for len(r.kept) > 1 {
+		if err := r.kept[0].file.Close(); err != nil {
+			t.Fatal(err)
+		}
+		r.kept = r.kept[1:]
+	}
+	r.keep, s.opened = 1, 0
+	backAndForth()
+	if s.opened != 6 || len(r.kept) != 1 {
+		t.Errorf("%d segments were fetched where one is kept, and %d are", s.opened, len(r.kept))
+	}
+
+	waits, read := make(chan struct{}), make(chan error, 1)
+	s.reading = func(ctx context.Context) {
+		close(waits)
+		<-ctx.Done()
+	}
+	go func() {
+		_, err := r.Read(0, 1, 1)
+		read <- err
+	}()
+	<-waits
+	began := time.Now()
+	if err := r.Close(); err != nil {
+		t.Error(err)
+	}
+	if err := <-read; !errors.Is(err, context.Canceled) || time.Since(began) > fetchTimeout/2 {
+		t.Errorf("Read: %v, after %v", err, time.Since(began))
 	}
 }

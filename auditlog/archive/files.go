@@ -1,6 +1,7 @@
 package archive
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -25,6 +26,9 @@ type Files struct {
 	names  map[string][]string
 	places map[string]place
 	count  int
+	// checkpoints are the numbers of the segments that have one. They are those of the same
+	// listing, as an archive grows while it is read.
+	checkpoints []uint64
 
 	tiles     []byte // the object of tiles that was read last
 	tilesName string
@@ -48,7 +52,6 @@ func (a *Archive) Files(ctx context.Context) (*Files, error) {
 		f.names[dir] = nil
 		f.names["."] = append(f.names["."], dir+"/")
 	}
-	newest, have := uint64(0), false
 	for _, object := range objects {
 		if n, ok := a.number(object, segmentEnd); ok {
 			f.add(layout.SegmentPath(n), place{object: object})
@@ -56,15 +59,14 @@ func (a *Archive) Files(ctx context.Context) (*Files, error) {
 		} else if n, ok := a.number(object, tilesEnd); ok {
 			f.addTiles(n, object)
 		} else if n, ok := a.number(object, checkpointEnd); ok {
-			if !have || n > newest {
-				newest, have = n, true
-			}
+			f.checkpoints = append(f.checkpoints, n)
 		} else {
 			f.add(object, place{object: object})
 		}
 	}
-	if have {
-		f.add(layout.CheckpointFile, place{object: a.name(newest, checkpointEnd)})
+	slices.Sort(f.checkpoints) // nine digits come before eight in the listing
+	if n := len(f.checkpoints); n > 0 {
+		f.add(layout.CheckpointFile, place{object: a.name(f.checkpoints[n-1], checkpointEnd)})
 	}
 	for _, names := range f.names {
 		slices.Sort(names)
@@ -77,15 +79,8 @@ func (f *Files) Segments() int { return f.count }
 
 // Checkpoints returns the checkpoints of all segments, in their order.
 func (f *Files) Checkpoints() (notes [][]byte, err error) {
-	objects, err := f.archive.store.List(f.ctx, f.archive.prefix())
-	if err != nil {
-		return nil, err
-	}
-	for _, object := range objects {
-		if _, ok := f.archive.number(object, checkpointEnd); !ok {
-			continue
-		}
-		note, err := f.archive.read(f.ctx, object, layout.MaxCheckpoint)
+	for _, n := range f.checkpoints {
+		note, err := f.archive.read(f.ctx, f.archive.name(n, checkpointEnd), layout.MaxCheckpoint)
 		if err != nil {
 			return nil, err
 		}
@@ -189,7 +184,7 @@ func (a *Archive) fetch(ctx context.Context, object string) (_ auditlog.File, er
 	if err := os.Remove(file.Name()); err != nil {
 		return nil, errors.Join(err, file.Close())
 	}
-	size, err := io.Copy(file, io.LimitReader(from, maxSegment+1))
+	size, err := io.Copy(file, io.LimitReader(cancelable{ctx, from}, maxSegment+1))
 	if err == nil && size > maxSegment {
 		err = a.altered(object, "it is longer than a segment")
 	}
@@ -197,6 +192,20 @@ func (a *Archive) fetch(ctx context.Context, object string) (_ auditlog.File, er
 		return nil, errors.Join(fmt.Errorf("%s in %s: %w", object, a.store, err), file.Close())
 	}
 	return fetched{file, size}, nil
+}
+
+// cancelable stops reading when its context ends, which not every store looks at.
+type cancelable struct {
+	ctx context.Context
+	r   io.Reader
+}
+
+// Read implements io.Reader.
+func (c cancelable) Read(b []byte) (int, error) {
+	if err := c.ctx.Err(); err != nil {
+		return 0, err
+	}
+	return c.r.Read(b)
 }
 
 var errReadOnly = errors.New("an archive is only read")
@@ -235,10 +244,11 @@ func (f fetched) Size() (int64, error) { return f.size, nil }
 // memory is a small object.
 type memory struct {
 	readOnly
-	*strings.Reader
+	*bytes.Reader
 }
 
-func inMemory(b []byte) auditlog.File { return memory{Reader: strings.NewReader(string(b))} }
+// inMemory returns a file with the content b, which nobody changes.
+func inMemory(b []byte) auditlog.File { return memory{Reader: bytes.NewReader(b)} }
 
 func (m memory) Size() (int64, error) { return m.Reader.Size(), nil }
 func (memory) Close() error           { return nil }

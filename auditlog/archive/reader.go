@@ -4,27 +4,47 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
+	"slices"
 	"sync"
 	"time"
 
 	"github.com/conclavekms/conclave/auditlog"
-	"github.com/conclavekms/conclave/auditlog/internal/layout"
 )
 
 // fetchTimeout bounds how long a reader waits for a segment.
 const fetchTimeout = 2 * time.Minute
 
+// maxKept is how many segments a reader keeps, so that readers who are at different places, or go
+// back and forth, do not have the same ones fetched again and again.
+const maxKept = 4
+
 // Reader is a node's log whose removed segments are read from the archive, so that readers need
-// not know where a segment is. One segment is kept, in a file that no other process sees, until
-// another one is read.
+// not know where a segment is. A few segments are kept, in files that no other process sees.
 type Reader struct {
 	*auditlog.Log
+	// life ends with Close, and so does the fetching of a segment, for which others wait.
+	life context.Context
+	end  context.CancelFunc
+	keep int // how many segments are kept; tests set it
 
 	mu     sync.Mutex
 	source func() (*Archive, []auditlog.Hash)
-	file   auditlog.File // nil if none is kept
+	kept   []*kept // the one that was read last is the last
+}
+
+// kept is a segment of the cluster that was fetched.
+type kept struct {
 	number uint64
+	file   auditlog.File
 	offs   []int64 // of each entry of the segment, and of its end
+}
+
+// NewReader returns a Reader, which has the log from now on.
+func NewReader(log *auditlog.Log) *Reader {
+	r := &Reader{Log: log, keep: maxKept}
+	r.life, r.end = context.WithCancel(context.Background())
+	return r
 }
 
 // SetSource sets what returns the archive, and the roots of the segments in the replicated state.
@@ -44,23 +64,17 @@ func (r *Reader) Read(from uint64, max, maxBytes int) ([]auditlog.Entry, error) 
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.source == nil {
-		return nil, err
+	k, failed := r.segment(from / auditlog.SegmentSize)
+	if failed != nil {
+		return nil, fmt.Errorf("%w: %w", err, failed)
 	}
-	a, roots := r.source()
-	n := from / auditlog.SegmentSize
-	if a == nil || n >= uint64(len(roots)) {
+	if k == nil {
 		return nil, err
-	}
-	if r.file == nil || r.number != n {
-		if failed := r.keep(a, n, roots[n]); failed != nil {
-			return nil, fmt.Errorf("%w: %w", err, failed)
-		}
 	}
 	size := 0
 	for i := int(from % auditlog.SegmentSize); i < auditlog.SegmentSize && len(entries) < max; i++ {
-		frame := make([]byte, r.offs[i+1]-r.offs[i])
-		if _, err := r.file.ReadAt(frame, r.offs[i]); err != nil {
+		frame := make([]byte, k.offs[i+1]-k.offs[i])
+		if _, err := k.file.ReadAt(frame, k.offs[i]); err != nil {
 			return nil, err
 		}
 		e, _, err := auditlog.DecodeFrame(frame)
@@ -75,17 +89,40 @@ func (r *Reader) Read(from uint64, max, maxBytes int) ([]auditlog.Entry, error) 
 	return entries, nil
 }
 
-// keep fetches segment n and checks that it is the cluster's. r.mu is held.
-func (r *Reader) keep(a *Archive, n uint64, root auditlog.Hash) (err error) {
-	if r.file != nil {
-		_ = r.file.Close()
-		r.file = nil
+// segment returns segment n, which it fetches unless it is kept; nil if the archive or the
+// segment's root is not known. r.mu is held.
+func (r *Reader) segment(n uint64) (*kept, error) {
+	if i := slices.IndexFunc(r.kept, func(k *kept) bool { return k.number == n }); i >= 0 {
+		k := r.kept[i]
+		r.kept = append(slices.Delete(r.kept, i, i+1), k)
+		return k, nil
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), fetchTimeout)
+	if r.source == nil {
+		return nil, nil
+	}
+	a, roots := r.source()
+	if a == nil || n >= uint64(len(roots)) {
+		return nil, nil
+	}
+	// Before the next one is fetched, so that there is never room for more.
+	if len(r.kept) == r.keep {
+		_ = r.kept[0].file.Close()
+		r.kept = slices.Delete(r.kept, 0, 1)
+	}
+	k, err := r.fetch(a, n, roots[n])
+	if err == nil {
+		r.kept = append(r.kept, k)
+	}
+	return k, err
+}
+
+// fetch fetches segment n and checks that it is the cluster's.
+func (r *Reader) fetch(a *Archive, n uint64, root auditlog.Hash) (_ *kept, err error) {
+	ctx, cancel := context.WithTimeout(r.life, fetchTimeout)
 	defer cancel()
 	file, err := a.fetch(ctx, a.name(n, segmentEnd))
 	if err != nil {
-		return err
+		return nil, err
 	}
 	defer func() {
 		if err != nil {
@@ -94,38 +131,27 @@ func (r *Reader) keep(a *Archive, n uint64, root auditlog.Hash) (err error) {
 	}()
 	size, err := file.Size()
 	if err != nil {
-		return err
+		return nil, err
 	}
-	offs, leaves := make([]int64, 0, auditlog.SegmentSize+1), make([]auditlog.Hash, 0, auditlog.SegmentSize)
-	err = layout.ScanFrames(file, layout.SegmentHeaderSize, size, func(off int64, frame []byte) error {
-		_, leaf, err := auditlog.DecodeFrame(frame)
-		if err != nil || len(leaves) == auditlog.SegmentSize {
-			return a.altered(a.name(n, segmentEnd), "a record at offset %d", off)
-		}
-		offs, leaves = append(offs, off), append(leaves, leaf)
-		return nil
-	})
-	if bad := (*layout.FrameError)(nil); errors.As(err, &bad) {
-		return a.altered(a.name(n, segmentEnd), "%v", err)
-	}
+	leaves, offs, err := a.scan(n, io.NewSectionReader(file, 0, size))
 	if err == nil {
 		err = a.compare(n, leaves, root)
 	}
 	if err != nil {
-		return err
+		return nil, err
 	}
-	r.file, r.number, r.offs = file, n, append(offs, size)
-	return nil
+	return &kept{n, file, offs}, nil
 }
 
-// Close closes the log, and drops what is kept of the archive.
+// Close closes the log, and drops what is kept of the archive. It does not wait for the archive.
 func (r *Reader) Close() error {
+	r.end()
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	err := r.Log.Close()
-	if r.file != nil {
-		err = errors.Join(err, r.file.Close())
-		r.file = nil
+	for _, k := range r.kept {
+		err = errors.Join(err, k.file.Close())
 	}
+	r.kept = nil
 	return err
 }

@@ -193,9 +193,11 @@ func (v *verifier) run(earlier [][]byte) error {
 	v.reach()
 	due := uint64(0)
 	for i, n := range v.segments {
-		for ; due < n && due < v.removed && !v.broken; due++ {
+		removed := min(n, v.removed)
+		for ; due < removed && !v.broken; due++ {
 			v.removedSegment(due)
 		}
+		due = max(due, removed) // those after one that is broken belong to no tree, but are not missing
 		if n != due {
 			v.problem(layout.SegmentPath(due), 0, due*auditlog.SegmentSize, "the files of %d segments are missing", n-due)
 			v.broken = true

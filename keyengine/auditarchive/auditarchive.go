@@ -128,6 +128,7 @@ func (s *Service) Lead(ctx context.Context) {
 		return
 	}
 	defer s.settle(nil)
+	s.sweep(ctx)
 	for wait := time.Duration(0); ; {
 		timer := time.NewTimer(wait)
 		select {
@@ -153,6 +154,19 @@ func (s *Service) Lead(ctx context.Context) {
 			wait = s.look
 			s.settle(nil)
 		}
+	}
+}
+
+// sweep removes what a crash of a leader has left in the archive. It costs room, and is in nobody's
+// way, so that a failure is no fault of the archive.
+func (s *Service) sweep(ctx context.Context) {
+	c, _ := s.cfg.Replica.State().Cluster()
+	a := s.Archive(c)
+	if a == nil {
+		return
+	}
+	if err := a.Sweep(ctx); err != nil && ctx.Err() == nil {
+		s.cfg.Logger.Warn("removing what a crash has left in the archive of the audit log", "place", s.cfg.Store.String(), "err", err)
 	}
 }
 

@@ -32,6 +32,8 @@ type memoryStore struct {
 	mu      sync.Mutex
 	objects map[string][]byte
 	created int
+	// parts are what is left of objects that were not made, and since when.
+	parts map[string]time.Time
 }
 
 func (s *memoryStore) Create(_ context.Context, name string, write func(io.Writer) error) (int64, error) {
@@ -63,6 +65,15 @@ func (s *memoryStore) List(_ context.Context, prefix string) ([]string, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return slices.DeleteFunc(slices.Sorted(maps.Keys(s.objects)), func(n string) bool { return !strings.HasPrefix(n, prefix) }), nil
+}
+
+func (s *memoryStore) Sweep(_ context.Context, prefix string, before time.Time) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	maps.DeleteFunc(s.parts, func(name string, began time.Time) bool {
+		return strings.HasPrefix(name, prefix) && began.Before(before)
+	})
+	return nil
 }
 
 func (s *memoryStore) String() string { return "memory" }
@@ -239,6 +250,29 @@ func TestArchiveAndExpire(t *testing.T) {
 	fresh := newService(t, n1, log, policy, read)
 	if _, err := fresh.step(t.Context()); err == nil {
 		t.Error("a sealed node has archived something")
+	}
+}
+
+// TestSweep: whoever begins to lead removes what an earlier leader has left in its crash, unless it
+// may still be written, or is another cluster's.
+func TestSweep(t *testing.T) {
+	c := enginetest.NewCluster(t, 1)
+	n := c.NewNode("n1")
+	n.Initialise(enginetest.InitParams(1, 1))
+	cl, _ := c.State().Cluster()
+	mine := strings.ReplaceAll(record.AuditOrigin(cl), "/", "-") + "-00000000"
+	now := time.Now()
+	store := &memoryStore{parts: map[string]time.Time{
+		mine + ".seg": now.Add(-24 * time.Hour), mine + ".tiles": now, "conclave-another-0-00000000.seg": now.Add(-24 * time.Hour),
+	}}
+	s := newService(t, n, &nodeLog{AuditLog: c.Audit}, Policy{Store: store}, nil)
+	during(t, s, s.Lead, "sweep", func() bool {
+		store.mu.Lock()
+		defer store.mu.Unlock()
+		return len(store.parts) < 3
+	})
+	if _, ok := store.parts[mine+".seg"]; ok || len(store.parts) != 2 {
+		t.Errorf("left are %v", store.parts)
 	}
 }
 

@@ -45,13 +45,13 @@ func (m *metrics) Collect(to chan<- prometheus.Metric) {
 	}
 	lag, removed := uint64(0), uint64(0)
 	if cfg := m.service.cfg; cfg.Store != nil {
-		frontier, _ := cfg.Replica.State().Audit()
-		full := frontier.Size() / auditlog.SegmentSize
-		p, err := progressOf(cfg.Replica.State())
+		state := cfg.Replica.State()
+		frontier, _ := state.Audit()
+		lag = frontier.Size() / auditlog.SegmentSize
+		p, err := progressOf(state)
 		if err == nil && p.Place == cfg.Store.String() {
-			full -= min(full, p.Segments)
+			lag -= min(lag, p.Segments)
 		}
-		lag = full
 	}
 	if m.service.cfg.Log != nil {
 		removed = m.service.cfg.Log.Removed().Segments

@@ -136,7 +136,7 @@ func Start(ctx context.Context, cfg Config) (_ *Node, err error) {
 	if err != nil {
 		return nil, fmt.Errorf("opening the audit log: %w", err)
 	}
-	n.audit = &archive.Reader{Log: local}
+	n.audit = archive.NewReader(local)
 	ports, err := n.listen(ctx)
 	if err != nil {
 		return nil, err

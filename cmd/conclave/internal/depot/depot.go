@@ -16,6 +16,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/conclavekms/conclave/cmd/conclave/internal/files"
@@ -129,13 +130,28 @@ func (d directory) put(name string, with func(string, func(io.Writer) error) err
 	return int64(n), err
 }
 
-// Open implements Store.
+// Open implements Store. It opens only regular files: others could make the reader wait for ever,
+// even in opening them.
 func (d directory) Open(_ context.Context, name string) (io.ReadCloser, error) {
 	if err := checkName(name); err != nil {
 		return nil, err
 	}
-	return os.Open(filepath.Join(string(d), name))
+	path := filepath.Join(string(d), name)
+	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0)
+	if err != nil {
+		return nil, err
+	}
+	fi, err := f.Stat()
+	if err == nil && !fi.Mode().IsRegular() {
+		err = &fs.PathError{Op: "open", Path: path, Err: errNotRegular}
+	}
+	if err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	return f, nil
 }
+
+var errNotRegular = errors.New("not a regular file")
 
 // List implements Store.
 func (d directory) List(_ context.Context, prefix string) (names []string, err error) {
@@ -162,7 +178,7 @@ func (d directory) Remove(_ context.Context, name string) error {
 		return err
 	}
 	if !fi.Mode().IsRegular() {
-		return &fs.PathError{Op: "remove", Path: path, Err: errors.New("not a regular file")}
+		return &fs.PathError{Op: "remove", Path: path, Err: errNotRegular}
 	}
 	if err := os.Remove(path); err != nil {
 		return err

@@ -14,6 +14,7 @@ import (
 	"slices"
 	"strings"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
@@ -291,6 +292,33 @@ func TestObjectLock(t *testing.T) {
 		}
 		if b.Remove(t.Context(), name) == nil {
 			t.Errorf("%s: removed in spite of its lock", name)
+		}
+	}
+}
+
+// TestNotRegular: what is no file is not opened, and nobody waits for it.
+func TestNotRegular(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	if err := errors.Join(syscall.Mkfifo(filepath.Join(dir, "pipe"), 0o600), os.Mkdir(filepath.Join(dir, "dir"), 0o700), os.Symlink(os.DevNull, filepath.Join(dir, "device"))); err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"pipe", "dir", "device"} {
+		opened := make(chan error, 1)
+		go func() {
+			r, err := directory(dir).Open(t.Context(), name)
+			if err == nil {
+				_ = r.Close()
+			}
+			opened <- err
+		}()
+		select {
+		case err := <-opened:
+			if !errors.Is(err, errNotRegular) {
+				t.Errorf("%s: %v", name, err)
+			}
+		case <-time.After(10 * time.Second):
+			t.Errorf("%s: Open waits", name)
 		}
 	}
 }

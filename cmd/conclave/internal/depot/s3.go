@@ -123,8 +123,9 @@ func (b *bucket) Create(ctx context.Context, name string, write func(io.Writer) 
 	return b.put(ctx, name, aws.String("*"), write)
 }
 
-// put uploads what write writes, unless there is an object whose tag unless matches.
-func (b *bucket) put(ctx context.Context, name string, unless *string, write func(io.Writer) error) (int64, error) {
+// put uploads what write writes. ifNoneMatch is the header of that name: nil to replace an object
+// that there is, and "*" to fail then.
+func (b *bucket) put(ctx context.Context, name string, ifNoneMatch *string, write func(io.Writer) error) (int64, error) {
 	key, err := b.key(name)
 	if err != nil {
 		return 0, err
@@ -133,7 +134,7 @@ func (b *bucket) put(ctx context.Context, name string, unless *string, write fun
 	if err != nil {
 		return 0, err
 	}
-	u := &upload{b: b, ctx: ctx, client: client, key: key, unless: unless, size: b.partSize}
+	u := &upload{b: b, ctx: ctx, client: client, key: key, ifNoneMatch: ifNoneMatch, size: b.partSize}
 	if u.size == 0 {
 		u.size = partSize
 	}
@@ -151,18 +152,18 @@ func (b *bucket) put(ctx context.Context, name string, unless *string, write fun
 
 // upload uploads what is written to it.
 type upload struct {
-	b      *bucket
-	ctx    context.Context
-	client *s3.Client
-	key    *string
-	until  *time.Time // when the lock ends; nil without one
-	unless *string    // nil to replace an object that there is
-	size   int
-	buf    []byte
-	total  int64
-	id     *string // nil unless the object has several parts
-	parts  []types.CompletedPart
-	err    error
+	b           *bucket
+	ctx         context.Context
+	client      *s3.Client
+	key         *string
+	until       *time.Time // when the lock ends; nil without one
+	ifNoneMatch *string    // see put
+	size        int
+	buf         []byte
+	total       int64
+	id          *string // nil unless the object has several parts
+	parts       []types.CompletedPart
+	err         error
 }
 
 // Write implements io.Writer.
@@ -238,7 +239,7 @@ func (u *upload) finish() error {
 	ctx, cancel := context.WithTimeout(u.ctx, requestTimeout)
 	defer cancel()
 	if u.id == nil {
-		in := &s3.PutObjectInput{Bucket: &u.b.place.bucket, Key: u.key, Body: bytes.NewReader(u.buf), ContentType: aws.String(contentType), ChecksumSHA256: u.sum(), IfNoneMatch: u.unless}
+		in := &s3.PutObjectInput{Bucket: &u.b.place.bucket, Key: u.key, Body: bytes.NewReader(u.buf), ContentType: aws.String(contentType), ChecksumSHA256: u.sum(), IfNoneMatch: u.ifNoneMatch}
 		if u.until != nil {
 			in.ObjectLockMode, in.ObjectLockRetainUntilDate = u.mode(), u.until
 		}
@@ -251,7 +252,7 @@ func (u *upload) finish() error {
 		}
 	}
 	_, err := u.client.CompleteMultipartUpload(ctx, &s3.CompleteMultipartUploadInput{
-		Bucket: &u.b.place.bucket, Key: u.key, UploadId: u.id, MultipartUpload: &types.CompletedMultipartUpload{Parts: u.parts}, IfNoneMatch: u.unless,
+		Bucket: &u.b.place.bucket, Key: u.key, UploadId: u.id, MultipartUpload: &types.CompletedMultipartUpload{Parts: u.parts}, IfNoneMatch: u.ifNoneMatch,
 	})
 	return err
 }
