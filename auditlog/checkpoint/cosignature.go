@@ -185,9 +185,10 @@ func splitTime(sig []byte) (t uint64, rest []byte, ok bool) {
 }
 
 // CosignatureTime returns the time of a cosignature in base64, as note.Signature has it. It is
-// the zero time if the cosignature names none.
+// the zero time if the cosignature names none. It accepts only one form of base64, as Decode does:
+// note.Open accepts others, which would make a checkpoint with the cosignature unreadable.
 func CosignatureTime(sig note.Signature) (time.Time, error) {
-	b, err := base64.StdEncoding.DecodeString(sig.Base64)
+	b, err := base64.StdEncoding.Strict().DecodeString(sig.Base64)
 	if err != nil || len(b) < 4 {
 		return time.Time{}, errors.New("not a cosignature")
 	}

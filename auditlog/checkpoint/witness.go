@@ -76,15 +76,19 @@ func ParseWitness(text string) (*Witness, error) {
 func (w *Witness) Name() string { return w.keys[0].Name() }
 
 // Cosignatures returns the witness's cosignatures of a checkpoint, one of each key. It returns
-// ErrNotCosigned if one is missing, wrong or without a time: without, it does not say that the
-// witness knew no larger tree.
+// ErrNotCosigned if one is missing, wrong, not one that Decode accepts, or without a time: without,
+// it does not say that the witness knew no larger tree.
 func (w *Witness) Cosignatures(msg []byte) ([]note.Signature, error) {
 	n, err := note.Open(msg, note.VerifierList(w.keys...))
 	if err != nil {
 		return nil, fmt.Errorf("%w by %s: %w", ErrNotCosigned, w.Name(), err)
 	}
 	for _, s := range n.Sigs {
-		if at, err := CosignatureTime(s); err != nil || at.IsZero() {
+		at, err := CosignatureTime(s)
+		if err != nil {
+			return nil, fmt.Errorf("%w by %s: %w", ErrNotCosigned, w.Name(), err)
+		}
+		if at.IsZero() {
 			return nil, fmt.Errorf("%w by %s: the cosignature has no time", ErrNotCosigned, w.Name())
 		}
 	}

@@ -259,13 +259,14 @@ func TestHostileWitness(t *testing.T) {
 		h      http.HandlerFunc
 		reason string
 	}{
-		"nothing":        {say(200, "", ""), invalid},
-		"by another":     {say(200, "", line), invalid},
-		"another text":   {say(200, "", "— x AAAA\n\n"+ownLine), invalid},
-		"without an end": {say(200, "", strings.TrimSuffix(ownLine, "\n")), invalid},
-		"altered":        {say(200, "", ownLine[:len(ownLine)-9]+"AAAAAAA=\n"), invalid},
-		"too long":       {say(200, "", strings.Repeat(ownLine, 1000)), invalid},
-		"endless":        {func(w http.ResponseWriter, _ *http.Request) { endless(w) }, invalid},
+		"nothing":                {say(200, "", ""), invalid},
+		"by another":             {say(200, "", line), invalid},
+		"another text":           {say(200, "", "— x AAAA\n\n"+ownLine), invalid},
+		"without an end":         {say(200, "", strings.TrimSuffix(ownLine, "\n")), invalid},
+		"altered":                {say(200, "", ownLine[:len(ownLine)-9]+"AAAAAAA=\n"), invalid},
+		"base64 of another form": {say(200, "", ownLine[:len(ownLine)-4]+string(ownLine[len(ownLine)-4]+1)+"==\n"), invalid},
+		"too long":               {say(200, "", strings.Repeat(ownLine, 1000)), invalid},
+		"endless":                {func(w http.ResponseWriter, _ *http.Request) { endless(w) }, invalid},
 		"a redirect": {func(w http.ResponseWriter, r *http.Request) {
 			http.Redirect(w, r, elsewhere.URL, http.StatusTemporaryRedirect)
 		}, refused},
