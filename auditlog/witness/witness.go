@@ -15,7 +15,9 @@
 //   - A state that cannot be read, or that does not verify, is an error and not an empty one.
 //
 // Anybody may send requests. One costs the verification of a signature at most, unless the log
-// has signed what is in it; requests are bounded in length and in number at once.
+// has signed what is in it; requests are bounded in length, and those that have arrived in number
+// at once. How long one may take to arrive, and how many may do so at once, is for the server to
+// bound whose handler the witness is.
 package witness
 
 import (
@@ -133,14 +135,6 @@ func refuse(status int, format string, args ...any) error {
 
 // ServeHTTP answers the requests of logs and of monitors.
 func (w *Witness) ServeHTTP(rw http.ResponseWriter, r *http.Request) {
-	select {
-	case w.room <- struct{}{}:
-		defer func() { <-w.room }()
-	default:
-		rw.Header().Set("Retry-After", "1")
-		http.Error(rw, "The witness is busy.", http.StatusServiceUnavailable)
-		return
-	}
 	body, err := w.serve(rw, r)
 	if err == nil {
 		rw.Header().Set("Content-Type", "text/plain; charset=utf-8")
@@ -162,36 +156,61 @@ func (w *Witness) ServeHTTP(rw http.ResponseWriter, r *http.Request) {
 }
 
 func (w *Witness) serve(rw http.ResponseWriter, r *http.Request) ([]byte, error) {
-	if r.URL.Path == AddCheckpoint {
-		if r.Method != http.MethodPost {
-			rw.Header().Set("Allow", http.MethodPost)
-			return nil, refuse(http.StatusMethodNotAllowed, "Checkpoints are sent with POST.")
-		}
-		body, err := io.ReadAll(http.MaxBytesReader(rw, r.Body, MaxRequest))
-		var tooLong *http.MaxBytesError
-		if errors.As(err, &tooLong) {
-			return nil, refuse(http.StatusRequestEntityTooLarge, "The request is longer than %d bytes.", MaxRequest)
-		}
+	origin, known := w.paths[r.URL.Path]
+	var work func() ([]byte, error)
+	switch {
+	case r.URL.Path == AddCheckpoint:
+		body, err := read(rw, r)
 		if err != nil {
-			return nil, refuse(http.StatusBadRequest, "The request is cut off.")
+			return nil, err
 		}
-		return w.add(body)
-	}
-	origin, ok := w.paths[r.URL.Path]
-	if !ok {
+		work = func() ([]byte, error) { return w.add(body) }
+	case !known:
 		return nil, refuse(http.StatusNotFound, "There is no such resource, or the witness does not know the log.")
-	}
-	if r.Method != http.MethodGet && r.Method != http.MethodHead {
+	case r.Method != http.MethodGet && r.Method != http.MethodHead:
 		rw.Header().Set("Allow", "GET, HEAD")
 		return nil, refuse(http.StatusMethodNotAllowed, "Checkpoints are read with GET.")
+	default:
+		work = func() ([]byte, error) { return w.show(origin) }
 	}
+	// Room is taken after the request has been read: otherwise, whoever sends slowly could occupy
+	// all of it.
+	select {
+	case w.room <- struct{}{}:
+		defer func() { <-w.room }()
+		return work()
+	default:
+		rw.Header().Set("Retry-After", "1")
+		return nil, refuse(http.StatusServiceUnavailable, "The witness is busy.")
+	}
+}
+
+// read reads the body of a request of a cosignature.
+func read(rw http.ResponseWriter, r *http.Request) ([]byte, error) {
+	if r.Method != http.MethodPost {
+		rw.Header().Set("Allow", http.MethodPost)
+		return nil, refuse(http.StatusMethodNotAllowed, "Checkpoints are sent with POST.")
+	}
+	body, err := io.ReadAll(http.MaxBytesReader(rw, r.Body, MaxRequest))
+	var tooLong *http.MaxBytesError
+	if errors.As(err, &tooLong) {
+		return nil, refuse(http.StatusRequestEntityTooLarge, "The request is longer than %d bytes.", MaxRequest)
+	}
+	if err != nil {
+		return nil, refuse(http.StatusBadRequest, "The request is cut off.")
+	}
+	return body, nil
+}
+
+// show answers with the newest checkpoint of a log that the witness has cosigned.
+func (w *Witness) show(origin string) ([]byte, error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	known, ok := w.newest[origin]
+	newest, ok := w.newest[origin]
 	if !ok {
 		return nil, refuse(http.StatusNotFound, "The witness has not cosigned a checkpoint of this log yet.")
 	}
-	return []byte(known.note), nil
+	return []byte(newest.note), nil
 }
 
 // add answers a request of a cosignature with the signature lines. Which status is which is in

@@ -356,6 +356,37 @@ func TestBusy(t *testing.T) {
 	wantStatus(t, "with room", send(w, "GET", CheckpointPath(origin), nil), 404)
 }
 
+// stalled is a body that does not arrive until done is closed.
+type stalled struct {
+	reading chan<- struct{}
+	done    <-chan struct{}
+}
+
+func (s stalled) Read([]byte) (int, error) {
+	s.reading <- struct{}{}
+	<-s.done
+	return 0, errors.New("cut off")
+}
+
+// TestSlowSenders: requests that have not arrived yet occupy no room.
+func TestSlowSenders(t *testing.T) {
+	w, _ := newWitness(t)
+	reading, done := make(chan struct{}), make(chan struct{})
+	var wg sync.WaitGroup
+	for range maxRequests {
+		wg.Go(func() {
+			rec := httptest.NewRecorder()
+			w.ServeHTTP(rec, httptest.NewRequest("POST", AddCheckpoint, stalled{reading, done}))
+			wantStatus(t, "a request that is cut off", rec, 400)
+		})
+		<-reading
+	}
+	h := grow(t, nil, 0, numbered(5)...)
+	wantStatus(t, "beside slow senders", send(w, "POST", AddCheckpoint, h.request(t, 0, 5).Marshal()), 200)
+	close(done)
+	wg.Wait()
+}
+
 func FuzzParseRequest(f *testing.F) {
 	f.Add([]byte("old 1\n" + base64.StdEncoding.EncodeToString(make([]byte, 32)) + "\n\nx"))
 	f.Fuzz(func(t *testing.T, body []byte) {

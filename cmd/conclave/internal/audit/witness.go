@@ -264,7 +264,9 @@ func runWitness(ctx context.Context, a *cli.App, dir string, logs []string, list
 	if err != nil {
 		return err
 	}
-	srv := transport.NewHTTPServer(transport.HTTPConfig{TLS: conf, Logger: log}, w)
+	// A log sends one request at a time. Bodies are read before the witness has room for their
+	// requests, so few streams bound what one connection can make it hold.
+	srv := transport.NewHTTPServer(transport.HTTPConfig{TLS: conf, Limits: transport.Limits{MaxStreams: 4}, Logger: log}, w)
 	ended := make(chan error, 1)
 	go func() {
 		ended <- transport.Serve(srv, budget.Listener(inner, admission.Share{Face: "witness", Sixteenths: 8}))
