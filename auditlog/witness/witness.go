@@ -214,16 +214,24 @@ func (w *Witness) show(origin string) ([]byte, error) {
 }
 
 // add answers a request of a cosignature with the signature lines. Which status is which is in
-// C2SP tlog-witness.
+// C2SP tlog-witness. What can be refused by its text alone is, before a signature is verified; the
+// old size is compared with what the witness knows after that, as the specification has it.
 func (w *Witness) add(body []byte) ([]byte, error) {
 	r, err := ParseRequest(body)
 	if err != nil {
 		return nil, refuse(http.StatusBadRequest, "The request is malformed.")
 	}
-	origin, _, _ := bytes.Cut(r.Checkpoint, []byte("\n"))
-	keys, ok := w.logs[string(origin)]
+	text := r.Checkpoint[:bytes.LastIndex(r.Checkpoint, []byte("\n\n"))+1] // what note.Open verifies
+	c, err := checkpoint.DecodeText(string(text))
+	if err != nil {
+		return nil, refuse(http.StatusBadRequest, "The checkpoint is malformed.")
+	}
+	keys, ok := w.logs[c.Origin]
 	if !ok {
 		return nil, refuse(http.StatusNotFound, "The witness does not know the log.")
+	}
+	if r.Old > c.Size {
+		return nil, refuse(http.StatusBadRequest, "The old size is larger than that of the checkpoint.")
 	}
 	n, err := note.Open(r.Checkpoint, keys)
 	var unsigned *note.UnverifiedNoteError
@@ -233,13 +241,6 @@ func (w *Witness) add(body []byte) ([]byte, error) {
 		return nil, refuse(http.StatusForbidden, "The log has not signed the checkpoint with a key that the witness trusts.")
 	case err != nil:
 		return nil, refuse(http.StatusBadRequest, "The checkpoint is malformed.")
-	}
-	c, err := checkpoint.DecodeText(n.Text)
-	if err != nil {
-		return nil, refuse(http.StatusBadRequest, "The checkpoint is malformed.")
-	}
-	if r.Old > c.Size {
-		return nil, refuse(http.StatusBadRequest, "The old size is larger than that of the checkpoint.")
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()

@@ -176,6 +176,8 @@ func TestWitness(t *testing.T) {
 	unsigned := *first
 	unsigned.Checkpoint = append(bytes.SplitAfter(first.Checkpoint, []byte("\n\n"))[0], "— "+origin+" "+base64.StdEncoding.EncodeToString(make([]byte, 68))+"\n"...)
 	add("signed by another key", &unsigned, 403)
+	unsigned.Old = 9
+	add("an old size beyond the checkpoint, which nobody has to verify", &unsigned, 400)
 	withProof := *first
 	withProof.Proof = []auditlog.Hash{{}}
 	add("a proof from nothing", &withProof, 422)
