@@ -230,23 +230,26 @@ func (s *Service) follow(ctx context.Context, own checkpoint.Checkpoint) error {
 	ctx, cancel := context.WithTimeout(ctx, askTimeout)
 	defer cancel()
 	msg, err := s.cfg.AskLeader(ctx)
-	if err != nil || len(msg) == 0 {
+	if err != nil || len(msg) == 0 || bytes.Equal(msg, s.Newest()) {
 		return err
 	}
-	c, err := checkpoint.Parse(msg, s.cfg.LogKey())
-	if err != nil {
+	c, err := checkpoint.Decode(msg)
+	switch {
+	case err != nil:
+		return err
+	case c.Size > own.Size:
+		return nil // this node will soon be as far
+	case c.Size == own.Size && c.Root != own.Root:
+		return errors.New("the leader's checkpoint is of another log")
+	}
+	if _, err := checkpoint.Parse(msg, s.cfg.LogKey()); err != nil {
 		return err
 	}
 	names, err := s.quorum.Check(msg)
 	if err != nil {
 		return err
 	}
-	switch {
-	case c.Size > own.Size:
-		return nil // this node will soon be as far
-	case c.Size == own.Size && c.Root != own.Root:
-		return errors.New("the leader's checkpoint is of another log")
-	case c.Size < own.Size && c.Size > 0:
+	if c.Size < own.Size && c.Size > 0 {
 		proof, err := s.cfg.Log.ProveConsistency(c.Size, own.Size)
 		if err != nil {
 			return err
