@@ -3,7 +3,6 @@ package auditwitness
 import (
 	"errors"
 	"fmt"
-	"os"
 	"strings"
 
 	"github.com/go-json-experiment/json"
@@ -38,14 +37,7 @@ type Witness struct {
 // Load reads the witnesses from a file of JSON and checks them. Files with certificates are read
 // too, but no witness is called.
 func Load(name string) (*Configuration, error) {
-	info, err := os.Stat(name)
-	if err != nil {
-		return nil, err
-	}
-	if info.Size() > maxFile {
-		return nil, fmt.Errorf("%s is larger than %d bytes", name, maxFile)
-	}
-	b, err := os.ReadFile(name)
+	b, err := outbound.ReadFile(name, maxFile)
 	if err != nil {
 		return nil, err
 	}
