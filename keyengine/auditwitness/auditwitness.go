@@ -16,7 +16,6 @@ import (
 	"bytes"
 	"context"
 	"errors"
-	"fmt"
 	"log/slog"
 	"slices"
 	"sync"
@@ -27,6 +26,7 @@ import (
 
 	"github.com/conclavekms/conclave/auditlog"
 	"github.com/conclavekms/conclave/auditlog/checkpoint"
+	"github.com/conclavekms/conclave/keyengine/internal/outbound"
 )
 
 const (
@@ -219,7 +219,7 @@ func (s *Service) Run(ctx context.Context) {
 			continue
 		}
 		if err := s.follow(ctx, head); err != nil && ctx.Err() == nil {
-			s.cfg.Logger.Debug("getting the cosigned audit checkpoint from the leader failed", "err", clipped(err))
+			s.cfg.Logger.Debug("getting the cosigned audit checkpoint from the leader failed", "err", outbound.Clipped(err))
 		}
 	}
 }
@@ -416,10 +416,7 @@ func (s *Service) note(a answer) {
 		if reason == conflict {
 			level = slog.LevelError // the log may have been rolled back
 		}
-		log.Log(context.Background(), level, "the witness did not cosign an audit checkpoint and will be asked again", "size", size, "reason", reason, "err", clipped(a.err))
+		log.Log(context.Background(), level, "the witness did not cosign an audit checkpoint and will be asked again", "size", size, "reason", reason, "err", outbound.Clipped(a.err))
 	}
 	st.failing = true
 }
-
-// clipped bounds what a witness can write into the node's log.
-func clipped(err error) string { return fmt.Sprintf("%.300q", err.Error()) }

@@ -155,3 +155,7 @@ func WithoutURL(err error) error {
 		err = inner
 	}
 }
+
+// Clipped returns the text of an error for the node's log, quoted and not longer than 300
+// characters before that: a server can write into it with what it answers.
+func Clipped(err error) string { return fmt.Sprintf("%.300q", err.Error()) }

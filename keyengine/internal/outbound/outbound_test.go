@@ -1,8 +1,10 @@
 package outbound
 
 import (
+	"errors"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 )
 
@@ -23,5 +25,12 @@ func TestReadFile(t *testing.T) {
 	}
 	if _, err := ReadFile("/dev/zero", 8); err == nil {
 		t.Error("an endless file was read")
+	}
+}
+
+// TestClipped: what a server says neither floods the node's log nor breaks its lines.
+func TestClipped(t *testing.T) {
+	if got := Clipped(errors.New("a\nb\x1b[2J" + strings.Repeat("c", 1000))); len(got) > 320 || strings.ContainsAny(got, "\n\x1b") {
+		t.Errorf("%s", got)
 	}
 }
