@@ -227,7 +227,7 @@ func DecodeText(text string) (c Checkpoint, err error) {
 		return bad("not origin, size and root")
 	}
 	c.Origin = lines[0]
-	if c.Size, err = strconv.ParseUint(lines[1], 10, 63); err != nil || strconv.FormatUint(c.Size, 10) != lines[1] {
+	if c.Size, ok = ParseSize(lines[1]); !ok {
 		return bad("size")
 	}
 	root, err := base64.StdEncoding.Strict().DecodeString(lines[2])
@@ -236,4 +236,11 @@ func DecodeText(text string) (c Checkpoint, err error) {
 	}
 	c.Root = [sha256.Size]byte(root)
 	return c, nil
+}
+
+// ParseSize parses the size of a tree, or the index of a leaf, as the formats of C2SP have it: a
+// decimal number without leading zeros.
+func ParseSize(text string) (uint64, bool) {
+	n, err := strconv.ParseUint(text, 10, 63)
+	return n, err == nil && strconv.FormatUint(n, 10) == text
 }

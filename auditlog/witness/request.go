@@ -6,10 +6,10 @@ import (
 	"encoding/base64"
 	"encoding/hex"
 	"fmt"
-	"strconv"
 	"strings"
 
 	"github.com/conclavekms/conclave/auditlog"
+	"github.com/conclavekms/conclave/auditlog/checkpoint"
 )
 
 const (
@@ -65,7 +65,7 @@ func ParseRequest(body []byte) (*Request, error) {
 	}
 	r := &Request{Checkpoint: note}
 	number, found := strings.CutPrefix(lines[0], "old ")
-	if r.Old, ok = ParseSize(number); !found || !ok {
+	if r.Old, ok = checkpoint.ParseSize(number); !found || !ok {
 		return bad("no old size")
 	}
 	for _, line := range lines[1:] {
@@ -76,10 +76,4 @@ func ParseRequest(body []byte) (*Request, error) {
 		r.Proof = append(r.Proof, auditlog.Hash(h))
 	}
 	return r, nil
-}
-
-// ParseSize parses the size of a tree: a decimal number without leading zeros.
-func ParseSize(text string) (uint64, bool) {
-	n, err := strconv.ParseUint(text, 10, 63)
-	return n, err == nil && strconv.FormatUint(n, 10) == text
 }

@@ -101,7 +101,7 @@ func (c *client) ask(ctx context.Context, msg []byte, head checkpoint.Checkpoint
 			}
 			return sigs, err
 		case status == http.StatusConflict && kind == witness.SizeType:
-			size, ok := witness.ParseSize(strings.TrimSuffix(string(body), "\n"))
+			size, ok := checkpoint.ParseSize(strings.TrimSuffix(string(body), "\n"))
 			if !ok || size == c.known {
 				return nil, failed(invalid, "the witness names the size %.30q", body)
 			}
