@@ -82,14 +82,15 @@ func New(cfg Config) (*Witness, error) {
 		return nil, errors.New("a witness without a key")
 	}
 	for _, text := range cfg.Logs {
-		origin, keys, err := parseLog(text)
+		keys, err := checkpoint.ParseVerifiers(text)
 		if err != nil {
-			return nil, err
+			return nil, fmt.Errorf("key of a log: %w", err)
 		}
+		origin := keys[0].Name()
 		if w.logs[origin] != nil {
 			return nil, fmt.Errorf("two logs have the origin %q", origin)
 		}
-		w.logs[origin], w.paths[CheckpointPath(origin)] = keys, origin
+		w.logs[origin], w.paths[CheckpointPath(origin)] = note.VerifierList(keys...), origin
 	}
 	state, err := cfg.Store.Load()
 	if err != nil {
@@ -97,27 +98,6 @@ func New(cfg Config) (*Witness, error) {
 	}
 	w.newest, err = decodeState(state, w.own)
 	return w, err
-}
-
-// parseLog parses the public keys of a log.
-func parseLog(text string) (origin string, keys note.Verifiers, err error) {
-	var list []note.Verifier
-	for line := range bytes.Lines([]byte(text)) {
-		if line = bytes.TrimSpace(line); len(line) == 0 {
-			continue
-		}
-		v, err := checkpoint.NewVerifier(string(line))
-		if err != nil {
-			return "", nil, fmt.Errorf("key of a log: %w", err)
-		}
-		if list = append(list, v); v.Name() != list[0].Name() {
-			return "", nil, fmt.Errorf("keys of two logs, %q and %q", list[0].Name(), v.Name())
-		}
-	}
-	if len(list) == 0 {
-		return "", nil, errors.New("a log without a key")
-	}
-	return list[0].Name(), note.VerifierList(list...), nil
 }
 
 // refusal is an answer that is not a cosignature.
