@@ -25,9 +25,9 @@ const (
 	maxProof = 63
 )
 
-// CheckpointPath is the path, below a witness's URL, of the newest checkpoint of a log that the
+// checkpointPath is the path, below a witness's URL, of the newest checkpoint of a log that the
 // witness has cosigned.
-func CheckpointPath(origin string) string {
+func checkpointPath(origin string) string {
 	h := sha256.Sum256([]byte(origin))
 	return "/" + hex.EncodeToString(h[:]) + "/checkpoint"
 }
@@ -49,9 +49,9 @@ func (r *Request) Marshal() []byte {
 	return append(b, r.Checkpoint...)
 }
 
-// ParseRequest decodes a request. The checkpoint is not looked at. It accepts only one encoding.
+// parseRequest decodes a request. The checkpoint is not looked at. It accepts only one encoding.
 // It returns auditlog.ErrMalformed for anything else.
-func ParseRequest(body []byte) (*Request, error) {
+func parseRequest(body []byte) (*Request, error) {
 	bad := func(what string) (*Request, error) {
 		return nil, fmt.Errorf("%w: request of a cosignature: %s", auditlog.ErrMalformed, what)
 	}

@@ -56,7 +56,7 @@ type Witness struct {
 	signers []note.Signer
 	own     []note.Verifier
 	logs    map[string]note.Verifiers // by origin
-	paths   map[string]string         // CheckpointPath to origin
+	paths   map[string]string         // checkpointPath to origin
 	store   Store
 	log     *slog.Logger
 	room    chan struct{}
@@ -90,7 +90,7 @@ func New(cfg Config) (*Witness, error) {
 		if w.logs[origin] != nil {
 			return nil, fmt.Errorf("two logs have the origin %q", origin)
 		}
-		w.logs[origin], w.paths[CheckpointPath(origin)] = note.VerifierList(keys...), origin
+		w.logs[origin], w.paths[checkpointPath(origin)] = note.VerifierList(keys...), origin
 	}
 	state, err := cfg.Store.Load()
 	if err != nil {
@@ -197,7 +197,7 @@ func (w *Witness) show(origin string) ([]byte, error) {
 // C2SP tlog-witness. What can be refused by its text alone is, before a signature is verified; the
 // old size is compared with what the witness knows after that, as the specification has it.
 func (w *Witness) add(body []byte) ([]byte, error) {
-	r, err := ParseRequest(body)
+	r, err := parseRequest(body)
 	if err != nil {
 		return nil, refuse(http.StatusBadRequest, "The request is malformed.")
 	}
