@@ -77,7 +77,8 @@ func Append(msg []byte, sigs ...note.Signature) []byte {
 	return msg
 }
 
-// A Quorum says how many of some witnesses have to have cosigned a checkpoint.
+// A Quorum says how many of some witnesses have to have cosigned a checkpoint. The zero Quorum
+// asks for nobody.
 type Quorum struct {
 	Witnesses []*Witness
 	Need      int
