@@ -61,15 +61,15 @@ type client struct {
 	known uint64
 }
 
-func (w *Witness) open(keys *checkpoint.Witness) (*client, error) {
+func (w *Witness) open(keys *checkpoint.Witness) (client, error) {
 	u, err := outbound.ParseURL(w.URL)
 	if err != nil {
-		return nil, err
+		return client{}, err
 	}
 	if u.RawQuery != "" {
-		return nil, errors.New("the URL has a query")
+		return client{}, errors.New("the URL has a query")
 	}
-	c := &client{keys: keys, url: strings.TrimSuffix(u.String(), "/") + witness.AddCheckpoint}
+	c := client{keys: keys, url: strings.TrimSuffix(u.String(), "/") + witness.AddCheckpoint}
 	c.http, err = outbound.Client(u, w.TLS, askTimeout)
 	return c, err
 }

@@ -129,12 +129,8 @@ func New(cfg Config) (*Service, error) {
 			return nil, err
 		}
 		s.quorum = c.quorum
-		for i, keys := range s.quorum.Witnesses {
-			client, err := c.Witnesses[i].open(keys)
-			if err != nil {
-				return nil, err
-			}
-			s.clients = append(s.clients, client)
+		for _, client := range c.clients {
+			s.clients = append(s.clients, &client) // a copy: what a witness is known to know is of one Service
 			s.status = append(s.status, status{failures: make(map[string]uint64)})
 		}
 		s.busy, s.retry, s.answers = make([]bool, len(s.clients)), make([]retry, len(s.clients)), make(chan answer, len(s.clients))

@@ -5,6 +5,7 @@ import (
 	"context"
 	"crypto/ed25519"
 	"encoding/json"
+	"encoding/pem"
 	"errors"
 	"fmt"
 	"io"
@@ -23,6 +24,7 @@ import (
 	"github.com/conclavekms/conclave/auditlog"
 	"github.com/conclavekms/conclave/auditlog/checkpoint"
 	"github.com/conclavekms/conclave/auditlog/witness"
+	"github.com/conclavekms/conclave/keyengine/internal/outbound"
 )
 
 const origin = "conclave/00112233445566778899aabbccddeeff/0"
@@ -413,6 +415,35 @@ func TestConfiguration(t *testing.T) {
 		if _, err := load(bad); err == nil {
 			t.Errorf("%s: accepted", name)
 		}
+	}
+}
+
+// TestOpenedOnce: a Service uses what Load has read, and nothing that is there later.
+func TestOpenedOnce(t *testing.T) {
+	h := httptest.NewTLSServer(http.NotFoundHandler())
+	defer h.Close()
+	dir := t.TempDir()
+	ca, name := filepath.Join(dir, "ca.pem"), filepath.Join(dir, "witnesses.json")
+	conf := startWitness(t, "one.example", 11).conf
+	conf.URL, conf.TLS = h.URL, &outbound.TLS{CA: ca}
+	raw, err := json.Marshal(Configuration{Witnesses: []Witness{conf}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, content := range map[string][]byte{ca: pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: h.Certificate().Raw}), name: raw} {
+		if err := os.WriteFile(name, content, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	c, err := Load(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Remove(ca); err != nil {
+		t.Fatal(err)
+	}
+	if s, err := New(Config{Configuration: c}); err != nil || !s.Enabled() {
+		t.Errorf("the certificates were read again: %v", err)
 	}
 }
 
