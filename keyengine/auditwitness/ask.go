@@ -23,7 +23,8 @@ const (
 	askTimeout = 5 * time.Second
 	// maxAnswer bounds what is read of an answer, in bytes.
 	maxAnswer = 32 << 10
-	// maxTries is how often a witness may say that it knows a tree of another size.
+	// maxTries is how often a witness is asked at once, as it may say that it knows a tree of another
+	// size.
 	maxTries = 3
 	// maxAhead is how far a witness's clock may be ahead.
 	maxAhead = 5 * time.Minute
@@ -31,7 +32,7 @@ const (
 
 // The reasons why there is no cosignature, which are values of the label reason.
 const (
-	unreachable = "unreachable" // no answer, or one that tells to come back
+	unreachable = "unreachable" // no answer, or one that tells to come back; or this node cannot prove yet that its log only grew
 	refused     = "refused"     // the witness does not know the log or its key, or the request is wrong for it
 	conflict    = "conflict"    // the witness knows another log than this one
 	invalid     = "invalid"     // the answer is not one of the protocol, or the cosignature is wrong
@@ -57,7 +58,7 @@ type client struct {
 	keys *checkpoint.Witness
 	url  string
 	http *http.Client
-	// known is the size of the tree that the witness knows, as far as it has said so.
+	// known is the size of the tree that the witness knows, from what it has said or cosigned last.
 	known uint64
 }
 

@@ -7,9 +7,10 @@
 // the leader, and verify it. Nothing of it is stored, and nothing has to be: a witness says which
 // tree it knows, so whichever node leads next goes on from there.
 //
-// No request waits for a witness, and no checkpoint does. A witness that is down, slow or hostile
-// costs its own cosignature: each is asked with its own deadline and reading limit, independently
-// of the others, and after a failure it is asked less often.
+// No checkpoint waits for a witness, and no request does but that for a receipt, for a few seconds
+// and only while Soon says that it is worth it. A witness that is down, slow or hostile costs its
+// own cosignature: each is asked with its own deadline and reading limit, independently of the
+// others, and after a failure it is asked less often.
 package auditwitness
 
 import (
@@ -32,8 +33,8 @@ import (
 const (
 	// look is how often a new checkpoint is looked for.
 	look = 100 * time.Millisecond
-	// every is how often witnesses are asked for cosignatures of new checkpoints, and how often
-	// the other nodes ask the leader for the newest cosigned one.
+	// every is how often witnesses are asked for cosignatures of new checkpoints at most, and how
+	// often the other nodes ask the leader for the newest cosigned one while they have a newer one.
 	every = time.Second
 	// patience is how long the newest cosigned checkpoint is published although there is a newer
 	// one without cosignatures.
@@ -154,7 +155,8 @@ func (s *Service) Newest() []byte {
 	return s.newest.msg
 }
 
-// Soon reports whether a checkpoint of this node is likely to be cosigned within a few seconds.
+// Soon reports whether a checkpoint of this node is likely to be cosigned within a few seconds:
+// there are witnesses, and they have cosigned lately, or were not behind.
 func (s *Service) Soon() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -163,7 +165,8 @@ func (s *Service) Soon() bool {
 
 // Published returns the checkpoint that is shown to others: the newest cosigned one, unless the
 // witnesses have not cosigned a newer one for too long. Without witnesses it is the newest one.
-// It never has fewer records than before.
+// It never has fewer records than before: once a checkpoint without cosignatures was shown, a
+// cosigned one is shown again only if it has as many records.
 func (s *Service) Published() []byte {
 	own := s.cfg.Log.Checkpoint()
 	if !s.Enabled() || own == nil {
@@ -184,7 +187,8 @@ func (s *Service) Published() []byte {
 	return own
 }
 
-// Run keeps up with the newest cosigned checkpoint until ctx ends, on a node that does not lead.
+// Run notes until ctx ends since when there has been a newer checkpoint than the newest cosigned
+// one. On a node that does not lead, it gets that from the leader.
 func (s *Service) Run(ctx context.Context) {
 	if !s.Enabled() {
 		return
