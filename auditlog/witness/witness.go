@@ -23,6 +23,7 @@ package witness
 import (
 	"bytes"
 	"crypto/sha256"
+	"encoding/base64"
 	"errors"
 	"fmt"
 	"io"
@@ -221,6 +222,13 @@ func (w *Witness) add(body []byte) ([]byte, error) {
 		return nil, refuse(http.StatusForbidden, "The log has not signed the checkpoint with a key that the witness trusts.")
 	case err != nil:
 		return nil, refuse(http.StatusBadRequest, "The checkpoint is malformed.")
+	}
+	for _, s := range n.Sigs {
+		// note.Open accepts more than one form. The witness shows what it has cosigned, and whoever
+		// changes the form without the log's key must not make that unreadable for others.
+		if _, err := base64.StdEncoding.Strict().DecodeString(s.Base64); err != nil {
+			return nil, refuse(http.StatusBadRequest, "The checkpoint is malformed.")
+		}
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()

@@ -178,6 +178,10 @@ func TestWitness(t *testing.T) {
 	add("signed by another key", &unsigned, 403)
 	unsigned.Old = 9
 	add("an old size beyond the checkpoint, which nobody has to verify", &unsigned, 400)
+	otherForm := *first
+	otherForm.Checkpoint = bytes.Clone(first.Checkpoint)
+	otherForm.Checkpoint[len(otherForm.Checkpoint)-3]++ // before "=\n", with bits that base64 does not use
+	add("a signature in another form of base64", &otherForm, 400)
 	withProof := *first
 	withProof.Proof = []auditlog.Hash{{}}
 	add("a proof from nothing", &withProof, 422)
