@@ -110,7 +110,7 @@ var imports = []struct {
 	{"keyengine/internal/outbound", nil},
 	{"keyengine/internal/auditsend", []string{"keyengine/internal/outbound"}},
 	{"keyengine/auditsink", []string{
-		"keyengine/alert", "keyengine/kmsapi", "keyengine/internal/auditfeed", "keyengine/internal/auditfield", "keyengine/internal/auditsend", "keyengine/internal/record", "keyengine/internal/vault",
+		"keyengine/alert", "keyengine/kmsapi", "keyengine/internal/auditfeed", "keyengine/internal/auditfield", "keyengine/internal/auditsend", "keyengine/internal/outbound", "keyengine/internal/record", "keyengine/internal/vault",
 		"fsm", "fsm/fsmpb", "auditlog", "auditlog/auditpb",
 	}},
 	{"keyengine/auditwitness", []string{"keyengine/internal/outbound", "auditlog", "auditlog/checkpoint", "auditlog/witness"}},

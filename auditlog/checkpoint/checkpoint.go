@@ -95,32 +95,22 @@ type keys struct {
 // parseKeys parses the text form of a log's public keys, one a line: an Ed25519 key, and
 // optionally the ML-DSA-44 key of the same name.
 func parseKeys(text string) (k keys, err error) {
-	for line := range strings.Lines(text) {
-		line = strings.TrimSpace(line)
-		if line == "" {
-			continue
-		}
-		algorithm, err := algorithmOf(line)
-		if err != nil {
-			return keys{}, fmt.Errorf("verifier key: %w", err)
-		}
+	list, err := parsePublic(text)
+	if err != nil {
+		return keys{}, fmt.Errorf("verifier key: %w", err)
+	}
+	for _, p := range list {
 		switch {
-		case algorithm == algEd25519 && k.ed == nil:
-			k.ed, err = note.NewVerifier(line)
-		case algorithm == algMLDSA44 && k.pq == nil:
-			k.pq, err = NewCosignatureVerifier(line)
+		case p.algorithm == algEd25519 && k.ed == nil:
+			k.ed = p
+		case p.algorithm == algMLDSA44 && k.pq == nil:
+			k.pq = p
 		default:
-			err = fmt.Errorf("a second key or one of an unknown algorithm (%#02x)", algorithm)
-		}
-		if err != nil {
-			return keys{}, fmt.Errorf("verifier key: %w", err)
+			return keys{}, fmt.Errorf("verifier key: a second key or one of an unknown algorithm (%#02x)", p.algorithm)
 		}
 	}
-	switch {
-	case k.ed == nil:
+	if k.ed == nil {
 		return keys{}, errors.New("verifier key: no Ed25519 key")
-	case k.pq != nil && k.pq.Name() != k.ed.Name():
-		return keys{}, fmt.Errorf("verifier keys of two logs, %q and %q", k.ed.Name(), k.pq.Name())
 	}
 	return k, nil
 }
@@ -227,7 +217,7 @@ func DecodeText(text string) (c Checkpoint, err error) {
 		return bad("not origin, size and root")
 	}
 	c.Origin = lines[0]
-	if c.Size, err = strconv.ParseUint(lines[1], 10, 63); err != nil || strconv.FormatUint(c.Size, 10) != lines[1] {
+	if c.Size, ok = ParseSize(lines[1]); !ok {
 		return bad("size")
 	}
 	root, err := base64.StdEncoding.Strict().DecodeString(lines[2])
@@ -236,4 +226,11 @@ func DecodeText(text string) (c Checkpoint, err error) {
 	}
 	c.Root = [sha256.Size]byte(root)
 	return c, nil
+}
+
+// ParseSize parses the size of a tree, or the index of a leaf, as the formats of C2SP have it: a
+// decimal number without leading zeros.
+func ParseSize(text string) (uint64, bool) {
+	n, err := strconv.ParseUint(text, 10, 63)
+	return n, err == nil && strconv.FormatUint(n, 10) == text
 }

@@ -262,6 +262,9 @@ func TestQuorum(t *testing.T) {
 			t.Fatalf("byte %d changed: still cosigned by %v", i, names)
 		}
 	}
+	if names, err := (Quorum{}).Check(msg); err != nil || len(names) > 0 {
+		t.Errorf("without witnesses: %q, %v", names, err)
+	}
 	renamed := must(ParseWitness(Ed25519CosignatureKey("z.example", pub(3).Public().(ed25519.PublicKey))))
 	for name, bad := range map[string]struct {
 		of   []*Witness

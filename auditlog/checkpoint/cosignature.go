@@ -124,12 +124,56 @@ func splitKey(vkey string) (name string, hash uint32, key []byte, err error) {
 	return parts[0], uint32(h), key, nil
 }
 
-func algorithmOf(vkey string) (byte, error) {
-	_, _, key, err := splitKey(vkey)
-	if err != nil {
-		return 0, err
+// public is a public key.
+type public struct {
+	note.Verifier
+	algorithm byte
+	raw       []byte // without name and algorithm
+}
+
+// parsePublic parses public keys in their text form NAME+HASH+KEY, one a line. There is at least
+// one, and they have the same name.
+func parsePublic(text string) (list []public, err error) {
+	for line := range strings.Lines(text) {
+		if line = strings.TrimSpace(line); line == "" {
+			continue
+		}
+		_, _, key, err := splitKey(line)
+		if err != nil {
+			return nil, err
+		}
+		p := public{algorithm: key[0], raw: key[1:]}
+		if p.algorithm == algEd25519 {
+			p.Verifier, err = note.NewVerifier(line)
+		} else {
+			p.Verifier, err = NewCosignatureVerifier(line)
+		}
+		if err != nil {
+			return nil, err
+		}
+		if list = append(list, p); p.Name() != list[0].Name() {
+			return nil, fmt.Errorf("keys of two names, %q and %q", list[0].Name(), p.Name())
+		}
 	}
-	return key[0], nil
+	if len(list) == 0 {
+		return nil, errors.New("there is none")
+	}
+	return list, nil
+}
+
+// ParseVerifiers returns the verifiers of keys that a log signs with, which are given in the text
+// form NAME+HASH+KEY, one a line: of Ed25519, or of the two forms of cosignatures. There is at
+// least one, and they have the same name.
+func ParseVerifiers(text string) ([]note.Verifier, error) {
+	keys, err := parsePublic(text)
+	return verifiers(keys), err
+}
+
+func verifiers(keys []public) (list []note.Verifier) {
+	for _, k := range keys {
+		list = append(list, k)
+	}
+	return list
 }
 
 type cosignatureVerifier struct {
@@ -185,9 +229,10 @@ func splitTime(sig []byte) (t uint64, rest []byte, ok bool) {
 }
 
 // CosignatureTime returns the time of a cosignature in base64, as note.Signature has it. It is
-// the zero time if the cosignature names none.
+// the zero time if the cosignature names none. It accepts only one form of base64, as Decode does:
+// note.Open accepts others, which would make a checkpoint with the cosignature unreadable.
 func CosignatureTime(sig note.Signature) (time.Time, error) {
-	b, err := base64.StdEncoding.DecodeString(sig.Base64)
+	b, err := base64.StdEncoding.Strict().DecodeString(sig.Base64)
 	if err != nil || len(b) < 4 {
 		return time.Time{}, errors.New("not a cosignature")
 	}

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"strings"
 
 	"golang.org/x/mod/sumdb/note"
 
@@ -19,72 +18,47 @@ const MaxWitnesses = 12
 // ErrNotCosigned is returned for a checkpoint that witnesses have not cosigned.
 var ErrNotCosigned = errors.New("not cosigned")
 
-// NewVerifier returns the verifier of a key that logs sign with, which is given in the text form
-// NAME+HASH+KEY: Ed25519, or one of the two forms of cosignatures.
-func NewVerifier(vkey string) (note.Verifier, error) {
-	algorithm, err := algorithmOf(vkey)
-	if err != nil {
-		return nil, err
-	}
-	if algorithm == algEd25519 {
-		return note.NewVerifier(vkey)
-	}
-	return NewCosignatureVerifier(vkey)
-}
-
 // A Witness verifies checkpoints of others' logs: that each tree begins with the one before. Its
 // cosignatures (C2SP tlog-cosignature) say so.
 type Witness struct {
-	keys   []note.Verifier
-	public [][]byte // the same keys, without name and algorithm
+	keys []public
 }
 
 // ParseWitness parses the text form of a witness's public keys, one a line: of Ed25519
 // cosignatures, of ML-DSA-44 ones, or of both, which have the same name.
 func ParseWitness(text string) (*Witness, error) {
-	w := new(Witness)
-	var algorithms []byte
-	for line := range strings.Lines(text) {
-		line = strings.TrimSpace(line)
-		if line == "" {
-			continue
-		}
-		v, err := NewCosignatureVerifier(line)
-		if err != nil {
-			return nil, fmt.Errorf("witness key: %w", err)
-		}
-		_, _, key, err := splitKey(line)
-		if err != nil {
-			return nil, fmt.Errorf("witness key: %w", err)
-		}
-		switch {
-		case slices.Contains(algorithms, key[0]):
-			return nil, fmt.Errorf("witness key: two keys of the same algorithm (%#02x)", key[0])
-		case len(w.keys) > 0 && v.Name() != w.keys[0].Name():
-			return nil, fmt.Errorf("witness keys of two witnesses, %q and %q", w.keys[0].Name(), v.Name())
-		}
-		algorithms = append(algorithms, key[0])
-		w.keys, w.public = append(w.keys, v), append(w.public, key[1:])
+	list, err := parsePublic(text)
+	if err != nil {
+		return nil, fmt.Errorf("witness key: %w", err)
 	}
-	if len(w.keys) == 0 {
-		return nil, errors.New("witness key: there is none")
+	for i, k := range list {
+		if k.algorithm == algEd25519 {
+			return nil, fmt.Errorf("witness key: %s is a key of a log, not of cosignatures", k.Name())
+		}
+		if slices.ContainsFunc(list[:i], func(other public) bool { return other.algorithm == k.algorithm }) {
+			return nil, fmt.Errorf("witness key: two keys of the same algorithm (%#02x)", k.algorithm)
+		}
 	}
-	return w, nil
+	return &Witness{list}, nil
 }
 
 // Name returns the name of the witness's keys.
 func (w *Witness) Name() string { return w.keys[0].Name() }
 
 // Cosignatures returns the witness's cosignatures of a checkpoint, one of each key. It returns
-// ErrNotCosigned if one is missing, wrong or without a time: without, it does not say that the
-// witness knew no larger tree.
+// ErrNotCosigned if one is missing, wrong, not one that Decode accepts, or without a time: without,
+// it does not say that the witness knew no larger tree.
 func (w *Witness) Cosignatures(msg []byte) ([]note.Signature, error) {
-	n, err := note.Open(msg, note.VerifierList(w.keys...))
+	n, err := note.Open(msg, note.VerifierList(verifiers(w.keys)...))
 	if err != nil {
 		return nil, fmt.Errorf("%w by %s: %w", ErrNotCosigned, w.Name(), err)
 	}
 	for _, s := range n.Sigs {
-		if at, err := CosignatureTime(s); err != nil || at.IsZero() {
+		at, err := CosignatureTime(s)
+		if err != nil {
+			return nil, fmt.Errorf("%w by %s: %w", ErrNotCosigned, w.Name(), err)
+		}
+		if at.IsZero() {
 			return nil, fmt.Errorf("%w by %s: the cosignature has no time", ErrNotCosigned, w.Name())
 		}
 	}
@@ -103,7 +77,8 @@ func Append(msg []byte, sigs ...note.Signature) []byte {
 	return msg
 }
 
-// A Quorum says how many of some witnesses have to have cosigned a checkpoint.
+// A Quorum says how many of some witnesses have to have cosigned a checkpoint. The zero Quorum
+// asks for nobody.
 type Quorum struct {
 	Witnesses []*Witness
 	Need      int
@@ -123,8 +98,8 @@ func NewQuorum(witnesses []*Witness, need int) (Quorum, error) {
 			if w.Name() == other.Name() {
 				return Quorum{}, fmt.Errorf("two witnesses have the name %q", w.Name())
 			}
-			for _, key := range w.public {
-				if slices.ContainsFunc(other.public, func(k []byte) bool { return bytes.Equal(k, key) }) {
+			for _, key := range w.keys {
+				if slices.ContainsFunc(other.keys, func(k public) bool { return bytes.Equal(k.raw, key.raw) }) {
 					return Quorum{}, fmt.Errorf("the witnesses %q and %q have the same key", other.Name(), w.Name())
 				}
 			}

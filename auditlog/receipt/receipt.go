@@ -12,7 +12,6 @@ import (
 	"encoding/base64"
 	"encoding/binary"
 	"fmt"
-	"strconv"
 	"strings"
 
 	"github.com/conclavekms/conclave/auditlog"
@@ -78,11 +77,9 @@ func Parse(text []byte) (*Receipt, error) {
 		return bad("the extra data is not the leaf of a record")
 	}
 	number, found := strings.CutPrefix(lines[1], "index ")
-	index, err := strconv.ParseUint(number, 10, 63)
-	if !found || err != nil || strconv.FormatUint(index, 10) != number {
+	if r.Index, ok = checkpoint.ParseSize(number); !found || !ok {
 		return bad("no index")
 	}
-	r.Index = index
 	for _, line := range lines[2:] {
 		h, ok := decode(line)
 		if !ok || len(h) != sha256.Size {

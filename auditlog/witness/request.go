@@ -6,10 +6,10 @@ import (
 	"encoding/base64"
 	"encoding/hex"
 	"fmt"
-	"strconv"
 	"strings"
 
 	"github.com/conclavekms/conclave/auditlog"
+	"github.com/conclavekms/conclave/auditlog/checkpoint"
 )
 
 const (
@@ -25,9 +25,9 @@ const (
 	maxProof = 63
 )
 
-// CheckpointPath is the path, below a witness's URL, of the newest checkpoint of a log that the
+// checkpointPath is the path, below a witness's URL, of the newest checkpoint of a log that the
 // witness has cosigned.
-func CheckpointPath(origin string) string {
+func checkpointPath(origin string) string {
 	h := sha256.Sum256([]byte(origin))
 	return "/" + hex.EncodeToString(h[:]) + "/checkpoint"
 }
@@ -49,9 +49,9 @@ func (r *Request) Marshal() []byte {
 	return append(b, r.Checkpoint...)
 }
 
-// ParseRequest decodes a request. The checkpoint is not looked at. It accepts only one encoding.
+// parseRequest decodes a request. The checkpoint is not looked at. It accepts only one encoding.
 // It returns auditlog.ErrMalformed for anything else.
-func ParseRequest(body []byte) (*Request, error) {
+func parseRequest(body []byte) (*Request, error) {
 	bad := func(what string) (*Request, error) {
 		return nil, fmt.Errorf("%w: request of a cosignature: %s", auditlog.ErrMalformed, what)
 	}
@@ -65,7 +65,7 @@ func ParseRequest(body []byte) (*Request, error) {
 	}
 	r := &Request{Checkpoint: note}
 	number, found := strings.CutPrefix(lines[0], "old ")
-	if r.Old, ok = ParseSize(number); !found || !ok {
+	if r.Old, ok = checkpoint.ParseSize(number); !found || !ok {
 		return bad("no old size")
 	}
 	for _, line := range lines[1:] {
@@ -76,10 +76,4 @@ func ParseRequest(body []byte) (*Request, error) {
 		r.Proof = append(r.Proof, auditlog.Hash(h))
 	}
 	return r, nil
-}
-
-// ParseSize parses the size of a tree: a decimal number without leading zeros.
-func ParseSize(text string) (uint64, bool) {
-	n, err := strconv.ParseUint(text, 10, 63)
-	return n, err == nil && strconv.FormatUint(n, 10) == text
 }

@@ -15,12 +15,15 @@
 //   - A state that cannot be read, or that does not verify, is an error and not an empty one.
 //
 // Anybody may send requests. One costs the verification of a signature at most, unless the log
-// has signed what is in it; requests are bounded in length and in number at once.
+// has signed what is in it; requests are bounded in length, and those that have arrived in number
+// at once. How long one may take to arrive, and how many may do so at once, is for the server to
+// bound whose handler the witness is.
 package witness
 
 import (
 	"bytes"
 	"crypto/sha256"
+	"encoding/base64"
 	"errors"
 	"fmt"
 	"io"
@@ -54,7 +57,7 @@ type Witness struct {
 	signers []note.Signer
 	own     []note.Verifier
 	logs    map[string]note.Verifiers // by origin
-	paths   map[string]string         // CheckpointPath to origin
+	paths   map[string]string         // checkpointPath to origin
 	store   Store
 	log     *slog.Logger
 	room    chan struct{}
@@ -80,14 +83,15 @@ func New(cfg Config) (*Witness, error) {
 		return nil, errors.New("a witness without a key")
 	}
 	for _, text := range cfg.Logs {
-		origin, keys, err := parseLog(text)
+		keys, err := checkpoint.ParseVerifiers(text)
 		if err != nil {
-			return nil, err
+			return nil, fmt.Errorf("key of a log: %w", err)
 		}
+		origin := keys[0].Name()
 		if w.logs[origin] != nil {
 			return nil, fmt.Errorf("two logs have the origin %q", origin)
 		}
-		w.logs[origin], w.paths[CheckpointPath(origin)] = keys, origin
+		w.logs[origin], w.paths[checkpointPath(origin)] = note.VerifierList(keys...), origin
 	}
 	state, err := cfg.Store.Load()
 	if err != nil {
@@ -95,27 +99,6 @@ func New(cfg Config) (*Witness, error) {
 	}
 	w.newest, err = decodeState(state, w.own)
 	return w, err
-}
-
-// parseLog parses the public keys of a log.
-func parseLog(text string) (origin string, keys note.Verifiers, err error) {
-	var list []note.Verifier
-	for line := range bytes.Lines([]byte(text)) {
-		if line = bytes.TrimSpace(line); len(line) == 0 {
-			continue
-		}
-		v, err := checkpoint.NewVerifier(string(line))
-		if err != nil {
-			return "", nil, fmt.Errorf("key of a log: %w", err)
-		}
-		if list = append(list, v); v.Name() != list[0].Name() {
-			return "", nil, fmt.Errorf("keys of two logs, %q and %q", list[0].Name(), v.Name())
-		}
-	}
-	if len(list) == 0 {
-		return "", nil, errors.New("a log without a key")
-	}
-	return list[0].Name(), note.VerifierList(list...), nil
 }
 
 // refusal is an answer that is not a cosignature.
@@ -133,14 +116,6 @@ func refuse(status int, format string, args ...any) error {
 
 // ServeHTTP answers the requests of logs and of monitors.
 func (w *Witness) ServeHTTP(rw http.ResponseWriter, r *http.Request) {
-	select {
-	case w.room <- struct{}{}:
-		defer func() { <-w.room }()
-	default:
-		rw.Header().Set("Retry-After", "1")
-		http.Error(rw, "The witness is busy.", http.StatusServiceUnavailable)
-		return
-	}
 	body, err := w.serve(rw, r)
 	if err == nil {
 		rw.Header().Set("Content-Type", "text/plain; charset=utf-8")
@@ -162,49 +137,82 @@ func (w *Witness) ServeHTTP(rw http.ResponseWriter, r *http.Request) {
 }
 
 func (w *Witness) serve(rw http.ResponseWriter, r *http.Request) ([]byte, error) {
-	if r.URL.Path == AddCheckpoint {
-		if r.Method != http.MethodPost {
-			rw.Header().Set("Allow", http.MethodPost)
-			return nil, refuse(http.StatusMethodNotAllowed, "Checkpoints are sent with POST.")
-		}
-		body, err := io.ReadAll(http.MaxBytesReader(rw, r.Body, MaxRequest))
-		var tooLong *http.MaxBytesError
-		if errors.As(err, &tooLong) {
-			return nil, refuse(http.StatusRequestEntityTooLarge, "The request is longer than %d bytes.", MaxRequest)
-		}
+	origin, known := w.paths[r.URL.Path]
+	var work func() ([]byte, error)
+	switch {
+	case r.URL.Path == AddCheckpoint:
+		body, err := read(rw, r)
 		if err != nil {
-			return nil, refuse(http.StatusBadRequest, "The request is cut off.")
+			return nil, err
 		}
-		return w.add(body)
-	}
-	origin, ok := w.paths[r.URL.Path]
-	if !ok {
+		work = func() ([]byte, error) { return w.add(body) }
+	case !known:
 		return nil, refuse(http.StatusNotFound, "There is no such resource, or the witness does not know the log.")
-	}
-	if r.Method != http.MethodGet && r.Method != http.MethodHead {
+	case r.Method != http.MethodGet && r.Method != http.MethodHead:
 		rw.Header().Set("Allow", "GET, HEAD")
 		return nil, refuse(http.StatusMethodNotAllowed, "Checkpoints are read with GET.")
+	default:
+		work = func() ([]byte, error) { return w.show(origin) }
 	}
+	// Room is taken after the request has been read: otherwise, whoever sends slowly could occupy
+	// all of it.
+	select {
+	case w.room <- struct{}{}:
+		defer func() { <-w.room }()
+		return work()
+	default:
+		rw.Header().Set("Retry-After", "1")
+		return nil, refuse(http.StatusServiceUnavailable, "The witness is busy.")
+	}
+}
+
+// read reads the body of a request of a cosignature.
+func read(rw http.ResponseWriter, r *http.Request) ([]byte, error) {
+	if r.Method != http.MethodPost {
+		rw.Header().Set("Allow", http.MethodPost)
+		return nil, refuse(http.StatusMethodNotAllowed, "Checkpoints are sent with POST.")
+	}
+	body, err := io.ReadAll(http.MaxBytesReader(rw, r.Body, MaxRequest))
+	var tooLong *http.MaxBytesError
+	if errors.As(err, &tooLong) {
+		return nil, refuse(http.StatusRequestEntityTooLarge, "The request is longer than %d bytes.", MaxRequest)
+	}
+	if err != nil {
+		return nil, refuse(http.StatusBadRequest, "The request is cut off.")
+	}
+	return body, nil
+}
+
+// show answers with the newest checkpoint of a log that the witness has cosigned.
+func (w *Witness) show(origin string) ([]byte, error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	known, ok := w.newest[origin]
+	newest, ok := w.newest[origin]
 	if !ok {
 		return nil, refuse(http.StatusNotFound, "The witness has not cosigned a checkpoint of this log yet.")
 	}
-	return []byte(known.note), nil
+	return []byte(newest.note), nil
 }
 
 // add answers a request of a cosignature with the signature lines. Which status is which is in
-// C2SP tlog-witness.
+// C2SP tlog-witness. What can be refused by its text alone is, before a signature is verified; the
+// old size is compared with what the witness knows after that, as the specification has it.
 func (w *Witness) add(body []byte) ([]byte, error) {
-	r, err := ParseRequest(body)
+	r, err := parseRequest(body)
 	if err != nil {
 		return nil, refuse(http.StatusBadRequest, "The request is malformed.")
 	}
-	origin, _, _ := bytes.Cut(r.Checkpoint, []byte("\n"))
-	keys, ok := w.logs[string(origin)]
+	text := r.Checkpoint[:bytes.LastIndex(r.Checkpoint, []byte("\n\n"))+1] // what note.Open verifies
+	c, err := checkpoint.DecodeText(string(text))
+	if err != nil {
+		return nil, refuse(http.StatusBadRequest, "The checkpoint is malformed.")
+	}
+	keys, ok := w.logs[c.Origin]
 	if !ok {
 		return nil, refuse(http.StatusNotFound, "The witness does not know the log.")
+	}
+	if r.Old > c.Size {
+		return nil, refuse(http.StatusBadRequest, "The old size is larger than that of the checkpoint.")
 	}
 	n, err := note.Open(r.Checkpoint, keys)
 	var unsigned *note.UnverifiedNoteError
@@ -215,12 +223,12 @@ func (w *Witness) add(body []byte) ([]byte, error) {
 	case err != nil:
 		return nil, refuse(http.StatusBadRequest, "The checkpoint is malformed.")
 	}
-	c, err := checkpoint.DecodeText(n.Text)
-	if err != nil {
-		return nil, refuse(http.StatusBadRequest, "The checkpoint is malformed.")
-	}
-	if r.Old > c.Size {
-		return nil, refuse(http.StatusBadRequest, "The old size is larger than that of the checkpoint.")
+	for _, s := range n.Sigs {
+		// note.Open accepts more than one form. The witness shows what it has cosigned, and whoever
+		// changes the form without the log's key must not make that unreadable for others.
+		if _, err := base64.StdEncoding.Strict().DecodeString(s.Base64); err != nil {
+			return nil, refuse(http.StatusBadRequest, "The checkpoint is malformed.")
+		}
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()

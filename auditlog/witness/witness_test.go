@@ -165,7 +165,7 @@ func TestWitness(t *testing.T) {
 		wantStatus(t, what, rec, want)
 		return rec
 	}
-	wantStatus(t, "before the first", send(w, "GET", CheckpointPath(origin), nil), 404)
+	wantStatus(t, "before the first", send(w, "GET", checkpointPath(origin), nil), 404)
 	first := h.request(t, 0, 7)
 	stranger := *first
 	stranger.Checkpoint = bytes.ReplaceAll(first.Checkpoint, []byte(origin), []byte("log.example/two"))
@@ -176,6 +176,12 @@ func TestWitness(t *testing.T) {
 	unsigned := *first
 	unsigned.Checkpoint = append(bytes.SplitAfter(first.Checkpoint, []byte("\n\n"))[0], "— "+origin+" "+base64.StdEncoding.EncodeToString(make([]byte, 68))+"\n"...)
 	add("signed by another key", &unsigned, 403)
+	unsigned.Old = 9
+	add("an old size beyond the checkpoint, which nobody has to verify", &unsigned, 400)
+	otherForm := *first
+	otherForm.Checkpoint = bytes.Clone(first.Checkpoint)
+	otherForm.Checkpoint[len(otherForm.Checkpoint)-3]++ // before "=\n", with bits that base64 does not use
+	add("a signature in another form of base64", &otherForm, 400)
 	withProof := *first
 	withProof.Proof = []auditlog.Hash{{}}
 	add("a proof from nothing", &withProof, 422)
@@ -189,7 +195,7 @@ func TestWitness(t *testing.T) {
 	if err != nil || len(n.Sigs) != 2 {
 		t.Fatalf("%v: %s", err, rec.Body)
 	}
-	if shown := send(w, "GET", CheckpointPath(origin), nil).Body.Bytes(); !bytes.Equal(shown, signed) {
+	if shown := send(w, "GET", checkpointPath(origin), nil).Body.Bytes(); !bytes.Equal(shown, signed) {
 		t.Errorf("the witness shows\n%s, not\n%s", shown, signed)
 	}
 	add("the same again", h.request(t, 7, 7), 200)
@@ -212,7 +218,7 @@ func TestWitness(t *testing.T) {
 	}
 
 	wantStatus(t, "GET", send(w, "GET", AddCheckpoint, nil), 405)
-	wantStatus(t, "PUT", send(w, "PUT", CheckpointPath(origin), nil), 405)
+	wantStatus(t, "PUT", send(w, "PUT", checkpointPath(origin), nil), 405)
 	wantStatus(t, "another path", send(w, "GET", "/", nil), 404)
 	wantStatus(t, "too long", send(w, "POST", AddCheckpoint, make([]byte, MaxRequest+1)), 413)
 	for _, body := range []string{"", "old 0\n", "old 00\n\nx", "old -1\n\nx", "new 1\n\nx", "old 1\nAAAA\n\nx", "old 20\n\n" + origin + "\n"} {
@@ -347,19 +353,50 @@ func TestBusy(t *testing.T) {
 	for range maxRequests {
 		w.room <- struct{}{}
 	}
-	rec := send(w, "GET", CheckpointPath(origin), nil)
+	rec := send(w, "GET", checkpointPath(origin), nil)
 	wantStatus(t, "one more", rec, 503)
 	if rec.Header().Get("Retry-After") == "" {
 		t.Error("the answer does not say when to come back")
 	}
 	<-w.room
-	wantStatus(t, "with room", send(w, "GET", CheckpointPath(origin), nil), 404)
+	wantStatus(t, "with room", send(w, "GET", checkpointPath(origin), nil), 404)
+}
+
+// stalled is a body that does not arrive until done is closed.
+type stalled struct {
+	reading chan<- struct{}
+	done    <-chan struct{}
+}
+
+func (s stalled) Read([]byte) (int, error) {
+	s.reading <- struct{}{}
+	<-s.done
+	return 0, errors.New("cut off")
+}
+
+// TestSlowSenders: requests that have not arrived yet occupy no room.
+func TestSlowSenders(t *testing.T) {
+	w, _ := newWitness(t)
+	reading, done := make(chan struct{}), make(chan struct{})
+	var wg sync.WaitGroup
+	for range maxRequests {
+		wg.Go(func() {
+			rec := httptest.NewRecorder()
+			w.ServeHTTP(rec, httptest.NewRequest("POST", AddCheckpoint, stalled{reading, done}))
+			wantStatus(t, "a request that is cut off", rec, 400)
+		})
+		<-reading
+	}
+	h := grow(t, nil, 0, numbered(5)...)
+	wantStatus(t, "beside slow senders", send(w, "POST", AddCheckpoint, h.request(t, 0, 5).Marshal()), 200)
+	close(done)
+	wg.Wait()
 }
 
 func FuzzParseRequest(f *testing.F) {
 	f.Add([]byte("old 1\n" + base64.StdEncoding.EncodeToString(make([]byte, 32)) + "\n\nx"))
 	f.Fuzz(func(t *testing.T, body []byte) {
-		if r, err := ParseRequest(body); err == nil && !bytes.Equal(r.Marshal(), body) {
+		if r, err := parseRequest(body); err == nil && !bytes.Equal(r.Marshal(), body) {
 			t.Errorf("%q is encoded as %q", body, r.Marshal())
 		}
 	})

@@ -14,6 +14,7 @@ import (
 	"github.com/conclavekms/conclave/fsm"
 	"github.com/conclavekms/conclave/keyengine/internal/auditfeed"
 	"github.com/conclavekms/conclave/keyengine/internal/auditsend"
+	"github.com/conclavekms/conclave/keyengine/internal/outbound"
 	"github.com/conclavekms/conclave/keyengine/internal/record"
 	"github.com/conclavekms/conclave/keyengine/internal/vault"
 )
@@ -211,7 +212,7 @@ func (st *stream) failed(err error, wait time.Duration) {
 	st.mu.Lock()
 	defer st.mu.Unlock()
 	st.status.failures++
-	st.status.err, st.status.errAt = clipped(err), time.Now()
+	st.status.err, st.status.errAt = outbound.Clipped(err), time.Now()
 	if st.status.since.IsZero() {
 		st.status.since = time.Now()
 	}
@@ -219,11 +220,6 @@ func (st *stream) failed(err error, wait time.Duration) {
 		st.log.Warn("sending the audit log to a sink failed and will be retried", "err", st.status.err, "after", wait)
 	}
 	st.status.failing = true
-}
-
-// clipped bounds what a receiver can write into the node's log.
-func clipped(err error) string {
-	return fmt.Sprintf("%.300q", err.Error())
 }
 
 // session sends until something fails, ctx ends, or the stream is asked to rest; then it returns

@@ -13,12 +13,12 @@ package auditsink
 import (
 	"errors"
 	"fmt"
-	"os"
 	"strings"
 
 	"github.com/go-json-experiment/json"
 
 	"github.com/conclavekms/conclave/keyengine/internal/auditsend"
+	"github.com/conclavekms/conclave/keyengine/internal/outbound"
 )
 
 const (
@@ -55,14 +55,7 @@ type opener interface {
 // Load reads the sinks from a file of JSON, {"sinks": […]}, and checks them. Files with secrets
 // and certificates are read too, but no receiver is called.
 func Load(name string) ([]Sink, error) {
-	info, err := os.Stat(name)
-	if err != nil {
-		return nil, err
-	}
-	if info.Size() > maxFile {
-		return nil, fmt.Errorf("%s is larger than %d bytes", name, maxFile)
-	}
-	b, err := os.ReadFile(name)
+	b, err := outbound.ReadFile(name, maxFile)
 	if err != nil {
 		return nil, err
 	}

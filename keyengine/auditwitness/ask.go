@@ -23,7 +23,8 @@ const (
 	askTimeout = 5 * time.Second
 	// maxAnswer bounds what is read of an answer, in bytes.
 	maxAnswer = 32 << 10
-	// maxTries is how often a witness may say that it knows a tree of another size.
+	// maxTries is how often a witness is asked at once, as it may say that it knows a tree of another
+	// size.
 	maxTries = 3
 	// maxAhead is how far a witness's clock may be ahead.
 	maxAhead = 5 * time.Minute
@@ -31,7 +32,7 @@ const (
 
 // The reasons why there is no cosignature, which are values of the label reason.
 const (
-	unreachable = "unreachable" // no answer, or one that tells to come back
+	unreachable = "unreachable" // no answer, or one that tells to come back; or this node cannot prove yet that its log only grew
 	refused     = "refused"     // the witness does not know the log or its key, or the request is wrong for it
 	conflict    = "conflict"    // the witness knows another log than this one
 	invalid     = "invalid"     // the answer is not one of the protocol, or the cosignature is wrong
@@ -57,19 +58,19 @@ type client struct {
 	keys *checkpoint.Witness
 	url  string
 	http *http.Client
-	// known is the size of the tree that the witness knows, as far as it has said so.
+	// known is the size of the tree that the witness knows, from what it has said or cosigned last.
 	known uint64
 }
 
-func (w *Witness) open(keys *checkpoint.Witness) (*client, error) {
+func (w *Witness) open(keys *checkpoint.Witness) (client, error) {
 	u, err := outbound.ParseURL(w.URL)
 	if err != nil {
-		return nil, err
+		return client{}, err
 	}
 	if u.RawQuery != "" {
-		return nil, errors.New("the URL has a query")
+		return client{}, errors.New("the URL has a query")
 	}
-	c := &client{keys: keys, url: strings.TrimSuffix(u.String(), "/") + witness.AddCheckpoint}
+	c := client{keys: keys, url: strings.TrimSuffix(u.String(), "/") + witness.AddCheckpoint}
 	c.http, err = outbound.Client(u, w.TLS, askTimeout)
 	return c, err
 }
@@ -101,7 +102,7 @@ func (c *client) ask(ctx context.Context, msg []byte, head checkpoint.Checkpoint
 			}
 			return sigs, err
 		case status == http.StatusConflict && kind == witness.SizeType:
-			size, ok := witness.ParseSize(strings.TrimSuffix(string(body), "\n"))
+			size, ok := checkpoint.ParseSize(strings.TrimSuffix(string(body), "\n"))
 			if !ok || size == c.known {
 				return nil, failed(invalid, "the witness names the size %.30q", body)
 			}
@@ -139,7 +140,9 @@ func (c *client) post(ctx context.Context, body []byte) (status int, kind string
 	return res.StatusCode, res.Header.Get("Content-Type"), answer, nil
 }
 
-// verified returns the witness's own cosignatures from its answer. Others are dropped.
+// verified returns the witness's own cosignatures from its answer. Others are dropped. This is
+// where a cosignature is verified before it becomes part of a checkpoint; Service does not do so
+// again.
 func (c *client) verified(msg, answer []byte) ([]note.Signature, error) {
 	// The answer must not become part of the text that is verified.
 	if !bytes.HasPrefix(answer, []byte("— ")) || !bytes.HasSuffix(answer, []byte("\n")) || bytes.Contains(answer, []byte("\n\n")) {
@@ -153,9 +156,6 @@ func (c *client) verified(msg, answer []byte) ([]note.Signature, error) {
 		if at, err := checkpoint.CosignatureTime(s); err != nil || time.Until(at) > maxAhead {
 			return nil, failed(invalid, "the witness's cosignature is of %v, which is in the future", at.UTC())
 		}
-	}
-	if _, err := c.keys.Cosignatures(checkpoint.Append(msg, sigs...)); err != nil {
-		return nil, failed(invalid, "the witness's answer: %w", err)
 	}
 	return sigs, nil
 }

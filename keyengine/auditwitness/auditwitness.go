@@ -1,22 +1,24 @@
 // Package auditwitness has the checkpoints of the audit log cosigned by witnesses (C2SP
 // tlog-witness v1.0.0), so that who verifies one knows that everybody is shown the same log.
 //
-// The node that leads asks: after each checkpoint that it signs, or a second after it asked last.
-// What at least a quorum of the witnesses has cosigned is published by all nodes: the others get
-// it from the leader, and verify it. Nothing of it is stored, and nothing has to be: a witness says which
+// The node that leads asks: after it has signed a checkpoint, but not more often than each second,
+// nor before the checkpoint that it asked for last has a quorum or has failed to get one. What at
+// least a quorum of the witnesses has cosigned is published by all nodes: the others get it from
+// the leader, and verify it. Nothing of it is stored, and nothing has to be: a witness says which
 // tree it knows, so whichever node leads next goes on from there.
 //
-// No request waits for a witness, and no checkpoint does. A witness that is down, slow or hostile
-// costs its own cosignature: each is asked with its own deadline and reading limit, and after a
-// failure it is asked less often.
+// No checkpoint waits for a witness, and no request does but that for a receipt, for a few seconds
+// and only while Soon says that it is worth it. A witness that is down, slow or hostile costs its
+// own cosignature: each is asked with its own deadline and reading limit, independently of the
+// others, and after a failure it is asked less often.
 package auditwitness
 
 import (
 	"bytes"
 	"context"
 	"errors"
-	"fmt"
 	"log/slog"
+	"slices"
 	"sync"
 	"time"
 
@@ -25,13 +27,14 @@ import (
 
 	"github.com/conclavekms/conclave/auditlog"
 	"github.com/conclavekms/conclave/auditlog/checkpoint"
+	"github.com/conclavekms/conclave/keyengine/internal/outbound"
 )
 
 const (
 	// look is how often a new checkpoint is looked for.
 	look = 100 * time.Millisecond
-	// every is how often witnesses are asked for cosignatures of new checkpoints, and how often
-	// the other nodes ask the leader for the newest cosigned one.
+	// every is how often witnesses are asked for cosignatures of new checkpoints at most, and how
+	// often the other nodes ask the leader for the newest cosigned one while they have a newer one.
 	every = time.Second
 	// patience is how long the newest cosigned checkpoint is published although there is a newer
 	// one without cosignatures.
@@ -66,16 +69,36 @@ type Service struct {
 	clients []*client
 
 	// Of the goroutine of Lead.
-	current checkpoint.Checkpoint
-	signed  []byte // the log's checkpoint, without cosignatures
-	sigs    [][]note.Signature
-	retry   []retry // of each witness
+	current *turn       // what witnesses are asked for; nil for nothing
+	busy    []bool      // of each witness: it is being asked, for the current checkpoint or one before
+	retry   []retry     // of each witness
+	answers chan answer // has room for one of each witness, so who asks never waits
 
 	mu     sync.Mutex
 	newest cosigned
 	served uint64    // size of the largest checkpoint that was published
 	behind time.Time // since when there has been a newer checkpoint, and newest has not changed; zero if there is none
 	status []status  // of each witness
+}
+
+// turn is a checkpoint that witnesses are asked to cosign. One that is slow may still cosign it
+// after another turn has begun.
+type turn struct {
+	head  checkpoint.Checkpoint
+	msg   []byte // the log's checkpoint, without cosignatures
+	began time.Time
+	asked int // how many witnesses are being asked for this one
+	// sigs are the cosignatures of each witness, and count is of how many there are some.
+	sigs  [][]note.Signature
+	count int
+}
+
+// answer is the outcome of asking a witness.
+type answer struct {
+	turn *turn
+	i    int // of the witness
+	sigs []note.Signature
+	err  error
 }
 
 // cosigned is a checkpoint that a quorum of the witnesses has cosigned.
@@ -94,7 +117,7 @@ type retry struct {
 // status is what the metrics of a witness show.
 type status struct {
 	size     uint64    // of the newest tree that it has cosigned for this node
-	since    time.Time // when it was first asked for what it has not cosigned yet; zero for nothing
+	since    time.Time // since when there has been a checkpoint that it has not cosigned; zero for none
 	failures map[string]uint64
 	failing  bool
 }
@@ -107,15 +130,11 @@ func New(cfg Config) (*Service, error) {
 			return nil, err
 		}
 		s.quorum = c.quorum
-		for i, keys := range s.quorum.Witnesses {
-			client, err := c.Witnesses[i].open(keys)
-			if err != nil {
-				return nil, err
-			}
-			s.clients = append(s.clients, client)
+		for _, client := range c.clients {
+			s.clients = append(s.clients, &client) // a copy: what a witness is known to know is of one Service
 			s.status = append(s.status, status{failures: make(map[string]uint64)})
 		}
-		s.retry = make([]retry, len(s.clients))
+		s.busy, s.retry, s.answers = make([]bool, len(s.clients)), make([]retry, len(s.clients)), make(chan answer, len(s.clients))
 	}
 	if cfg.Metrics != nil {
 		if err := cfg.Metrics.Register(newCollector(s)); err != nil {
@@ -136,7 +155,8 @@ func (s *Service) Newest() []byte {
 	return s.newest.msg
 }
 
-// Soon reports whether a checkpoint of this node is likely to be cosigned within a few seconds.
+// Soon reports whether a checkpoint of this node is likely to be cosigned within a few seconds:
+// there are witnesses, and they have cosigned lately, or were not behind.
 func (s *Service) Soon() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -145,7 +165,8 @@ func (s *Service) Soon() bool {
 
 // Published returns the checkpoint that is shown to others: the newest cosigned one, unless the
 // witnesses have not cosigned a newer one for too long. Without witnesses it is the newest one.
-// It never has fewer records than before.
+// It never has fewer records than before: once a checkpoint without cosignatures was shown, a
+// cosigned one is shown again only if it has as many records.
 func (s *Service) Published() []byte {
 	own := s.cfg.Log.Checkpoint()
 	if !s.Enabled() || own == nil {
@@ -166,7 +187,8 @@ func (s *Service) Published() []byte {
 	return own
 }
 
-// Run keeps up with the newest cosigned checkpoint until ctx ends, on a node that does not lead.
+// Run notes until ctx ends since when there has been a newer checkpoint than the newest cosigned
+// one. On a node that does not lead, it gets that from the leader.
 func (s *Service) Run(ctx context.Context) {
 	if !s.Enabled() {
 		return
@@ -197,7 +219,7 @@ func (s *Service) Run(ctx context.Context) {
 			continue
 		}
 		if err := s.follow(ctx, head); err != nil && ctx.Err() == nil {
-			s.cfg.Logger.Debug("getting the cosigned audit checkpoint from the leader failed", "err", clipped(err))
+			s.cfg.Logger.Debug("getting the cosigned audit checkpoint from the leader failed", "err", outbound.Clipped(err))
 		}
 	}
 }
@@ -208,23 +230,26 @@ func (s *Service) follow(ctx context.Context, own checkpoint.Checkpoint) error {
 	ctx, cancel := context.WithTimeout(ctx, askTimeout)
 	defer cancel()
 	msg, err := s.cfg.AskLeader(ctx)
-	if err != nil || len(msg) == 0 {
+	if err != nil || len(msg) == 0 || bytes.Equal(msg, s.Newest()) {
 		return err
 	}
-	c, err := checkpoint.Parse(msg, s.cfg.LogKey())
-	if err != nil {
+	c, err := checkpoint.Decode(msg)
+	switch {
+	case err != nil:
+		return err
+	case c.Size > own.Size:
+		return nil // this node will soon be as far
+	case c.Size == own.Size && c.Root != own.Root:
+		return errors.New("the leader's checkpoint is of another log")
+	}
+	if _, err := checkpoint.Parse(msg, s.cfg.LogKey()); err != nil {
 		return err
 	}
 	names, err := s.quorum.Check(msg)
 	if err != nil {
 		return err
 	}
-	switch {
-	case c.Size > own.Size:
-		return nil // this node will soon be as far
-	case c.Size == own.Size && c.Root != own.Root:
-		return errors.New("the leader's checkpoint is of another log")
-	case c.Size < own.Size && c.Size > 0:
+	if c.Size < own.Size && c.Size > 0 {
 		proof, err := s.cfg.Log.ProveConsistency(c.Size, own.Size)
 		if err != nil {
 			return err
@@ -250,30 +275,33 @@ func (s *Service) keep(c cosigned) {
 }
 
 // Lead asks the witnesses for cosignatures of each new checkpoint of this node, until ctx ends.
+// Then nobody is being asked any more.
 func (s *Service) Lead(ctx context.Context) {
 	if !s.Enabled() {
 		return
 	}
-	defer s.rest()
+	defer s.rest(ctx)
 	tick := time.NewTicker(look)
 	defer tick.Stop()
-	var began time.Time
 	for {
 		select {
 		case <-ctx.Done():
 			return
+		case a := <-s.answers:
+			s.take(ctx, a)
 		case <-tick.C:
+			if s.current == nil || time.Since(s.current.began) >= every {
+				s.begin()
+			}
+			s.ask(ctx)
 		}
-		if time.Since(began) >= every && s.begin() {
-			began = time.Now()
-		}
-		s.round(ctx)
 	}
 }
 
-// rest forgets what is under way when the node leads no longer.
-func (s *Service) rest() {
-	s.signed = nil
+// rest forgets what is under way when the node leads no longer, once ctx has ended that.
+func (s *Service) rest(ctx context.Context) {
+	s.await(ctx)
+	s.current = nil
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for i := range s.status {
@@ -281,85 +309,103 @@ func (s *Service) rest() {
 	}
 }
 
-// begin turns to the newest checkpoint. It reports whether that is another one.
+// await takes the answers of all witnesses that are being asked.
+func (s *Service) await(ctx context.Context) {
+	for slices.Contains(s.busy, true) {
+		s.take(ctx, <-s.answers)
+	}
+}
+
+// begin turns to the newest checkpoint, unless the current one may still be cosigned by a quorum:
+// if that needs a witness that is slower than checkpoints are signed, then turning to each one
+// would mean that the witnesses cosign different ones and none has a quorum. It reports whether
+// it has begun a turn.
 func (s *Service) begin() bool {
+	if t := s.current; t != nil && t.count < s.quorum.Need && t.asked > 0 {
+		return false
+	}
 	msg := s.cfg.Log.Checkpoint()
-	if msg == nil || bytes.Equal(msg, s.signed) {
+	if msg == nil || s.current != nil && bytes.Equal(msg, s.current.msg) {
 		return false
 	}
 	head, err := checkpoint.Decode(msg)
 	if err != nil {
 		return false
 	}
-	s.current, s.signed, s.sigs = head, msg, make([][]note.Signature, len(s.clients))
+	s.current = &turn{head: head, msg: msg, began: time.Now(), sigs: make([][]note.Signature, len(s.clients))}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for i := range s.status {
 		if s.status[i].since.IsZero() {
-			s.status[i].since = time.Now()
+			s.status[i].since = s.current.began
 		}
 	}
 	return true
 }
 
-// round asks each witness that is due for a cosignature of the current checkpoint. It returns
-// after askTimeout at the latest.
-func (s *Service) round(ctx context.Context) {
-	type result struct {
-		i    int
-		sigs []note.Signature
-		err  error
+// ask begins to ask each witness that is due for a cosignature of the current checkpoint. One
+// that is busy is not: it holds up nobody but itself.
+func (s *Service) ask(ctx context.Context) {
+	t := s.current
+	if t == nil {
+		return
 	}
-	results := make(chan result, len(s.clients))
-	asked := 0
 	for i, c := range s.clients {
-		if s.signed == nil || s.sigs[i] != nil || time.Now().Before(s.retry[i].at) {
+		if s.busy[i] || t.sigs[i] != nil || time.Now().Before(s.retry[i].at) {
 			continue
 		}
-		asked++
+		s.busy[i] = true
+		t.asked++
 		go func() {
-			sigs, err := c.ask(ctx, s.signed, s.current, s.cfg.Log)
-			results <- result{i, sigs, err}
+			sigs, err := c.ask(ctx, t.msg, t.head, s.cfg.Log) // it has its own deadline
+			s.answers <- answer{t, i, sigs, err}
 		}()
-	}
-	for range asked { // a witness's own deadline ends the wait for it
-		r := <-results
-		if ctx.Err() != nil && r.err != nil {
-			continue // it was not the witness's fault
-		}
-		s.note(r.i, r.err)
-		if r.err != nil {
-			continue
-		}
-		s.sigs[r.i] = r.sigs
-		c := cosigned{size: s.current.Size, msg: s.signed}
-		for _, sigs := range s.sigs {
-			if sigs != nil {
-				c.count++
-				c.msg = checkpoint.Append(c.msg, sigs...)
-			}
-		}
-		if c.count >= s.quorum.Need {
-			s.keep(c)
-		}
 	}
 }
 
-// note notes the outcome of asking a witness.
-func (s *Service) note(i int, err error) {
+// take takes an answer.
+func (s *Service) take(ctx context.Context, a answer) {
+	t := a.turn
+	s.busy[a.i] = false
+	t.asked--
+	if ctx.Err() != nil && a.err != nil {
+		return // it was not the witness's fault
+	}
+	s.note(a)
+	if a.err != nil {
+		return
+	}
+	t.sigs[a.i] = a.sigs
+	t.count++
+	if t.count < s.quorum.Need {
+		return
+	}
+	msg := t.msg
+	for _, sigs := range t.sigs {
+		msg = checkpoint.Append(msg, sigs...)
+	}
+	s.keep(cosigned{t.head.Size, t.count, msg})
+}
+
+// note notes an answer in the status of its witness.
+func (s *Service) note(a answer) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	i, size := a.i, a.turn.head.Size
 	st, log := &s.status[i], s.cfg.Logger.With("witness", s.clients[i].keys.Name())
-	if err == nil {
+	if a.err == nil {
 		if st.failing {
-			log.Info("the witness cosigns again", "size", s.current.Size)
+			log.Info("the witness cosigns again", "size", size)
 		}
 		s.retry[i] = retry{}
-		st.size, st.since, st.failing = s.current.Size, time.Time{}, false
+		st.size, st.since, st.failing = size, time.Time{}, false
+		if a.turn != s.current {
+			st.since = s.current.began
+		}
 		return
 	}
 	reason := invalid
-	if f := new(failure); errors.As(err, &f) {
+	if f := new(failure); errors.As(a.err, &f) {
 		reason = f.reason
 	}
 	st.failures[reason]++
@@ -370,10 +416,7 @@ func (s *Service) note(i int, err error) {
 		if reason == conflict {
 			level = slog.LevelError // the log may have been rolled back
 		}
-		log.Log(context.Background(), level, "the witness did not cosign an audit checkpoint and will be asked again", "size", s.current.Size, "reason", reason, "err", clipped(err))
+		log.Log(context.Background(), level, "the witness did not cosign an audit checkpoint and will be asked again", "size", size, "reason", reason, "err", outbound.Clipped(a.err))
 	}
 	st.failing = true
 }
-
-// clipped bounds what a witness can write into the node's log.
-func clipped(err error) string { return fmt.Sprintf("%.300q", err.Error()) }

@@ -5,6 +5,7 @@ import (
 	"context"
 	"crypto/ed25519"
 	"encoding/json"
+	"encoding/pem"
 	"errors"
 	"fmt"
 	"io"
@@ -23,6 +24,7 @@ import (
 	"github.com/conclavekms/conclave/auditlog"
 	"github.com/conclavekms/conclave/auditlog/checkpoint"
 	"github.com/conclavekms/conclave/auditlog/witness"
+	"github.com/conclavekms/conclave/keyengine/internal/outbound"
 )
 
 const origin = "conclave/00112233445566778899aabbccddeeff/0"
@@ -136,7 +138,8 @@ func step(t *testing.T, s *Service) {
 	t.Helper()
 	clear(s.retry)
 	s.begin()
-	s.round(t.Context())
+	s.ask(t.Context())
+	s.await(t.Context())
 }
 
 // size returns the size of a checkpoint, and how many of the service's witnesses have cosigned it.
@@ -258,13 +261,14 @@ func TestHostileWitness(t *testing.T) {
 		h      http.HandlerFunc
 		reason string
 	}{
-		"nothing":        {say(200, "", ""), invalid},
-		"by another":     {say(200, "", line), invalid},
-		"another text":   {say(200, "", "— x AAAA\n\n"+ownLine), invalid},
-		"without an end": {say(200, "", strings.TrimSuffix(ownLine, "\n")), invalid},
-		"altered":        {say(200, "", ownLine[:len(ownLine)-9]+"AAAAAAA=\n"), invalid},
-		"too long":       {say(200, "", strings.Repeat(ownLine, 1000)), invalid},
-		"endless":        {func(w http.ResponseWriter, _ *http.Request) { endless(w) }, invalid},
+		"nothing":                {say(200, "", ""), invalid},
+		"by another":             {say(200, "", line), invalid},
+		"another text":           {say(200, "", "— x AAAA\n\n"+ownLine), invalid},
+		"without an end":         {say(200, "", strings.TrimSuffix(ownLine, "\n")), invalid},
+		"altered":                {say(200, "", ownLine[:len(ownLine)-9]+"AAAAAAA=\n"), invalid},
+		"base64 of another form": {say(200, "", ownLine[:len(ownLine)-4]+string(ownLine[len(ownLine)-4]+1)+"==\n"), invalid},
+		"too long":               {say(200, "", strings.Repeat(ownLine, 1000)), invalid},
+		"endless":                {func(w http.ResponseWriter, _ *http.Request) { endless(w) }, invalid},
 		"a redirect": {func(w http.ResponseWriter, r *http.Request) {
 			http.Redirect(w, r, elsewhere.URL, http.StatusTemporaryRedirect)
 		}, refused},
@@ -414,6 +418,35 @@ func TestConfiguration(t *testing.T) {
 	}
 }
 
+// TestOpenedOnce: a Service uses what Load has read, and nothing that is there later.
+func TestOpenedOnce(t *testing.T) {
+	h := httptest.NewTLSServer(http.NotFoundHandler())
+	defer h.Close()
+	dir := t.TempDir()
+	ca, name := filepath.Join(dir, "ca.pem"), filepath.Join(dir, "witnesses.json")
+	conf := startWitness(t, "one.example", 11).conf
+	conf.URL, conf.TLS = h.URL, &outbound.TLS{CA: ca}
+	raw, err := json.Marshal(Configuration{Witnesses: []Witness{conf}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, content := range map[string][]byte{ca: pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: h.Certificate().Raw}), name: raw} {
+		if err := os.WriteFile(name, content, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	c, err := Load(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Remove(ca); err != nil {
+		t.Fatal(err)
+	}
+	if s, err := New(Config{Configuration: c}); err != nil || !s.Enabled() {
+		t.Errorf("the certificates were read again: %v", err)
+	}
+}
+
 // TestLead: a new checkpoint is cosigned without being asked for, and the work ends with its
 // context although a witness hangs.
 func TestLead(t *testing.T) {
@@ -446,5 +479,79 @@ func TestLead(t *testing.T) {
 	<-done
 	if took := time.Since(began); took > askTimeout-time.Second {
 		t.Errorf("it ended after %v", took)
+	}
+}
+
+// TestSlowWitness: a witness that takes long does not hold up the others, nor the end of the work.
+func TestSlowWitness(t *testing.T) {
+	log := newLog(t, "record")
+	one, two, three := startWitness(t, "one.example", 11), startWitness(t, "two.example", 12), startWitness(t, "three.example", 13)
+	asked, gone := make(chan struct{}, 1), make(chan struct{})
+	hold := http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+		_, _ = io.Copy(io.Discard, r.Body) // so that the server sees the client go
+		asked <- struct{}{}
+		<-r.Context().Done()
+		close(gone)
+	})
+	three.before.Store(&hold)
+	s := service(t, log, 2, one, two, three)
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan struct{})
+	go func() { defer close(done); s.Lead(ctx) }()
+	for i := range uint64(3) {
+		log.add(1)
+		if i == 0 {
+			<-asked
+		}
+		for end := time.Now().Add(30 * time.Second); ; time.Sleep(5 * time.Millisecond) {
+			if n, _ := size(t, s, s.Newest()); n == i+1 {
+				break
+			}
+			if time.Now().After(end) {
+				t.Fatal("no cosignature")
+			}
+		}
+	}
+	select {
+	case <-gone:
+		t.Error("the others were asked only after the slow witness had failed")
+	default:
+	}
+	cancel()
+	<-done
+	<-gone
+}
+
+// TestLateAnswer: what a witness answers after others were asked for a newer checkpoint counts
+// for the older one. While a quorum depends on such a witness, there is no newer one.
+func TestLateAnswer(t *testing.T) {
+	log := newLog(t, "record")
+	one, two := startWitness(t, "one.example", 11), startWitness(t, "two.example", 12)
+	for _, quorum := range []int{1, 2} {
+		s := service(t, log, quorum, one, two)
+		log.add(1)
+		first := log.Size()
+		s.begin()
+		s.ask(t.Context())
+		held := <-s.answers
+		other := <-s.answers
+		s.take(t.Context(), other) // the one that is held is of a witness that is still busy
+		log.add(1)
+		if begun := s.begin(); begun != (quorum == 1) {
+			t.Fatalf("with a quorum of %d, the next checkpoint was begun: %v", quorum, begun)
+		}
+		s.ask(t.Context())
+		s.take(t.Context(), held)
+		if n, by := size(t, s, s.Newest()); n != first || by != 2 {
+			t.Errorf("%d records are cosigned by %d witnesses, want %d by 2", n, by, first)
+		}
+		if behind := !s.status[held.i].since.IsZero(); behind != (quorum == 1) {
+			t.Errorf("with a quorum of %d, the witness owes a cosignature: %v", quorum, behind)
+		}
+		s.await(t.Context())
+		step(t, s)
+		if n, by := size(t, s, s.Newest()); n != first+1 || by != 2 {
+			t.Errorf("then, %d records are cosigned by %d witnesses, want %d by 2", n, by, first+1)
+		}
 	}
 }

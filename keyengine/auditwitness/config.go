@@ -3,7 +3,6 @@ package auditwitness
 import (
 	"errors"
 	"fmt"
-	"os"
 	"strings"
 
 	"github.com/go-json-experiment/json"
@@ -22,7 +21,9 @@ type Configuration struct {
 	Quorum    int       `json:"quorum,omitzero"`
 	Witnesses []Witness `json:"witnesses"`
 
-	quorum checkpoint.Quorum
+	// What check has made of the above.
+	quorum  checkpoint.Quorum
+	clients []client
 }
 
 // Witness is the configuration of a witness.
@@ -36,16 +37,9 @@ type Witness struct {
 }
 
 // Load reads the witnesses from a file of JSON and checks them. Files with certificates are read
-// too, but no witness is called.
+// too, and not again by New, but no witness is called.
 func Load(name string) (*Configuration, error) {
-	info, err := os.Stat(name)
-	if err != nil {
-		return nil, err
-	}
-	if info.Size() > maxFile {
-		return nil, fmt.Errorf("%s is larger than %d bytes", name, maxFile)
-	}
-	b, err := os.ReadFile(name)
+	b, err := outbound.ReadFile(name, maxFile)
 	if err != nil {
 		return nil, err
 	}
@@ -59,26 +53,35 @@ func Load(name string) (*Configuration, error) {
 	return c, nil
 }
 
+// check checks the configuration and opens the clients, if that was not done before.
 func (c *Configuration) check() error {
+	if c.clients != nil {
+		return nil
+	}
 	if len(c.Witnesses) == 0 {
 		return errors.New("it has no witnesses")
 	}
 	var parsed []*checkpoint.Witness
+	var clients []client
 	for i := range c.Witnesses {
 		w := &c.Witnesses[i]
 		p, err := checkpoint.ParseWitness(strings.Join(w.Keys, "\n"))
 		if err != nil {
 			return fmt.Errorf("witness %d: %w", i+1, err)
 		}
-		if _, err := w.open(p); err != nil {
+		client, err := w.open(p)
+		if err != nil {
 			return fmt.Errorf("witness %d (%q): %w", i+1, p.Name(), err)
 		}
-		parsed = append(parsed, p)
+		parsed, clients = append(parsed, p), append(clients, client)
 	}
 	if c.Quorum == 0 {
 		c.Quorum = len(parsed)/2 + 1
 	}
-	var err error
-	c.quorum, err = checkpoint.NewQuorum(parsed, c.Quorum)
-	return err
+	quorum, err := checkpoint.NewQuorum(parsed, c.Quorum)
+	if err != nil {
+		return err
+	}
+	c.quorum, c.clients = quorum, clients
+	return nil
 }

@@ -9,7 +9,6 @@ package traceexport
 import (
 	"context"
 	"errors"
-	"fmt"
 	"log/slog"
 	"time"
 
@@ -204,7 +203,7 @@ func (e *Exporter) send(ctx context.Context, limit time.Duration) {
 	}
 	e.cfg.Metrics.dropped.WithLabelValues(dropRefused).Add(n)
 	if !e.failing { // it says nothing more than the metric, and a collector's answer may be long
-		e.cfg.Log.Warn("traces could not be sent, and are dropped", "err", fmt.Sprintf("%.300q", outbound.WithoutURL(err).Error()))
+		e.cfg.Log.Warn("traces could not be sent, and are dropped", "err", outbound.Clipped(outbound.WithoutURL(err)))
 	}
 	e.failing = true
 }

@@ -8,10 +8,10 @@ package auditsend
 
 import (
 	"context"
-	"fmt"
-	"os"
 	"strings"
 	"time"
+
+	"github.com/conclavekms/conclave/keyengine/internal/outbound"
 )
 
 const (
@@ -49,13 +49,6 @@ type Sender interface {
 
 // secret reads a file with a secret. White space around it does not count.
 func secret(file string) (string, error) {
-	info, err := os.Stat(file)
-	if err != nil {
-		return "", err
-	}
-	if info.Size() > maxSecret {
-		return "", fmt.Errorf("%s is too large for a secret", file)
-	}
-	b, err := os.ReadFile(file)
+	b, err := outbound.ReadFile(file, maxSecret)
 	return strings.TrimSpace(string(b)), err
 }

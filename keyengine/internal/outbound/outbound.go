@@ -13,6 +13,7 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"net/netip"
@@ -27,8 +28,30 @@ import (
 // again.
 const DialTimeout = 5 * time.Second
 
-// maxHeader bounds the headers of an answer, in bytes.
-const maxHeader = 32 << 10
+const (
+	// maxHeader bounds the headers of an answer, in bytes.
+	maxHeader = 32 << 10
+	// maxPEM bounds files with certificates, in bytes.
+	maxPEM = 1 << 20
+)
+
+// ReadFile reads a file that configures whom a node calls, or that such a file names. It refuses
+// more than limit bytes, also of a file that does not tell its size.
+func ReadFile(name string, limit int64) ([]byte, error) {
+	f, err := os.Open(name)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	b, err := io.ReadAll(io.LimitReader(f, limit+1))
+	if err != nil {
+		return nil, err
+	}
+	if int64(len(b)) > limit {
+		return nil, fmt.Errorf("%s is longer than %d bytes", name, limit)
+	}
+	return b, nil
+}
 
 // TLS configures how servers are authenticated, and how the node is. All values are the
 // names of PEM files.
@@ -45,7 +68,7 @@ func (t *TLS) Config(name string) (*tls.Config, error) {
 		return c, nil
 	}
 	if t.CA != "" {
-		pem, err := os.ReadFile(t.CA)
+		pem, err := ReadFile(t.CA, maxPEM)
 		if err != nil {
 			return nil, err
 		}
@@ -132,3 +155,7 @@ func WithoutURL(err error) error {
 		err = inner
 	}
 }
+
+// Clipped returns the text of an error for the node's log, quoted and not longer than 300
+// characters before that: a server can write into it with what it answers.
+func Clipped(err error) string { return fmt.Sprintf("%.300q", err.Error()) }

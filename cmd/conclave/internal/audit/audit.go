@@ -89,7 +89,7 @@ names, as the account's root user.`,
 			if err != nil {
 				return err
 			}
-			if quorum != nil && len(earlier) == 0 {
+			if len(quorum.Witnesses) > 0 && len(earlier) == 0 {
 				return cli.Usagef("--witness needs --earlier: the checkpoint in a node's directory has no cosignatures")
 			}
 			dir, opts, err := logToVerify(cmd.Context(), args, place, text)
@@ -101,7 +101,7 @@ names, as the account's root user.`,
 				if err != nil {
 					return err
 				}
-				if _, err := cosigners(quorum, raw); err != nil {
+				if _, err := quorum.Check(raw); err != nil {
 					return fmt.Errorf("%s: %w", name, err)
 				}
 				opts.Earlier = append(opts.Earlier, raw)

@@ -67,7 +67,7 @@ To verify checkpoints with a copy of the log instead, use "conclave audit verify
 				if i == 0 {
 					continue // it is the caller's own, and may be older than the witnesses
 				}
-				if names, err = cosigners(quorum, raw); err != nil {
+				if names, err = quorum.Check(raw); err != nil {
 					return fmt.Errorf("%s: %w", name, err)
 				}
 			}

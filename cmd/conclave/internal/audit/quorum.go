@@ -22,23 +22,23 @@ func (q *quorumFlags) add(f *pflag.FlagSet) {
 	f.IntVar(&q.need, "quorum", 0, "how many of the witnesses have to have cosigned (default all of them)")
 }
 
-// quorum returns what the flags ask for; nil if they ask for nothing.
-func (q *quorumFlags) quorum() (*checkpoint.Quorum, error) {
+// quorum returns what the flags ask for; one without witnesses if they ask for nothing.
+func (q *quorumFlags) quorum() (checkpoint.Quorum, error) {
 	if len(q.witnesses) == 0 {
 		if q.need != 0 {
-			return nil, cli.Usagef("--quorum needs --witness")
+			return checkpoint.Quorum{}, cli.Usagef("--quorum needs --witness")
 		}
-		return nil, nil
+		return checkpoint.Quorum{}, nil
 	}
 	var list []*checkpoint.Witness
 	for _, key := range q.witnesses {
 		text, err := KeyText(key)
 		if err != nil {
-			return nil, fmt.Errorf("--witness: %w", err)
+			return checkpoint.Quorum{}, fmt.Errorf("--witness: %w", err)
 		}
 		w, err := checkpoint.ParseWitness(text)
 		if err != nil {
-			return nil, fmt.Errorf("--witness: %w", err)
+			return checkpoint.Quorum{}, fmt.Errorf("--witness: %w", err)
 		}
 		list = append(list, w)
 	}
@@ -48,17 +48,9 @@ func (q *quorumFlags) quorum() (*checkpoint.Quorum, error) {
 	}
 	result, err := checkpoint.NewQuorum(list, need)
 	if err != nil {
-		return nil, cli.Usagef("%v", err)
+		return checkpoint.Quorum{}, cli.Usagef("%v", err)
 	}
-	return &result, nil
-}
-
-// cosigners checks a checkpoint and returns who has cosigned it; nil without a quorum.
-func cosigners(q *checkpoint.Quorum, msg []byte) ([]string, error) {
-	if q == nil {
-		return nil, nil
-	}
-	return q.Check(msg)
+	return result, nil
 }
 
 // cosignedLine shows who has cosigned.

@@ -128,7 +128,7 @@ as many as --quorum says. That proves that the log did not show another history 
 			if err != nil {
 				return err
 			}
-			names, err := cosigners(quorum, r.Checkpoint)
+			names, err := quorum.Check(r.Checkpoint)
 			if err != nil {
 				return err
 			}

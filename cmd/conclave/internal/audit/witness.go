@@ -186,34 +186,34 @@ func witnessSigners(name string, seeds []byte) ([]*checkpoint.Cosigner, string, 
 	return []*checkpoint.Cosigner{first, second}, keys, nil
 }
 
-// readWitnessKey reads the keys of a witness.
-func readWitnessKey(dir string) ([]*checkpoint.Cosigner, string, error) {
+// readWitnessKey returns the cosigners of a witness.
+func readWitnessKey(dir string) ([]*checkpoint.Cosigner, error) {
 	name := filepath.Join(dir, witnessKeyFile)
 	info, err := os.Stat(name)
 	if err != nil {
-		return nil, "", err
+		return nil, err
 	}
 	if info.Mode().Perm()&0o077 != 0 {
-		return nil, "", fmt.Errorf("%s may be read by others than its owner", name)
+		return nil, fmt.Errorf("%s may be read by others than its owner", name)
 	}
 	text, err := files.Read(name, 4096)
 	if err != nil {
-		return nil, "", err
+		return nil, err
 	}
 	defer clear(text)
 	lines := strings.Split(string(text), "\n")
 	if len(lines) != 4 || lines[0] != witnessKeyHeader || lines[3] != "" {
-		return nil, "", fmt.Errorf("%s is not the key of a witness", name)
+		return nil, fmt.Errorf("%s is not the key of a witness", name)
 	}
 	seeds, err := base64.StdEncoding.DecodeString(lines[2])
 	if err != nil {
-		return nil, "", fmt.Errorf("%s is not the key of a witness", name)
+		return nil, fmt.Errorf("%s is not the key of a witness", name)
 	}
-	signers, keys, err := witnessSigners(lines[1], seeds)
+	signers, _, err := witnessSigners(lines[1], seeds)
 	if err != nil {
-		return nil, "", fmt.Errorf("%s: %w", name, err)
+		return nil, fmt.Errorf("%s: %w", name, err)
 	}
-	return signers, keys, nil
+	return signers, nil
 }
 
 // witnessStore keeps the state of a witness in a file. It implements witness.Store.
@@ -239,7 +239,7 @@ func runWitness(ctx context.Context, a *cli.App, dir string, logs []string, list
 		return err
 	}
 	defer lock.Close()
-	signers, _, err := readWitnessKey(dir)
+	signers, err := readWitnessKey(dir)
 	if err != nil {
 		return err
 	}
@@ -264,7 +264,9 @@ func runWitness(ctx context.Context, a *cli.App, dir string, logs []string, list
 	if err != nil {
 		return err
 	}
-	srv := transport.NewHTTPServer(transport.HTTPConfig{TLS: conf, Logger: log}, w)
+	// A log sends one request at a time. Bodies are read before the witness has room for their
+	// requests, so few streams bound what one connection can make it hold.
+	srv := transport.NewHTTPServer(transport.HTTPConfig{TLS: conf, Limits: transport.Limits{MaxStreams: 4}, Logger: log}, w)
 	ended := make(chan error, 1)
 	go func() {
 		ended <- transport.Serve(srv, budget.Listener(inner, admission.Share{Face: "witness", Sixteenths: 8}))
