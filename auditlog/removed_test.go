@@ -2,6 +2,7 @@ package auditlog
 
 import (
 	"errors"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
@@ -139,4 +140,55 @@ func TestManyRemoved(t *testing.T) {
 	if _, err := Open(dir, Options{Logger: quiet}); !errors.Is(err, ErrCorrupt) {
 		t.Errorf("Open: %v", err)
 	}
+}
+
+// TestVerifyWhileRemoving: verifying the directory of a running node finds nothing missing that
+// the node removes in the meantime.
+func TestVerifyWhileRemoving(t *testing.T) {
+	const n = 2*SegmentSize + 500
+	dir := filepath.Join(t.TempDir(), "audit")
+	l := mustOpen(t, dir, nil)
+	defer mustClose(t, l)
+	mustRestore(t, l, 0)
+	mustAppend(t, l, 0, n)
+	mustRestore(t, l, n)
+	mustSync(t, l)
+	mustCheckpoint(t, l, n)
+	remove := func(n uint64) func() {
+		return func() {
+			if err := l.RemoveSegments(n, "elsewhere"); err != nil {
+				t.Error(err)
+			}
+		}
+	}
+	for i, fsys := range []FS{
+		beforeRead{OSFS(), filepath.Join(dir, layout.SegmentDir), remove(1)},
+		beforeRead{OSFS(), filepath.Join(dir, layout.SegmentPath(1)), remove(2)},
+	} {
+		wantClean(t, mustVerify(t, dir, fsys))
+		if got := l.Removed().Segments; got != uint64(i+1) {
+			t.Fatalf("%d segments were removed", got)
+		}
+	}
+}
+
+// beforeRead calls do before a file or directory is read.
+type beforeRead struct {
+	FS
+	name string
+	do   func()
+}
+
+func (b beforeRead) OpenFile(name string, flag int, perm fs.FileMode) (File, error) {
+	if name == b.name {
+		b.do()
+	}
+	return b.FS.OpenFile(name, flag, perm)
+}
+
+func (b beforeRead) ReadDir(name string) ([]string, error) {
+	if name == b.name {
+		b.do()
+	}
+	return b.FS.ReadDir(name)
 }

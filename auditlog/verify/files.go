@@ -25,6 +25,12 @@ func (v *verifier) segment(n uint64, last bool) {
 		v.size, v.partial = first, nil
 	}
 	f, err := v.open(name)
+	if errors.Is(err, fs.ErrNotExist) && n >= v.removed {
+		if v.readRemoved(); n < v.removed { // since its file was listed
+			v.removedSegment(n)
+			return
+		}
+	}
 	if err != nil {
 		v.problem(name, 0, first, "%v", err)
 		v.broken = true

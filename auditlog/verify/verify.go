@@ -179,9 +179,9 @@ func (v *verifier) run(earlier [][]byte) error {
 	}
 	haveCheckpoint := v.readCheckpoint()
 	haveMark := v.readMark()
-	v.readRemoved()
 	v.readEarlier(earlier)
 	v.list(top)
+	v.readRemoved() // a node writes that it removes a segment before it does
 	if !haveMark && !v.archive {
 		v.problem(layout.DurableFile, 0, 0, "the file is missing")
 	}
