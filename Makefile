@@ -65,8 +65,10 @@ test: check ## everything that needs no container engine
 test-full: ## the same, with more rounds of what is tested by repetition
 	CONCLAVE_FULL=1 $(MAKE) --no-print-directory test
 
+# A program with the race detector sleeps for a second when it ends, by default. The tests of
+# commands start hundreds.
 race: ## all tests but the heaviest under the race detector
-	$(GO) test -race -short -p 3 -timeout 20m ./cmd/conclave ./keyengine ./cluster ./integration/faketime ./...
+	GORACE=atexit_sleep_ms=20 $(GO) test -race -short -p 3 -timeout 20m ./cmd/conclave ./keyengine ./cluster ./integration/faketime ./...
 
 test-pkcs11: ## what the tag pkcs11 adds, with SoftHSM
 	CGO_ENABLED=1 $(GO) vet -tags pkcs11 ./keyengine/... ./cmd/...
