@@ -71,6 +71,19 @@ func TestAlertWebhook(t *testing.T) {
 	n := start(t, cfg)
 	c := sdk(n, found(t, n))
 	finalize(t, n)
+	// The sink begins where the log ends when it can store that.
+	for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+		list, err := n.Engine().Sinks.List(0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if len(list) == 1 && list[0].Node != "" {
+			break
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("the sink has not begun: %+v", list)
+		}
+	}
 
 	next := func(rule string) (ev struct {
 		Source, Account string
