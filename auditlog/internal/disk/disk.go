@@ -50,7 +50,7 @@ type File interface {
 const FilePerm fs.FileMode = 0o600
 
 // ErrLocked is returned for a lock that another process has.
-var ErrLocked = errors.New("audit log is in use by another process")
+var ErrLocked = errors.New("in use by another process")
 
 // OS returns the operating system's file system. In a log directory it follows no
 // symbolic link and opens only regular files and directories, so that somebody who
