@@ -367,10 +367,10 @@ func TestSecretsAreNowhere(t *testing.T) {
 	rand.Read(control)
 	var planted canary.Set
 	planted.Add("planted", control)
-	for form, b := range map[string][]byte{"raw": control, "hex": []byte(hex.EncodeToString(control)), "base64": []byte(base64.StdEncoding.EncodeToString(control))} {
-		if found, _ := wire.search(&planted, nil); form == "raw" && len(found) > 0 {
-			t.Errorf("a secret was found before it was sent: %v", found)
-		}
+	if found, _ := wire.search(&planted, nil); len(found) > 0 {
+		t.Errorf("a secret was found before it was sent: %v", found)
+	}
+	for _, b := range [][]byte{control, []byte(hex.EncodeToString(control)), []byte(base64.StdEncoding.EncodeToString(control))} {
 		sends(t, b)
 	}
 	for end := time.Now().Add(patience); ; time.Sleep(20 * time.Millisecond) {
