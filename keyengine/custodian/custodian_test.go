@@ -1,6 +1,8 @@
 package custodian
 
 import (
+	"github.com/conclavekms/conclave/integration/optional"
+
 	"bytes"
 	"crypto/ecdh"
 	"crypto/ecdsa"
@@ -317,19 +319,6 @@ func TestCheck(t *testing.T) {
 	}
 }
 
-// tool returns the path of a custodian's tool.
-func tool(t *testing.T, name string) string {
-	t.Helper()
-	path, err := exec.LookPath(name)
-	if err != nil {
-		if os.Getenv("CONCLAVE_NO_SKIP") != "" {
-			t.Fatalf("%s is not installed", name)
-		}
-		t.Skipf("%s is not installed", name)
-	}
-	return path
-}
-
 func run(t *testing.T, stdin []byte, env []string, name string, args ...string) []byte {
 	t.Helper()
 	cmd := exec.CommandContext(t.Context(), name, args...)
@@ -345,9 +334,9 @@ func run(t *testing.T, stdin []byte, env []string, name string, args ...string) 
 
 // TestAgeTool: custodians decrypt by age itself.
 func TestAgeTool(t *testing.T) {
-	tool(t, "age")
+	optional.Program(t, "age")
 	identity := filepath.Join(t.TempDir(), "key.txt")
-	run(t, nil, nil, tool(t, "age-keygen"), "-o", identity)
+	run(t, nil, nil, optional.Program(t, "age-keygen"), "-o", identity)
 	message := encrypted(t, run(t, nil, nil, "age-keygen", "-y", identity), Age)
 	if got := run(t, []byte(message), nil, "age", "--decrypt", "-i", identity); string(got) != share {
 		t.Errorf("got %q", got)
@@ -356,7 +345,7 @@ func TestAgeTool(t *testing.T) {
 
 // TestGPG: custodians decrypt by GnuPG itself.
 func TestGPG(t *testing.T) {
-	gpg := tool(t, "gpg")
+	gpg := optional.Program(t, "gpg")
 	// A short path: that of the agent's socket is limited to about 100 bytes.
 	home, err := os.MkdirTemp("", "gpg")
 	if err != nil {

@@ -1,6 +1,8 @@
 package trailfiles
 
 import (
+	"github.com/conclavekms/conclave/integration/optional"
+
 	"bytes"
 	"crypto/ed25519"
 	"crypto/rand"
@@ -346,10 +348,7 @@ print("verified", n)
 // TestAWSValidates: the AWS CLI's code accepts the signatures of digests.
 func TestAWSValidates(t *testing.T) {
 	t.Parallel()
-	python, err := exec.LookPath("python3")
-	if err != nil {
-		t.Skip("python3, with the AWS CLI, is not installed")
-	}
+	python := optional.Program(t, "python3")
 	f := newFixture(t)
 	f.export(20)
 	f.export(30)
@@ -362,7 +361,7 @@ func TestAWSValidates(t *testing.T) {
 	ctx := t.Context()
 	out, err := exec.CommandContext(ctx, python, args...).CombinedOutput()
 	if strings.Contains(string(out), "no awscli") {
-		t.Skip("python3 has no awscli")
+		optional.Skip(t, "python3 has no awscli")
 	}
 	if want := fmt.Sprintf("verified %d\n", len(args)-3); err != nil || string(out) != want || len(args) < 10 {
 		t.Errorf("got %q, %v, want %q", out, err, want)
