@@ -207,15 +207,20 @@ func TestHungDisksEverywhere(t *testing.T) {
 	old := c.leader()
 	mustPropose(t, old, clustertest.Record())
 	term := old.Status().Term
-	var releases []func()
+	releases := map[string]func(){}
 	for _, id := range c.ids {
-		releases = append(releases, disks.hang(id))
+		releases[id] = disks.hang(id)
+		defer releases[id]()
 	}
 	p := keepProposing(old)
 	clustertest.Eventually(t, time.Minute, "the leader to look for another", func() bool { return old.Status().Behind > 0 })
 	time.Sleep(2 * time.Second) // for what it may do about it
-	for _, f := range releases {
-		f()
+	// The leader's disk answers first. If another did, the leader could hand over to it in
+	// between, as it should.
+	releases[old.id]()
+	clustertest.Eventually(t, time.Minute, "the leader's disk to answer", func() bool { return old.Status().Behind == 0 })
+	for _, release := range releases {
+		release()
 	}
 	before := p.count.Load()
 	clustertest.Eventually(t, time.Minute, "progress", func() bool { return p.count.Load() > before+5 })
