@@ -15,6 +15,9 @@ type Forms struct {
 	since map[protoreflect.FullName]uint32
 	// within has the messages in which such a form can be. All others need not be searched.
 	within map[protoreflect.FullName]bool
+	// kinds has the levels of the kinds of objects, by number: apply looks up one for each
+	// item of a read set.
+	kinds []uint32
 }
 
 // forms are those of this release.
@@ -39,6 +42,13 @@ func FormsOf(file protoreflect.FileDescriptor, more map[protoreflect.FullName]ui
 		}
 	}
 	enums(file.Enums())
+	if kinds := file.Enums().ByName("Kind"); kinds != nil {
+		for i := range kinds.Values().Len() {
+			k := kinds.Values().Get(i)
+			f.kinds = append(f.kinds, make([]uint32, max(0, int(k.Number())+1-len(f.kinds)))...)
+			f.kinds[k.Number()] = f.since[k.FullName()]
+		}
+	}
 	messages := file.Messages()
 	for i := range messages.Len() {
 		enums(messages.Get(i).Enums())
@@ -117,12 +127,8 @@ func Of(m proto.Message) uint32 {
 
 // OfKind returns the level from which on read sets may name objects of a kind.
 func OfKind(kind fsmpb.Kind) uint32 {
-	f := forms.Load()
-	if len(f.since) == 0 {
-		return 1
-	}
-	if v := kind.Descriptor().Values().ByNumber(kind.Number()); v != nil {
-		return max(1, f.since[v.FullName()])
+	if kinds := forms.Load().kinds; uint(kind) < uint(len(kinds)) {
+		return max(1, kinds[kind])
 	}
 	return 1
 }
