@@ -25,28 +25,27 @@ type entities[M entity] struct {
 	prefix string // of unique ids
 	ids    *index[M]
 	put    func(*fsmpb.Change) M
-	of     func(account uint64, id string) M // a message with only these fields
+	name   func(m M, account uint64, id string) // sets these fields
 }
 
 var (
-	users = &entities[*fsmpb.User]{"AIDA", usersByID, (*fsmpb.Change).GetPutUser, func(account uint64, id string) *fsmpb.User {
-		return &fsmpb.User{Account: account, Id: id}
+	users = &entities[*fsmpb.User]{"AIDA", usersByID, (*fsmpb.Change).GetPutUser, func(m *fsmpb.User, account uint64, id string) {
+		m.Account, m.Id = account, id
 	}}
-	groups = &entities[*fsmpb.Group]{"AGPA", groupsByID, (*fsmpb.Change).GetPutGroup, func(account uint64, id string) *fsmpb.Group {
-		return &fsmpb.Group{Account: account, Id: id}
+	groups = &entities[*fsmpb.Group]{"AGPA", groupsByID, (*fsmpb.Change).GetPutGroup, func(m *fsmpb.Group, account uint64, id string) {
+		m.Account, m.Id = account, id
 	}}
-	roles = &entities[*fsmpb.Role]{"AROA", rolesByID, (*fsmpb.Change).GetPutRole, func(account uint64, id string) *fsmpb.Role {
-		return &fsmpb.Role{Account: account, Id: id}
+	roles = &entities[*fsmpb.Role]{"AROA", rolesByID, (*fsmpb.Change).GetPutRole, func(m *fsmpb.Role, account uint64, id string) {
+		m.Account, m.Id = account, id
 	}}
-	policies = &entities[*fsmpb.Policy]{"ANPA", policiesByID, (*fsmpb.Change).GetPutPolicy, func(account uint64, id string) *fsmpb.Policy {
-		return &fsmpb.Policy{Account: account, Id: id}
+	policies = &entities[*fsmpb.Policy]{"ANPA", policiesByID, (*fsmpb.Change).GetPutPolicy, func(m *fsmpb.Policy, account uint64, id string) {
+		m.Account, m.Id = account, id
 	}}
 )
 
-// before returns the entity with a unique id in the state before the record, or nil.
-func (k *entities[M]) before(a *applier, account uint64, id string) M {
-	m, _ := k.ids.in(a.db).Get(k.of(account, id))
-	return m
+// byID returns the entity with a unique id, or nil.
+func (k *entities[M]) byID(db *table, account uint64, id string) M {
+	return k.ids.find(db, func(m M) { k.name(m, account, id) })
 }
 
 // stored counts the changes of the record that store an entity with a unique id.
@@ -63,7 +62,7 @@ func (k *entities[M]) stored(a *applier, account uint64, id string) (n int) {
 // stands reports whether an entity with a unique id will exist once the record is applied.
 func (k *entities[M]) stands(a *applier, account uint64, id string) bool {
 	var none M
-	was := k.before(a, account, id)
+	was := k.byID(a.db, account, id)
 	return was != none && !deletes(a, was) || k.stored(a, account, id) > 0
 }
 
@@ -76,7 +75,7 @@ func (k *entities[M]) check(a *applier, was, n M) (renamed M, broken string) {
 		return none, broken
 	}
 	if was == none {
-		if was = k.before(a, n.GetAccount(), n.GetId()); was != none && !deletes(a, was) {
+		if was = k.byID(a.db, n.GetAccount(), n.GetId()); was != none && !deletes(a, was) {
 			return none, "it gives an entity the unique id of another one"
 		}
 	}

@@ -173,20 +173,17 @@ func Count(s *State, kind fsmpb.Kind, id []byte) (int, Version) {
 
 // UserByID returns the user with a unique id, or nil.
 func UserByID(s *State, a Account, id string) *fsmpb.User {
-	m, _ := usersByID.in(s.db).Get(&fsmpb.User{Account: uint64(a), Id: id})
-	return m
+	return users.byID(s.db, uint64(a), id)
 }
 
 // GroupByID returns the group with a unique id, or nil.
 func GroupByID(s *State, a Account, id string) *fsmpb.Group {
-	m, _ := groupsByID.in(s.db).Get(&fsmpb.Group{Account: uint64(a), Id: id})
-	return m
+	return groups.byID(s.db, uint64(a), id)
 }
 
 // RoleByID returns the role with a unique id, or nil.
 func RoleByID(s *State, a Account, id string) *fsmpb.Role {
-	m, _ := rolesByID.in(s.db).Get(&fsmpb.Role{Account: uint64(a), Id: id})
-	return m
+	return roles.byID(s.db, uint64(a), id)
 }
 
 // Cluster returns the cluster's record; nil before init.

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"cmp"
 	"strings"
+	"sync"
 
 	"github.com/google/btree"
 	"google.golang.org/protobuf/proto"
@@ -87,6 +88,8 @@ type index[M message] struct {
 	place int // in a table's trees
 	less  func(a, b M) bool
 	holds func(M) bool // nil for all
+	// probes are messages that find compares others with.
+	probes sync.Pool
 }
 
 // indexer is an index of any kind of object.
@@ -129,6 +132,20 @@ func (x *index[M]) has(m proto.Message) bool { return x.holds == nil || x.holds(
 // in returns the index of a table.
 func (x *index[M]) in(t *table) *btree.BTreeG[M] { return t.trees[x.place].(trees.Of[M]).BTreeG }
 
+// find returns the message that is neither less nor greater than one with the fields that set
+// sets, or nil. Each call must set the same fields.
+func (x *index[M]) find(t *table, set func(M)) M {
+	p, ok := x.probes.Get().(M)
+	if !ok {
+		var none M
+		p = none.ProtoReflect().New().Interface().(M)
+	}
+	set(p)
+	m, _ := x.in(t).Get(p)
+	x.probes.Put(p)
+	return m
+}
+
 // insert adds a row, or replaces the one with its id.
 func (t *table) insert(o *object) {
 	if was, ok := t.rows.ReplaceOrInsert(o); ok {
@@ -165,8 +182,15 @@ func textsOf(o *object) []string {
 	return nil
 }
 
+// probes are objects that lookups compare rows with. Each request makes several lookups, and
+// what one allocates would take longer to collect than the lookup itself.
+var probes = sync.Pool{New: func() any { return new(object) }}
+
 func lookup(db *table, kind fsmpb.Kind, id []byte) *object {
-	o, _ := db.rows.Get(&object{id: rowID(kind, id)})
+	p := probes.Get().(*object)
+	p.id = append(append(p.id[:0], byte(kind)), id...)
+	o, _ := db.rows.Get(p)
+	probes.Put(p)
 	return o
 }
 
