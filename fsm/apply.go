@@ -29,15 +29,18 @@ type applier struct {
 	// versions caches the versions looked up since the last change, by rowID: the
 	// records of an entry read much the same objects.
 	versions map[string]Version
-	entries  []auditlog.Entry
-	leaves   []auditlog.Hash // of entries
-	events   Events
-	account  []byte   // of the cluster, encoded as at the beginning of ids; nil before init
-	wall     int64    // the leader's clock in the entry being applied
-	node     string   // the proposer of the batch being applied
-	edits    []edit   // of the record being applied
-	broken   string   // the rule that it breaks
-	between  []*State // after each entry but the last
+	// held is the read set of the newest record whose read set held, until there is a
+	// change. Records by one caller with one key read the same objects in the same order.
+	held    []wire.Read
+	entries []auditlog.Entry
+	leaves  []auditlog.Hash // of entries
+	events  Events
+	account []byte   // of the cluster, encoded as at the beginning of ids; nil before init
+	wall    int64    // the leader's clock in the entry being applied
+	node    string   // the proposer of the batch being applied
+	edits   []edit   // of the record being applied
+	broken  string   // the rule that it breaks
+	between []*State // after each entry but the last
 }
 
 func (f *FSM) begin() *applier {
@@ -49,6 +52,7 @@ func (f *FSM) begin() *applier {
 // since most entries make none. Every change to the table goes through it.
 func (a *applier) writable() *table {
 	clear(a.versions)
+	a.held = nil
 	if !a.write {
 		a.db, a.write = a.f.db.clone(), true
 	}
@@ -246,13 +250,18 @@ func (a *applier) record(r *wire.Record) Verdict {
 	}
 	if a.account == nil {
 		a.account = accountToBe(r)
-		defer func() { a.account = accountOf(a.cluster()) }() // if the record initialised it
+		// If the record initialised it. What held for an account to be holds no longer.
+		defer func() { a.account, a.held = accountOf(a.cluster()), nil }()
 	}
-	for _, read := range r.Reads {
+	for i := range r.Reads {
+		read := &r.Reads[i]
 		if read.Kind == fsmpb.Kind_KIND_KEY_USE {
 			if a.f.uses.version(read.ID) != read.Version {
 				return Conflict
 			}
+			continue
+		}
+		if i < len(a.held) && a.held[i].Equal(read) {
 			continue
 		}
 		if read.Version != 0 && a.foreign(read.Kind, read.ID) {
@@ -263,6 +272,7 @@ func (a *applier) record(r *wire.Record) Verdict {
 			return Conflict
 		}
 	}
+	a.held = r.Reads
 	if v := a.changes(r); v != Accepted {
 		return v
 	}

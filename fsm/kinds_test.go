@@ -398,6 +398,13 @@ func TestUseInReadSet(t *testing.T) {
 	}
 	m.wall += second
 	wantVerdicts(t, m.propose(last(id, first), use(), last(id, first)), Accepted, Accepted, Conflict)
+	m.wall += second
+	both := func(at Version) *fsmpb.Record {
+		r := reads(record(), fsmpb.Kind_KIND_KEY, id.Bytes(), v)
+		return used(reads(r, fsmpb.Kind_KIND_KEY_USE, id.Bytes(), at), 0, 3)
+	}
+	now := Version(LastUse(m.fsm.Current(), id))
+	wantVerdicts(t, m.propose(both(now), both(now)), Accepted, Conflict) // both have the same read set
 	second := Version(LastUse(m.fsm.Current(), id))
 	wantVerdicts(t, m.propose(last(id, second), last(id, second-1), last(id, 0), last(testKey(7), second),
 		reads(record(), fsmpb.Kind_KIND_KEY_USE, []byte("x"), second), reads(record(), fsmpb.Kind_KIND_KEY_USE, nil, 0)),

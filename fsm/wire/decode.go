@@ -57,6 +57,13 @@ type Read struct {
 	Kind    fsmpb.Kind
 	ID      []byte
 	Version uint64
+
+	encoded []byte
+}
+
+// Equal reports whether two reads name the same version of the same object.
+func (r *Read) Equal(o *Read) bool {
+	return r.Version == o.Version && r.Kind == o.Kind && bytes.Equal(r.ID, o.ID)
 }
 
 // Use is a decoded fsmpb.Use.
@@ -157,8 +164,8 @@ func ReadBatch(b []byte, maxRecords int) (head Head, err error) {
 
 // CheckRecord checks an encoded record by the same rules, and returns its levels.
 func CheckRecord(b []byte) (Levels, error) {
-	var r Record
-	if err := r.decode(b); err != nil {
+	r := Record{Reads: make([]Read, 0, 8), Uses: make([]Use, 0, 2)} // usually enough
+	if err := r.decode(b, nil); err != nil {
 		return Levels{}, fmt.Errorf("%w: %w", ErrUnreadable, err)
 	}
 	return r.Levels(), nil
@@ -295,6 +302,7 @@ func (t *Batch) decode(b []byte) error {
 	// Sized for what a batch of this size usually has. The reads of all records
 	// share one slice, as do the uses.
 	t.Records = make([]Record, 0, len(b)/512)
+	var before []Read // of the record before
 	reads, uses := make([]Read, 0, len(b)/128), make([]Use, 0, len(b)/256)
 	err := fields(b, func(tag uint64, v []byte, n uint64) error {
 		switch tag {
@@ -313,8 +321,8 @@ func (t *Batch) decode(b []byte) error {
 			t.Watermark = n
 		case 6<<3 | length:
 			r := Record{Reads: reads[len(reads):], Uses: uses[len(uses):]}
-			err := r.decode(v)
-			reads, uses = r.Reads, r.Uses
+			err := r.decode(v, before)
+			before, reads, uses = r.Reads, r.Reads, r.Uses
 			t.Records = append(t.Records, r)
 			return err
 		case 7<<3 | varint:
@@ -330,7 +338,9 @@ func (t *Batch) decode(b []byte) error {
 	return CheckGroup(t.Group)
 }
 
-func (r *Record) decode(b []byte) error {
+// decode decodes a record. Records by one caller with one key read the same objects in the same
+// order, so a read that is encoded like the one at its place in before need not be decoded.
+func (r *Record) decode(b []byte, before []Read) error {
 	return fields(b, func(tag uint64, v []byte, n uint64) error {
 		switch tag {
 		case 1<<3 | length:
@@ -344,7 +354,11 @@ func (r *Record) decode(b []byte) error {
 		case 5<<3 | length:
 			r.Salt = v
 		case 6<<3 | length:
-			var one Read
+			if i := len(r.Reads); i < len(before) && bytes.Equal(v, before[i].encoded) {
+				r.Reads = append(r.Reads, before[i])
+				return nil
+			}
+			one := Read{encoded: v}
 			err := one.decode(v)
 			r.Reads = append(r.Reads, one)
 			return err
