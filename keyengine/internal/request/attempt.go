@@ -31,8 +31,8 @@ type Attempt struct {
 	fewSecrets   [1][]byte
 }
 
-// readSet has room for what most evaluations read and use, in one allocation. It is
-// separate from the evaluation, which holds secrets, because the log may keep it for
+// readSet has room for what most evaluations of the root user read and use, in one allocation.
+// It is separate from the evaluation, which holds secrets, because the log may keep it for
 // longer.
 type readSet struct {
 	reads    [4]*fsmpb.Read
@@ -43,27 +43,24 @@ type readSet struct {
 
 // largerReadSet is readSet for callers who have policies of their own, each of which is read.
 type largerReadSet struct {
-	readSet
 	reads    [8]*fsmpb.Read
+	uses     [2]*fsmpb.Use
 	eachRead [8]fsmpb.Read
+	eachUse  [2]fsmpb.Use
 }
 
 func newAttempt(ctx context.Context, svc *Services, s *fsm.State, c *iam.Caller, op *Operation, in any) *Attempt {
-	var d *readSet
-	var reads []*fsmpb.Read
-	var eachRead []fsmpb.Read
-	if c.Identity.Principal().Kind == policy.KindRoot {
-		d = new(readSet)
-		reads, eachRead = d.reads[:0], d.eachRead[:]
-	} else {
-		l := new(largerReadSet)
-		d, reads, eachRead = &l.readSet, l.reads[:0], l.eachRead[:]
-	}
 	ev := new(Attempt)
 	ev.Evaluation = Evaluation{
 		Ctx: ctx, Services: svc, State: s, Caller: c, Op: op, Input: in,
-		Reads: reads, freeReads: eachRead, uses: d.uses[:0], freeUses: d.eachUse[:],
 		resources: ev.fewResources[:0], decisions: ev.fewDecisions[:0], materials: ev.fewMaterials[:0], secrets: ev.fewSecrets[:0],
+	}
+	if c.Identity.Principal().Kind == policy.KindRoot {
+		d := new(readSet)
+		ev.Reads, ev.freeReads, ev.uses, ev.freeUses = d.reads[:0], d.eachRead[:], d.uses[:0], d.eachUse[:]
+	} else {
+		d := new(largerReadSet)
+		ev.Reads, ev.freeReads, ev.uses, ev.freeUses = d.reads[:0], d.eachRead[:], d.uses[:0], d.eachUse[:]
 	}
 	return ev
 }
