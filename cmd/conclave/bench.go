@@ -25,7 +25,8 @@ func benchCommand(a *cli.App) *cobra.Command {
 of 1 KiB over gRPC and over HTTPS with signed requests, spread over the nodes. In
 the same run it measures a bare mTLS gRPC echo and a bare HTTPS echo of the same
 bytes, alternating with Encrypt, so that the ratio shows the cost of Conclave on
-this machine. Each figure is the median of three rounds.
+this machine. Each figure is the median of three rounds, or of more if a round would
+take longer than three seconds.
 
 With --user, it also measures Encrypt of a user with two managed policies, between two
 halves of that of the account's root user, so that the ratios show what it costs to
@@ -54,7 +55,7 @@ the median latency at concurrency 1 is more than 3 ms.`,
 		},
 	}
 	f := cmd.Flags()
-	f.DurationVar(&b.Duration, "duration", 5*time.Second, "time for each figure, for all three rounds together")
+	f.DurationVar(&b.Duration, "duration", 5*time.Second, "time for each figure, for all rounds together")
 	f.IntSliceVar(&b.Concurrency, "concurrency", []int{1, 16, 64, 256}, "numbers of concurrent requests")
 	f.BoolVar(&asJSON, "json", false, "print JSON")
 	f.BoolVar(&b.User, "user", false, "measure a user with two managed policies too")

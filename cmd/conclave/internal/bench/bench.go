@@ -33,8 +33,14 @@ const (
 	minRatio         = 0.19                 // of an echo's throughput, at checkConcurrency
 	minFill          = 16.0                 // records in a Raft entry, at checkConcurrency
 	maxIdleLatency   = 3 * time.Millisecond // median at concurrency 1
-	rounds           = 3
 	payload          = 1024
+)
+
+// A figure is the median of at least minRounds rounds, none of which takes much longer than
+// maxRound: many short rounds tell more about a ratio than a few long ones.
+const (
+	minRounds = 3
+	maxRound  = 3 * time.Second
 )
 
 // Plan says what to measure.
@@ -298,9 +304,10 @@ func (l *httpLoad) close()                   { l.conn.close() }
 // on the machine affects all of them equally.
 func (b *Plan) rounds(ctx context.Context, faces [2]face, workers int) ([]Point, error) {
 	var got [2]samples
+	rounds := max(minRounds, int(b.Duration/maxRound)) | 1 // odd, so that one is the median
 	for range rounds {
 		for i, f := range faces {
-			for _, step := range got[i].turn(f, b.Duration/rounds) {
+			for _, step := range got[i].turn(f, b.Duration/time.Duration(rounds)) {
 				s, err := step.measure(ctx, workers, step.duration)
 				if err != nil {
 					return nil, err
