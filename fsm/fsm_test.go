@@ -304,6 +304,42 @@ func TestReadSetIsCheckedAgainstTheStateBefore(t *testing.T) {
 	}
 }
 
+// TestObjects: only states with the same objects share the number of State.Objects.
+func TestObjects(t *testing.T) {
+	m := newMachine(t)
+	id := testKey(1)
+	seen := map[uint64]string{m.fsm.Current().Objects(): "the first state"}
+	changed := func(what string) {
+		t.Helper()
+		n := m.fsm.Current().Objects()
+		if was := seen[n]; was != "" {
+			t.Errorf("after %s, the number is that of %s", what, was)
+		}
+		seen[n] = what
+	}
+	same := func(what string, r *fsmpb.Record, want Verdict) {
+		t.Helper()
+		n := m.fsm.Current().Objects()
+		wantVerdicts(t, m.propose(r), want)
+		if m.fsm.Current().Objects() != n {
+			t.Errorf("after %s, the number is another", what)
+		}
+	}
+	m.propose(record(putKey(keyOf(id))))
+	changed("a new key")
+	v := m.index
+	same("a use", used(reads(record(), fsmpb.Kind_KIND_KEY, id.Bytes(), v), 0, 3), Accepted)
+	same("a conflict", reads(record(putPolicy(id, "{}")), fsmpb.Kind_KIND_KEY, id.Bytes(), 1), Conflict)
+	m.propose(record(putPolicy(id, "{}")), record(), record())
+	changed("a new policy, in an entry with other records")
+	m.apply(&fsmpb.Entry{Command: &fsmpb.Entry_RegisterNode{RegisterNode: &fsmpb.RegisterNode{Node: "n2", Incarnation: 1}}})
+	changed("a node's registration")
+	if err := m.restore(m.snapshot()); err != nil {
+		t.Fatal(err)
+	}
+	changed("a restored snapshot")
+}
+
 func TestConflictChangesNothing(t *testing.T) {
 	m := newMachine(t)
 	id := testKey(1)

@@ -77,6 +77,11 @@ func (s *State) Hash() [32]byte { return s.hash }
 // Audit returns the frontier of the audit tree and the roots of its full segments.
 func (s *State) Audit() (auditlog.Frontier, []auditlog.Hash) { return s.frontier, s.roots }
 
+// Objects returns a number that two states of this process share only if they have the same
+// objects in the same versions. Most entries change none, so what was found in one state often
+// holds for many. The newest uses of keys and credentials are not among the objects.
+func (s *State) Objects() uint64 { return s.db.serial }
+
 // Voters returns the ids of the voters in the newest applied Raft
 // configuration, in ascending order.
 func (s *State) Voters() []string { return s.voters }

@@ -5,6 +5,7 @@ import (
 	"cmp"
 	"strings"
 	"sync"
+	"sync/atomic"
 
 	"github.com/google/btree"
 	"google.golang.org/protobuf/proto"
@@ -53,7 +54,12 @@ type table struct {
 	trees []trees.Tree // of the indexes, at their places
 	// texts has rows by the texts that they are found by; see spec.
 	texts *trees.Listing[*object]
+	// serial is the table's own; see State.Objects.
+	serial uint64
 }
+
+// serials counts the tables of this process.
+var serials atomic.Uint64
 
 // degree makes nodes of 31 to 63 rows.
 const degree = 32
@@ -62,7 +68,7 @@ func newTable() *table {
 	t := &table{
 		rows:  btree.NewG(degree, func(a, b *object) bool { return bytes.Compare(a.id, b.id) < 0 }),
 		trees: make([]trees.Tree, len(indexes)),
-		texts: trees.New(func(o *object) []byte { return o.id }),
+		texts: trees.New(func(o *object) []byte { return o.id }), serial: serials.Add(1),
 	}
 	for i, x := range indexes {
 		t.trees[i] = x.empty()
@@ -73,7 +79,7 @@ func newTable() *table {
 // clone returns a copy of the table that can be changed independently. It is
 // not safe for use concurrent with any other use of t.
 func (t *table) clone() *table {
-	c := &table{rows: t.rows.Clone(), trees: make([]trees.Tree, len(t.trees)), texts: t.texts.Clone()}
+	c := &table{rows: t.rows.Clone(), trees: make([]trees.Tree, len(t.trees)), texts: t.texts.Clone(), serial: serials.Add(1)}
 	for i, x := range t.trees {
 		c.trees[i] = x.Clone()
 	}
