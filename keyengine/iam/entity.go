@@ -87,18 +87,26 @@ func entityOf(s *fsm.State, account fsm.Account, c *fsmpb.Credential, known *vau
 		}
 		return e, nil
 	}
-	u := fsm.UserByID(s, account, known.User)
-	if u == nil || c.Created < u.Created {
-		return Entity{}, ErrUnrecognized
+	n := known.Named.Load()
+	if n == nil || n.Objects != s.Objects() {
+		u := fsm.UserByID(s, account, known.User)
+		if u == nil || c.Created < u.Created {
+			return Entity{}, ErrUnrecognized
+		}
+		was := n
+		n = &vault.Named{Objects: s.Objects(), User: u}
+		if was != nil && was.User == u {
+			n.Principal = was.Principal
+		} else {
+			e, err := userEntity(s, u)
+			if err != nil {
+				return Entity{}, err
+			}
+			n.Principal = e.Principal
+		}
+		known.Named.Store(n)
 	}
-	if n := known.Named.Load(); n != nil && n.Path == u.Path && n.Name == u.Name {
-		return Entity{Principal: n.Principal, Account: account, ID: u.Id, User: u}, nil
-	}
-	e, err := userEntity(s, u)
-	if err == nil {
-		known.Named.Store(&vault.Named{Path: u.Path, Name: u.Name, Principal: e.Principal})
-	}
-	return e, err
+	return Entity{Principal: n.Principal, Account: account, ID: n.User.Id, User: n.User}, nil
 }
 
 func userEntity(s *fsm.State, u *fsmpb.User) (Entity, error) {

@@ -128,14 +128,15 @@ type Known struct {
 	User      string           // the unique id of the user, or ""
 	Proof     [32]byte
 	Sessions  [32]byte
-	// Named caches the principal of the user.
+	// Named caches the user.
 	Named atomic.Pointer[Named]
 }
 
-// Named is the principal of a user as long as it has this path and name.
+// Named is a user with its principal, as they are in the states with the same objects.
 type Named struct {
-	Path, Name string
-	Principal  policy.Principal
+	Objects   uint64 // see fsm.State.Objects
+	User      *fsmpb.User
+	Principal policy.Principal
 }
 
 // Identify returns the principal of a credential. The result is cached while the state has
