@@ -35,15 +35,17 @@ func idsOf(list []*fsmpb.Binding) map[string]string {
 	return ids
 }
 
-// PolicyCache caches parsed policies by their text, and managed policies by their ARN. Most keys
-// have the same policy, and entries never become stale: of a managed policy the state is asked
-// each time.
+// PolicyCache caches parsed policies by their text, managed policies by their ARN, and all
+// policies of a user or role. Most keys have the same policy, and entries never become stale: of a
+// managed policy the state is asked each time, and what a user or role has is used only with a
+// state that has the same objects.
 type PolicyCache struct {
 	mu      sync.RWMutex
 	docs    map[policyText]*policy.Document
 	size    int // total length of the texts
 	max     int
 	managed map[policyText]*managed // by ARN
+	owners  map[entity]*owned       // by the object of the user or role
 }
 
 // maxCachedPolicies limits the total length of the cached policies' texts, in bytes. The
@@ -57,7 +59,7 @@ const maxManaged = 1024
 
 // NewPolicyCache returns an empty cache.
 func NewPolicyCache() *PolicyCache {
-	return &PolicyCache{docs: make(map[policyText]*policy.Document), managed: make(map[policyText]*managed), max: maxCachedPolicies}
+	return &PolicyCache{docs: make(map[policyText]*policy.Document), managed: make(map[policyText]*managed), owners: make(map[entity]*owned), max: maxCachedPolicies}
 }
 
 // managedBy returns what the ARN of a customer managed policy says, for policies of a kind; nil if

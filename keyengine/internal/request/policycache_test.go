@@ -66,3 +66,18 @@ func TestPolicyCacheKnowsBindings(t *testing.T) {
 		t.Errorf("a cached policy costs %v allocations", n)
 	}
 }
+
+// TestOwnersAreBounded: what is remembered of users and roles is bounded, however many there are.
+func TestOwnersAreBounded(t *testing.T) {
+	c := NewPolicyCache()
+	user := new(fsmpb.User)
+	if o := c.ownedBy(user); o != c.ownedBy(user) {
+		t.Error("nothing is remembered of a user")
+	}
+	for range 2 * maxOwners {
+		c.ownedBy(new(fsmpb.User))
+	}
+	if n := len(c.owners); n != maxOwners {
+		t.Errorf("%d users are remembered, want %d", n, maxOwners)
+	}
+}

@@ -53,16 +53,26 @@ var nothing = &policy.Document{}
 
 // ownRulesOf returns the policies of the caller. They, and everything that says which they are,
 // are added to the read set: a decision depends on all of them, as any could deny.
-func ownRulesOf(ev *Evaluation) (*ownRules, error) {
+func ownRulesOf(ev *Evaluation) (r *ownRules, err error) {
 	if ev.ownRules != nil {
 		return ev.ownRules, nil
 	}
-	r, err := rulesOf(ev, &ev.who)
+	switch owner := ownerOf(&ev.who); {
+	case owner != nil:
+		r, err = rememberedRules(ev, owner)
+	case ev.who.Session == nil:
+		r = noRules
+	default:
+		r, err = rulesOf(ev, &ev.who)
+	}
 	if err == nil {
 		ev.ownRules = r
 	}
 	return r, err
 }
+
+// noRules are those of root users and services.
+var noRules = new(ownRules)
 
 // rulesOf returns the policies of a principal.
 func rulesOf(ev *Evaluation, who *iam.Entity) (*ownRules, error) {
