@@ -341,7 +341,7 @@ func (n *Node) startRaft() (err error) {
 		Standings: n.standings, CutOffs: &n.cutOffs, History: n.members.History(), Unproven: n.metrics.unproven, Log: n.log,
 	}, transportNode{n})
 	n.life.Go(func() { n.trans.Serve(n.port.Raft) })
-	cache, err := raft.NewLogCache(512, n.store.ForRaft())
+	cache, err := raft.NewLogCache(256, n.store.ForRaft())
 	if err != nil {
 		return err
 	}

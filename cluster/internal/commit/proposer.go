@@ -22,7 +22,7 @@ const (
 	// gatherDelay is how long a node under load waits, before it sends a batch, for the
 	// requests that follow the last answers.
 	gatherDelay = 300 * time.Microsecond
-	batchBytes  = 64 << 10
+	batchBytes  = 128 << 10
 	// BatchesInFlight is how many batches of a Proposer may be unanswered.
 	BatchesInFlight = 4
 	// MinBackoff and MaxBackoff bound the delay between two attempts to reach a leader.
