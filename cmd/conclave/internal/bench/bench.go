@@ -339,9 +339,10 @@ type step struct {
 	into     *[]sample
 }
 
-// turn returns what is measured of a face in one round, each target for d. The user is measured
-// between two halves of the root user, so that what changes steadily meanwhile, such as other load
-// on the machine, affects both alike.
+// turn returns what is measured of a face in the next round, each target for d. The user is
+// measured between two halves of the root user, so that what changes steadily meanwhile, such as
+// other load on the machine, affects both alike. In every other round it is the other way around,
+// because the servers did nothing before the first half.
 func (s *samples) turn(f face, d time.Duration) []step {
 	root, echo := step{f.root, d, &s.root}, step{f.echo, d, &s.echo}
 	if f.user == nil {
@@ -349,6 +350,9 @@ func (s *samples) turn(f face, d time.Duration) []step {
 	}
 	root.duration = d / 2
 	user := step{f.user, d / 2, &s.user}
+	if len(s.echo)%2 == 1 {
+		return []step{user, root, root, user, echo}
+	}
 	return []step{root, user, user, root, echo}
 }
 

@@ -167,14 +167,19 @@ func TestAsUser(t *testing.T) {
 		t.Error("there is a user where none was measured")
 	}
 	root, user, echo := &target{name: "root"}, &target{name: "user"}, &target{name: "echo"}
-	spent := make(map[*target]time.Duration)
-	var order string
-	for _, step := range s.turn(face{root: root, user: user, echo: echo}, 4*time.Second) {
-		spent[step.target] += step.duration
-		order += step.name + " "
-	}
-	if order != "root user user root echo " || spent[root] != 4*time.Second || spent[user] != 4*time.Second || spent[echo] != 4*time.Second {
-		t.Errorf("a round is %s, for %v", order, spent)
+	for range 2 {
+		for _, want := range []string{"root user user root echo ", "user root root user echo "} {
+			spent := make(map[*target]time.Duration)
+			var order string
+			for _, step := range s.turn(face{root: root, user: user, echo: echo}, 4*time.Second) {
+				spent[step.target] += step.duration
+				order += step.name + " "
+			}
+			if order != want || spent[root] != 4*time.Second || spent[user] != 4*time.Second || spent[echo] != 4*time.Second {
+				t.Errorf("a round is %s, for %v; want %s", order, spent, want)
+			}
+			s.echo = append(s.echo, sample{})
+		}
 	}
 	if got := s.turn(face{root: root, echo: echo}, time.Second); len(got) != 2 || got[0].target != root || got[1].target != echo {
 		t.Errorf("a round without a user has %d steps, want root and echo", len(got))
