@@ -99,7 +99,8 @@ var imports = []struct {
 	{"keyengine/internal/auditfield", []string{"keyengine/kmsapi", "auditlog/auditpb"}},
 	// What the keys are of, and what seals and opens: no request, and nobody's authority.
 	{"keyengine/accesskey", []string{"fsm"}},
-	{"keyengine/internal/vault", []string{"keyengine/internal/keymat", "keyengine/kmsapi", "fsm", "fsm/fsmpb", "fsm/origin", "auditlog", "auditlog/checkpoint", "policy"}},
+	{"keyengine/internal/bounded", nil},
+	{"keyengine/internal/vault", []string{"keyengine/internal/bounded", "keyengine/internal/keymat", "keyengine/kmsapi", "fsm", "fsm/fsmpb", "fsm/origin", "auditlog", "auditlog/checkpoint", "policy"}},
 	{"keyengine/internal/auditfeed", []string{"keyengine/internal/auditfield", "keyengine/internal/vault", "auditlog", "auditlog/auditpb"}},
 	{"keyengine/internal/auditfile", []string{"keyengine/internal/auditfeed", "keyengine/internal/localfile", "keyengine/internal/vault", "auditlog"}},
 	{"keyengine/internal/metering", []string{"keyengine/internal/auditfeed", "keyengine/internal/auditfield", "keyengine/internal/auditfile", "keyengine/internal/localfile", "auditlog/auditpb"}},
@@ -161,7 +162,7 @@ var imports = []struct {
 	{"keyengine/internal/keystore", []string{"keyengine/kmsapi", "keyengine/internal/hsm", "keyengine/internal/keymat", "keyengine/internal/xks", "fsm/fsmpb", "transport/sigv4"}},
 	{"keyengine/internal/binding", []string{"keyengine/iam", "fsm", "fsm/fsmpb", "policy"}},
 	{"keyengine/internal/request", []string{
-		"keyengine/accesskey", "keyengine/iam", "keyengine/iam/iampb", "keyengine/iamapi", "keyengine/kmsapi", "keyengine/trace", "keyengine/internal/attest", "keyengine/internal/auditfield", "keyengine/internal/auditindex", "keyengine/internal/binding", "keyengine/internal/keystore", "keyengine/internal/record", "keyengine/internal/vault", "keyengine/internal/webidentity",
+		"keyengine/internal/bounded", "keyengine/accesskey", "keyengine/iam", "keyengine/iam/iampb", "keyengine/iamapi", "keyengine/kmsapi", "keyengine/trace", "keyengine/internal/attest", "keyengine/internal/auditfield", "keyengine/internal/auditindex", "keyengine/internal/binding", "keyengine/internal/keystore", "keyengine/internal/record", "keyengine/internal/vault", "keyengine/internal/webidentity",
 		"fsm", "fsm/fsmpb", "auditlog", "auditlog/auditpb", "policy",
 	}},
 	{"keyengine/internal/cryptops", []string{

@@ -1,15 +1,10 @@
 package request
 
 import (
-	"sync/atomic"
-
 	"github.com/conclavekms/conclave/fsm"
 	"github.com/conclavekms/conclave/fsm/fsmpb"
 	"github.com/conclavekms/conclave/keyengine/iam"
 )
-
-// owned has the policies of a user or role as they were found last.
-type owned struct{ newest atomic.Pointer[foundRules] }
 
 // foundRules are the policies that were found in a state, and everything that says which they
 // are. They are the same in every state with the same objects.
@@ -30,31 +25,6 @@ type found struct {
 // than a KiB.
 const maxOwners = 4096
 
-// ownedBy returns what is remembered of a user or role. If the cache is full, it evicts an
-// arbitrary entry.
-func (c *PolicyCache) ownedBy(owner entity) *owned {
-	c.mu.RLock()
-	o := c.owners[owner]
-	c.mu.RUnlock()
-	if o != nil {
-		return o
-	}
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if o = c.owners[owner]; o != nil {
-		return o
-	}
-	if len(c.owners) >= maxOwners {
-		for old := range c.owners {
-			delete(c.owners, old)
-			break
-		}
-	}
-	o = new(owned)
-	c.owners[owner] = o
-	return o
-}
-
 // ownerOf returns the user or role that has all policies of a caller; nil for a caller who has
 // others, such as the policies of a session, or none at all.
 func ownerOf(who *iam.Entity) entity {
@@ -73,8 +43,8 @@ func ownerOf(who *iam.Entity) entity {
 // has the same objects as the one in which they were found last, it only adds the same items to
 // the read set.
 func rememberedRules(ev *Evaluation, owner entity) (*ownRules, error) {
-	o, objects := ev.Policies.ownedBy(owner), ev.State.Objects()
-	if f := o.newest.Load(); f != nil && f.objects == objects {
+	objects := ev.State.Objects()
+	if f, ok := ev.Policies.owners.Get(owner); ok && f.objects == objects {
 		for i := range f.reads {
 			ev.Note(f.reads[i].kind, f.reads[i].id, f.reads[i].version)
 		}
@@ -93,7 +63,7 @@ func rememberedRules(ev *Evaluation, owner entity) (*ownRules, error) {
 		ev.Note(r.Kind, r.Id, r.Version)
 	}
 	if err == nil {
-		o.newest.Store(f)
+		ev.Policies.owners.Put(owner, f)
 	}
 	return rules, err
 }

@@ -5,6 +5,7 @@ import (
 	"sync"
 
 	"github.com/conclavekms/conclave/fsm/fsmpb"
+	"github.com/conclavekms/conclave/keyengine/internal/bounded"
 	"github.com/conclavekms/conclave/policy"
 )
 
@@ -40,12 +41,13 @@ func idsOf(list []*fsmpb.Binding) map[string]string {
 // managed policy the state is asked each time, and what a user or role has is used only with a
 // state that has the same objects.
 type PolicyCache struct {
-	mu      sync.RWMutex
-	docs    map[policyText]*policy.Document
-	size    int // total length of the texts
-	max     int
-	managed map[policyText]*managed // by ARN
-	owners  map[entity]*owned       // by the object of the user or role
+	mu   sync.RWMutex
+	docs map[policyText]*policy.Document
+	size int // total length of the texts
+	max  int
+
+	managed *bounded.Map[policyText, *managed] // by ARN
+	owners  *bounded.Map[entity, *foundRules]  // by the object of the user or role
 }
 
 // maxCachedPolicies limits the total length of the cached policies' texts, in bytes. The
@@ -59,32 +61,23 @@ const maxManaged = 1024
 
 // NewPolicyCache returns an empty cache.
 func NewPolicyCache() *PolicyCache {
-	return &PolicyCache{docs: make(map[policyText]*policy.Document), managed: make(map[policyText]*managed), owners: make(map[entity]*owned), max: maxCachedPolicies}
+	return &PolicyCache{
+		docs: make(map[policyText]*policy.Document), max: maxCachedPolicies,
+		managed: bounded.New[policyText, *managed](maxManaged), owners: bounded.New[entity, *foundRules](maxOwners),
+	}
 }
 
 // managedBy returns what the ARN of a customer managed policy says, for policies of a kind; nil if
-// it is not one. If the cache is full, it evicts an arbitrary entry: sessions may name policies
-// at will, and what was evicted costs a microsecond.
+// it is not one. Sessions may name policies at will, and what was evicted costs a microsecond.
 func (c *PolicyCache) managedBy(partition string, kind policy.Kind, arn string) *managed {
 	key := policyText{kind: kind, text: arn}
-	c.mu.RLock()
-	m := c.managed[key]
-	c.mu.RUnlock()
-	if m != nil {
+	if m, ok := c.managed.Get(key); ok {
 		return m
 	}
-	if m = parseManaged(partition, arn); m == nil {
-		return nil
+	m := parseManaged(partition, arn)
+	if m != nil {
+		c.managed.Put(key, m)
 	}
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if len(c.managed) >= maxManaged {
-		for old := range c.managed {
-			delete(c.managed, old)
-			break
-		}
-	}
-	c.managed[key] = m
 	return m
 }
 

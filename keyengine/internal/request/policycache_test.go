@@ -70,14 +70,15 @@ func TestPolicyCacheKnowsBindings(t *testing.T) {
 // TestOwnersAreBounded: what is remembered of users and roles is bounded, however many there are.
 func TestOwnersAreBounded(t *testing.T) {
 	c := NewPolicyCache()
-	user := new(fsmpb.User)
-	if o := c.ownedBy(user); o != c.ownedBy(user) {
+	user, f := new(fsmpb.User), new(foundRules)
+	c.owners.Put(user, f)
+	if got, _ := c.owners.Get(user); got != f {
 		t.Error("nothing is remembered of a user")
 	}
 	for range 2 * maxOwners {
-		c.ownedBy(new(fsmpb.User))
+		c.owners.Put(new(fsmpb.User), f)
 	}
-	if n := len(c.owners); n != maxOwners {
+	if n := c.owners.Len(); n != maxOwners {
 		t.Errorf("%d users are remembered, want %d", n, maxOwners)
 	}
 }

@@ -73,12 +73,12 @@ func (v *Vault) OpenBody(e auditlog.Entry) ([]byte, error) {
 		return nil, err
 	}
 	id := auditKey{e.Generation, e.Salt}
-	key, ok := o.openers.get(id)
+	key, ok := o.openers.Get(id)
 	if !ok {
 		if key, err = o.ring.AuditKey(e.Generation, e.Salt); err != nil {
 			return nil, fmt.Errorf("audit entry %d: %w", e.Index, behind(err))
 		}
-		o.openers.put(id, key)
+		o.openers.Put(id, key)
 	}
 	record, err := key.Open(e.RequestID, e.Commitment, e.Body)
 	if err != nil {

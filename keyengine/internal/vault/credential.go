@@ -143,7 +143,7 @@ type Named struct {
 // this version of the credential, until Vault.Sweep; it is shared, and nothing but Named may be changed.
 // Identify returns ErrForged if no unsealed node wrote the credential in this form.
 func (o *Opened) Identify(c *fsmpb.Credential) (*Known, error) {
-	if k, ok := o.identities.get(c); ok {
+	if k, ok := o.identities.Get(c); ok {
 		return k, nil
 	}
 	ok, err := o.genuine(c)
@@ -165,7 +165,7 @@ func (o *Opened) Identify(c *fsmpb.Credential) (*Known, error) {
 	if k.Sessions, err = o.sessionProof(c); err != nil {
 		return nil, err
 	}
-	o.identities.put(c, k)
+	o.identities.Put(c, k)
 	return k, nil
 }
 

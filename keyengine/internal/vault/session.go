@@ -64,7 +64,7 @@ func (o *Opened) VerifySession(token string) (Session, error) {
 		return Session{}, ErrToken
 	}
 	id := sha256.Sum256([]byte(token))
-	if c, ok := o.tokens.get(id); ok {
+	if c, ok := o.tokens.Get(id); ok {
 		return c, nil
 	}
 	b, err := base64.RawURLEncoding.Strict().DecodeString(token)
@@ -97,6 +97,6 @@ func (o *Opened) VerifySession(token string) (Session, error) {
 		return Session{}, ErrToken
 	}
 	c.Credential = r.String()
-	o.tokens.put(id, c)
+	o.tokens.Put(id, c)
 	return c, nil
 }

@@ -11,6 +11,7 @@ import (
 
 	"github.com/conclavekms/conclave/fsm"
 	"github.com/conclavekms/conclave/fsm/fsmpb"
+	"github.com/conclavekms/conclave/keyengine/internal/bounded"
 	"github.com/conclavekms/conclave/keyengine/internal/keymat"
 	"github.com/conclavekms/conclave/keyengine/kmsapi"
 )
@@ -59,9 +60,9 @@ type Opened struct {
 	ring       *keymat.Keyring
 	materials  *keymat.Cache // material of KMS keys
 	signing    *keymat.Cache // SigV4 signing keys
-	identities *bounded[*fsmpb.Credential, *Known]
-	tokens     *bounded[[32]byte, Session] // verified tokens, by hash
-	openers    *bounded[auditKey, *keymat.BodySealer]
+	identities *bounded.Map[*fsmpb.Credential, *Known]
+	tokens     *bounded.Map[[32]byte, Session] // verified tokens, by hash
+	openers    *bounded.Map[auditKey, *keymat.BodySealer]
 
 	sealing atomic.Pointer[sealing]
 	sealer  sync.Mutex // held while sealing is replaced
@@ -95,9 +96,9 @@ func newOpened(arena *keymat.Arena, ring *keymat.Keyring) *Opened {
 		ring:       ring,
 		materials:  keymat.NewCache(0),
 		signing:    keymat.NewCache(signingKeys),
-		identities: newBounded[*fsmpb.Credential, *Known](4096),
-		tokens:     newBounded[[32]byte, Session](4096),
-		openers:    newBounded[auditKey, *keymat.BodySealer](openers),
+		identities: bounded.New[*fsmpb.Credential, *Known](4096),
+		tokens:     bounded.New[[32]byte, Session](4096),
+		openers:    bounded.New[auditKey, *keymat.BodySealer](openers),
 	}
 	// Cached keys can be unwrapped again in microseconds, so evict them when the arena is
 	// full.
@@ -135,9 +136,9 @@ func (o *Opened) Wipe() {
 	o.ring.Wipe()
 	o.materials.Purge()
 	o.signing.Purge()
-	o.identities.clear()
-	o.tokens.clear()
-	o.openers.clear()
+	o.identities.Clear()
+	o.tokens.Clear()
+	o.openers.Clear()
 	o.origin.Destroy()
 	o.sealing.Store(nil)
 	o.end.Do(func() {
@@ -200,8 +201,8 @@ func (v *Vault) Follow(ev fsm.Events) {
 	if ev.Restored {
 		o.materials.Purge()
 		o.signing.Purge()
-		o.identities.clear()
-		o.tokens.clear()
+		o.identities.Clear()
+		o.tokens.Clear()
 		return
 	}
 	for _, id := range ev.Destroyed {
@@ -227,7 +228,7 @@ func (v *Vault) Sweep(s *fsm.State, now time.Time) {
 	if o == nil {
 		return
 	}
-	o.identities.drop(func(c *fsmpb.Credential) bool {
+	o.identities.Drop(func(c *fsmpb.Credential) bool {
 		if newest, _ := s.Credential(fsm.Account(c.Account), c.Id); newest == c && c.Active {
 			return false
 		}
