@@ -42,12 +42,11 @@ func FormsOf(file protoreflect.FileDescriptor, more map[protoreflect.FullName]ui
 		}
 	}
 	enums(file.Enums())
-	if kinds := file.Enums().ByName("Kind"); kinds != nil {
-		for i := range kinds.Values().Len() {
-			k := kinds.Values().Get(i)
-			f.kinds = append(f.kinds, make([]uint32, max(0, int(k.Number())+1-len(f.kinds)))...)
-			f.kinds[k.Number()] = f.since[k.FullName()]
-		}
+	kinds := fsmpb.Kind(0).Descriptor().Values()
+	for i := range kinds.Len() {
+		k := kinds.Get(i)
+		f.kinds = append(f.kinds, make([]uint32, max(0, int(k.Number())+1-len(f.kinds)))...)
+		f.kinds[k.Number()] = f.since[k.FullName()]
 	}
 	messages := file.Messages()
 	for i := range messages.Len() {
