@@ -1,8 +1,6 @@
 package custodian
 
 import (
-	"github.com/conclavekms/conclave/integration/optional"
-
 	"bytes"
 	"crypto/ecdh"
 	"crypto/ecdsa"
@@ -28,6 +26,8 @@ import (
 	"github.com/ProtonMail/go-crypto/openpgp"
 	"github.com/ProtonMail/go-crypto/openpgp/armor"
 	"github.com/ProtonMail/go-crypto/openpgp/packet"
+
+	"github.com/conclavekms/conclave/integration/optional"
 )
 
 const share = "conclave-share-1-abcdefghijklmnopqrstuvwxyz"

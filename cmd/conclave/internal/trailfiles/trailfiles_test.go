@@ -1,8 +1,6 @@
 package trailfiles
 
 import (
-	"github.com/conclavekms/conclave/integration/optional"
-
 	"bytes"
 	"crypto/ed25519"
 	"crypto/rand"
@@ -25,6 +23,7 @@ import (
 	"time"
 
 	"github.com/conclavekms/conclave/auditlog/checkpoint"
+	"github.com/conclavekms/conclave/integration/optional"
 )
 
 const origin = "conclave/0123/0"
