@@ -29,8 +29,8 @@ this machine. Each figure is the median of three rounds, or of more if a round w
 take longer than three seconds.
 
 With --user, it also measures Encrypt of a user with two managed policies, between two
-halves of that of the account's root user, so that the ratios show what it costs to
-evaluate the policies.
+halves of that of the account's root user or around both, in turn, so that the ratios
+show what it costs to evaluate the policies.
 
 With --check, the exit code is 1 if, at concurrency 64, Encrypt has less than 0.19
 of an echo's throughput or a Raft entry has fewer than 16 records on average, or if
