@@ -60,7 +60,7 @@ func TestSealedLeaderHasNoAuthority(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		b, err := wire.EncodeBatch(&fsmpb.Batch{Node: node, Incarnation: incarnation, Seq: 1 << 40}, [][]byte{encoded})
+		b, err := wire.EncodeBatch(&fsmpb.Batch{Node: node, Incarnation: incarnation, Seq: 1 << 40}, [][]byte{encoded}, false)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -132,7 +132,7 @@ func TestForgeriesAreCutOff(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	batch, err := wire.EncodeBatch(&fsmpb.Batch{Node: thief.id, Incarnation: thief.Node.dir.file.Incarnation, Seq: 1 << 40}, [][]byte{encoded})
+	batch, err := wire.EncodeBatch(&fsmpb.Batch{Node: thief.id, Incarnation: thief.Node.dir.file.Incarnation, Seq: 1 << 40}, [][]byte{encoded}, false)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -235,7 +235,7 @@ func (n *Node) assemble() {
 		MaxRecords: int64(n.cfg.MaxQueuedRecords), MaxBytes: n.cfg.MaxQueuedBytes, Resubmitted: n.metrics.resubmitted,
 		Dial: n.dialLeader, Moved: func(from string) bool { return asks.Leader() != from },
 		Register: n.registration, Powerless: n.auth.Powerless, MAC: n.auth.SubmissionMAC,
-		Watermark: func() uint64 { return n.State().Index() }, Fenced: n.life.Fence,
+		Watermark: func() uint64 { return n.State().Index() }, Level: func() uint32 { return n.State().Level() }, Fenced: n.life.Fence,
 	})
 	n.terms = leadership.New(leadership.Config{
 		ID:       raft.ServerID(n.cfg.NodeID),

@@ -10,12 +10,18 @@ import (
 
 	"github.com/conclavekms/conclave/auditlog"
 	"github.com/conclavekms/conclave/fsm/fsmpb"
+	"github.com/conclavekms/conclave/fsm/level"
 )
 
 // BenchmarkApplyEntry measures the usual work under load: it applies entries of
 // many records that use a key and change nothing, and writes them to the audit
 // log.
 func BenchmarkApplyEntry(b *testing.B) {
+	b.Run("own reads", func(b *testing.B) { benchmarkApplyEntry(b, false) })
+	b.Run("shared reads", func(b *testing.B) { benchmarkApplyEntry(b, true) })
+}
+
+func benchmarkApplyEntry(b *testing.B, share bool) {
 	audit, err := auditlog.Open(b.TempDir(), auditlog.Options{Logger: slog.New(slog.NewTextHandler(io.Discard, nil))})
 	if err != nil {
 		b.Fatal(err)
@@ -23,10 +29,11 @@ func BenchmarkApplyEntry(b *testing.B) {
 	defer audit.Close()
 	m := blank(&testing.T{})
 	m.fsm.cfg.Audit, m.fsm.restored = audit, false
-	m.apply(&fsmpb.Entry{Command: &fsmpb.Entry_RegisterNode{RegisterNode: &fsmpb.RegisterNode{Node: "n1", Incarnation: 1}}})
+	m.register(1, level.Newest)
 	id := testKey(1)
 	m.propose(record(theCluster()))
-	initialised := m.index
+	m.configure("n1")
+	wantVerdicts(m.t, m.raise(1, level.Newest, level.Newest), Accepted)
 	m.propose(record(putKey(keyOf(id)), putPolicy(id, "{}"), credential("AKIA")))
 	v := m.index
 	const records, prepared = 32, 256
@@ -38,7 +45,7 @@ func BenchmarkApplyEntry(b *testing.B) {
 			for i := range rs {
 				r := record()
 				r.Body = body
-				reads(r, fsmpb.Kind_KIND_CLUSTER, nil, initialised)
+				reads(r, fsmpb.Kind_KIND_CLUSTER, nil, m.fsm.Current().VersionOf(fsmpb.Kind_KIND_CLUSTER, nil))
 				reads(r, fsmpb.Kind_KIND_CREDENTIAL, CredentialID(account, "AKIA"), v)
 				reads(r, fsmpb.Kind_KIND_KEY, id.Bytes(), v)
 				reads(r, fsmpb.Kind_KIND_KEY_POLICY, id.Bytes(), v)
@@ -46,6 +53,12 @@ func BenchmarkApplyEntry(b *testing.B) {
 			}
 			bt := m.batch(rs...)
 			bt.SettledBelow = m.seq
+			if share {
+				bt.SharedReads = rs[0].Reads
+				for _, r := range rs {
+					r.Reads, r.SharedReads = nil, []uint32{0, 1, 2, 3}
+				}
+			}
 			logs = append(logs, m.log(batchEntry(bt)))
 		}
 		return logs

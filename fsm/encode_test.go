@@ -2,6 +2,8 @@ package fsm
 
 import (
 	"bytes"
+	"errors"
+	"math/rand/v2"
 	"testing"
 
 	"google.golang.org/protobuf/proto"
@@ -42,7 +44,7 @@ func TestPartsMakeTheSameEntry(t *testing.T) {
 					}
 					head := proto.CloneOf(b)
 					head.Records = nil
-					data, err := wire.EncodeBatch(head, records)
+					data, err := wire.EncodeBatch(head, records, false)
 					if err != nil {
 						t.Fatal(err)
 					}
@@ -60,5 +62,88 @@ func TestPartsMakeTheSameEntry(t *testing.T) {
 	}
 	if _, err := wire.EncodeRecord(record(putPolicy(id, "\xff"))); err == nil {
 		t.Error("a record with text that is not UTF-8 was encoded")
+	}
+	if _, err := wire.CheckRecord(mustMarshal(t, &fsmpb.Record{SharedReads: []uint32{0}})); !errors.Is(err, ErrUnreadable) {
+		t.Errorf("a record that shares reads outside of a batch: %v", err)
+	}
+}
+
+// TestReadsAreShared: a batch whose records share reads is the one that the generated code
+// encodes, and decodes to the same records as one whose records do not.
+func TestReadsAreShared(t *testing.T) {
+	seed := rand.Uint64()
+	t.Logf("seed %d", seed)
+	rnd := rand.New(rand.NewPCG(seed, 0))
+	for range 300 {
+		var whole []*fsmpb.Record
+		for range rnd.IntN(8) {
+			r := record(putKey(keyOf(testKey(1))))
+			if rnd.IntN(2) == 0 {
+				r = used(record(), 0, 1)
+			}
+			for range rnd.IntN(5) {
+				r = reads(r, fsmpb.Kind(rnd.IntN(3)), []byte{byte(rnd.IntN(2))}, uint64(rnd.IntN(2)))
+			}
+			if n := len(whole); n > 0 && rnd.IntN(2) == 0 {
+				r.Reads = whole[n-1].Reads
+			}
+			whole = append(whole, r)
+		}
+		var records [][]byte
+		for _, r := range whole {
+			data, err := wire.EncodeRecord(r)
+			if err != nil {
+				t.Fatal(err)
+			}
+			records = append(records, data)
+		}
+		head := &fsmpb.Batch{Node: "n1", Incarnation: 1, Seq: 2}
+		var decoded [2][]wire.Batch
+		var encoded [2][]byte
+		for i, share := range []bool{false, true} {
+			var err error
+			if encoded[i], err = wire.EncodeBatch(head, records, share); err != nil {
+				t.Fatal(err)
+			}
+			entry, err := wire.EncodeBatches(&fsmpb.Entry{}, [][]byte{encoded[i]})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if !compareDecoders(t, entry) {
+				t.Fatalf("%x is not readable", entry)
+			}
+			e, err := wire.Decode(entry)
+			if err != nil {
+				t.Fatal(err)
+			}
+			decoded[i] = e.Command.([]wire.Batch)
+			decoded[i][0].SharedReads = nil
+		}
+		if got, want := messageOf(&wire.Entry{Command: decoded[1]}), messageOf(&wire.Entry{Command: decoded[0]}); !proto.Equal(got, want) {
+			t.Fatalf("got %v, want %v", got, want)
+		}
+		b := new(fsmpb.Batch)
+		if err := proto.Unmarshal(encoded[1], b); err != nil {
+			t.Fatal(err)
+		}
+		if again := mustMarshal(t, b); !bytes.Equal(again, encoded[1]) {
+			t.Fatalf("the generated code encodes %x, got %x", again, encoded[1])
+		}
+		seen := make(map[string]bool)
+		for _, r := range b.SharedReads {
+			if data := string(mustMarshal(t, r)); seen[data] {
+				t.Fatalf("%v is there twice", r)
+			} else {
+				seen[data] = true
+			}
+		}
+		for _, r := range b.Records {
+			if len(r.Reads) > 0 {
+				t.Fatalf("%v has reads of its own", r)
+			}
+		}
+	}
+	if _, err := wire.EncodeBatch(&fsmpb.Batch{Node: "n1"}, [][]byte{{6<<3 | 2, 9}}, true); err == nil {
+		t.Error("a record that cannot be read was encoded")
 	}
 }

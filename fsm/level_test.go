@@ -11,6 +11,7 @@ import (
 
 	"github.com/conclavekms/conclave/fsm/fsmpb"
 	"github.com/conclavekms/conclave/fsm/level"
+	"github.com/conclavekms/conclave/fsm/wire"
 )
 
 func raised(to uint32) *fsmpb.Record {
@@ -221,6 +222,55 @@ func TestNewForms(t *testing.T) {
 			wantVerdicts(t, m.raise(2, 2, 2), Accepted)
 			wantVerdicts(t, propose(), Accepted)
 		})
+	}
+}
+
+// TestSharedReadsDecide: what a record shares with others is a part of its read set, from level
+// 2 on.
+func TestSharedReadsDecide(t *testing.T) {
+	m := newMachine(t)
+	m.register(2, 2)
+	one, two := testKey(1), testKey(2)
+	propose := func(b *fsmpb.Batch) []Verdict {
+		t.Helper()
+		b.Incarnation = 2
+		return m.apply(batchEntry(b)).Batches[0].Verdicts
+	}
+	wantVerdicts(t, propose(m.batch(record(putKey(keyOf(one))), record(putKey(keyOf(two))))), Accepted, Accepted)
+	read := func(id KeyID, more Version) *fsmpb.Read {
+		return &fsmpb.Read{Kind: fsmpb.Kind_KIND_KEY, Id: id.Bytes(), Version: m.fsm.Current().VersionOf(fsmpb.Kind_KIND_KEY, id.Bytes()) + more}
+	}
+	sharing := func(shared ...uint32) *fsmpb.Record {
+		r := record()
+		r.SharedReads = shared
+		return r
+	}
+	batch := func() *fsmpb.Batch {
+		mixed := used(reads(sharing(1), fsmpb.Kind_KIND_KEY, one.Bytes(), read(one, 0).Version), 1, 7)
+		changing := reads(sharing(1), fsmpb.Kind_KIND_KEY, one.Bytes(), read(one, 0).Version)
+		changing.Changes = []*fsmpb.Change{putKey(keyOf(one), func(k *fsmpb.Key) { k.Description = "new" })}
+		b := m.batch(sharing(0), sharing(0), sharing(0, 2), sharing(1), mixed, changing, sharing(0), sharing(1))
+		b.SharedReads = []*fsmpb.Read{read(one, 0), read(two, 0), read(two, 1)}
+		return b
+	}
+	b := batch()
+	if head, err := wire.ReadBatch(mustMarshal(t, b), 10); err != nil || head.Needed != 2 {
+		t.Errorf("a batch with shared reads needs level %d: %v", head.Needed, err)
+	}
+	unused := m.batch(record())
+	unused.SharedReads = b.SharedReads
+	if head, err := wire.ReadBatch(mustMarshal(t, unused), 10); err != nil || head.Needed != 2 {
+		t.Errorf("a batch with reads that nobody shares needs level %d: %v", head.Needed, err)
+	}
+	wantVerdicts(t, propose(b), Invalid, Invalid, Invalid, Invalid, Invalid, Invalid, Invalid, Invalid)
+	wantVerdicts(t, m.raise(2, 2, 2), Accepted)
+	wantVerdicts(t, propose(batch()), Accepted, Accepted, Conflict, Accepted, Accepted, Accepted, Conflict, Accepted)
+	if use := m.fsm.Current().KeyUse(two); use.GetOperation() != 7 {
+		t.Errorf("the use of a key that is a shared read: %v", use)
+	}
+	missing := m.batch(sharing(0))
+	if head, err := wire.ReadBatch(mustMarshal(t, missing), 10); !errors.Is(err, ErrUnreadable) {
+		t.Errorf("a batch without what a record shares: %+v, %v", head, err)
 	}
 }
 

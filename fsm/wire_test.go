@@ -30,6 +30,9 @@ func generated(data []byte) (*fsmpb.Entry, error) {
 	// An unknown kind makes a record invalid, but not its entry unreadable.
 	c := proto.CloneOf(e)
 	for _, b := range c.GetBatches().GetBatches() {
+		for _, read := range b.SharedReads {
+			read.Kind = fsmpb.Kind_KIND_KEY
+		}
 		for _, r := range b.Records {
 			for _, read := range r.Reads {
 				read.Kind = fsmpb.Kind_KIND_KEY
@@ -41,10 +44,32 @@ func generated(data []byte) (*fsmpb.Entry, error) {
 			return nil, err
 		}
 	}
-	return e, wire.Known(c.ProtoReflect())
+	if err := wire.Known(c.ProtoReflect()); err != nil {
+		return nil, err
+	}
+	return e, inline(e)
 }
 
-// messageOf returns the message from which e was decoded.
+// inline adds to the records' reads those that they share.
+func inline(e *fsmpb.Entry) error {
+	for _, b := range e.GetBatches().GetBatches() {
+		for _, r := range b.Records {
+			if len(r.SharedReads) > 256 {
+				return fmt.Errorf("%d shared reads", len(r.SharedReads))
+			}
+			for _, n := range r.SharedReads {
+				if int(n) >= len(b.SharedReads) {
+					return fmt.Errorf("there is no shared read %d", n)
+				}
+				r.Reads = append(r.Reads, b.SharedReads[n])
+			}
+			r.SharedReads = nil
+		}
+	}
+	return nil
+}
+
+// messageOf returns the message from which e was decoded, but with all reads in the records.
 func messageOf(e *wire.Entry) *fsmpb.Entry {
 	p := &fsmpb.Entry{Schema: e.Schema, Clock: e.Clock, StateCheck: e.Check, Origin: e.Origin}
 	switch c := e.Command.(type) {
@@ -56,6 +81,9 @@ func messageOf(e *wire.Entry) *fsmpb.Entry {
 			bs[i] = &fsmpb.Batch{
 				Node: string(b.Node), Incarnation: b.Incarnation, Seq: b.Seq, SettledBelow: b.SettledBelow, Watermark: b.Watermark,
 				Group: b.Group,
+			}
+			for _, read := range b.SharedReads {
+				bs[i].SharedReads = append(bs[i].SharedReads, &fsmpb.Read{Kind: read.Kind, Id: read.ID, Version: read.Version})
 			}
 			for _, r := range b.Records {
 				n := &fsmpb.Record{
@@ -111,10 +139,18 @@ func everyField(t *testing.T) [][]byte {
 	check := &fsmpb.StateCheck{Index: 4, Hash: []byte("hash")}
 	two := batchEntry(b(7), b(1<<63))
 	two.Clock, two.StateCheck = clock, check
+	sharing := b(9)
+	sharing.SharedReads = []*fsmpb.Read{{Kind: fsmpb.Kind_KIND_KEY, Id: []byte{1}, Version: 1}, {}, {Kind: fsmpb.Kind_KIND_USER, Version: 2}}
+	sharing.Records = append(sharing.Records, r(10))
+	sharing.Records[0].SharedReads = []uint32{0, 2, 1, 2}
+	for _, i := range []int{1, 3, 4} {
+		sharing.Records[i].SharedReads = []uint32{2, 0}
+	}
+	sharing.Records[4].Reads = nil
 	join := &fsmpb.Entry{Clock: clock, Command: &fsmpb.Entry_RegisterNode{RegisterNode: &fsmpb.RegisterNode{Node: "n1", Incarnation: 9}}}
 	rejoin := &fsmpb.Entry{Command: &fsmpb.Entry_RegisterNode{RegisterNode: &fsmpb.RegisterNode{Release: "r", Watermark: 9}}}
 	var all [][]byte
-	for _, e := range []*fsmpb.Entry{two, batchEntry(b(1)), batchEntry(), {StateCheck: check}, join, rejoin, {}} {
+	for _, e := range []*fsmpb.Entry{two, batchEntry(b(1)), batchEntry(), batchEntry(sharing, b(2)), {StateCheck: check}, join, rejoin, {}} {
 		all = append(all, mustEncode(t, e))
 	}
 	return all
@@ -177,6 +213,9 @@ func TestEveryFieldIsRead(t *testing.T) {
 		fill(e.ProtoReflect(), &n)
 		for _, b := range e.GetBatches().GetBatches() {
 			b.Group = wire.Group // another one is refused, see TestAnotherGroupIsRefused
+			for _, r := range b.Records {
+				r.SharedReads = []uint32{0} // there is one
+			}
 		}
 		if !compareDecoders(t, mustEncode(t, e)) {
 			t.Errorf("%v is not readable", e)
@@ -239,6 +278,12 @@ func TestOddFields(t *testing.T) {
 	}
 	seq := func(v []byte) []byte { return batches(append(tag(nil, 3, protowire.VarintType), v...)) }
 	record := func(b []byte) []byte { return batches(bytesOf(tag(nil, 6, protowire.BytesType), b)) }
+	sharing := func(b ...byte) []byte { // a record of a batch with two reads to share
+		return batches(slices.Concat([]byte{8<<3 | 2, 0}, bytesOf(tag(nil, 6, protowire.BytesType), b), []byte{8<<3 | 2, 2, 3 << 3, 1}))
+	}
+	many := func(n int) []byte {
+		return sharing(bytesOf(tag(nil, 11, protowire.BytesType), make([]byte, n))...)
+	}
 	// A registration after a batch and the other way round, which no honest entry
 	// has.
 	join := []byte{11<<3 | 2, 0}
@@ -273,6 +318,21 @@ func TestOddFields(t *testing.T) {
 		"in a piece of the command": {slices.Concat(batches(unknown), batches(nil)), false},
 		"beside the commands":       {slices.Concat(schema, unknown, join), false},
 		"cut in a replaced command": {slices.Concat(batches([]byte{1}), join), false},
+		"shared reads":              {sharing(11<<3|2, 2, 1, 0), true},
+		"in pieces":                 {sharing(11<<3|2, 1, 1, 11<<3|2, 0, 11<<3|2, 2, 0, 1), true},
+		"one by one":                {sharing(11<<3, 1, 11<<3, 0, 11<<3|2, 1, 1), true},
+		"one after a list":          {sharing(11<<3|2, 1, 1, 11<<3, 0, 11<<3|2, 1, 1), true},
+		"none":                      {sharing(11<<3|2, 0), true},
+		"as many as may be":         {many(256), true},
+		"one more":                  {many(257), false},
+		"beyond them":               {sharing(11<<3|2, 1, 2), false},
+		"beyond them in a replaced": {slices.Concat(sharing(11<<3|2, 1, 2), join), true},
+		"place of 33 bits":          {sharing(11<<3|2, 5, 0x81, 0x80, 0x80, 0x80, 0x10), true},
+		"place of 65 bits":          {sharing(11<<3|2, 10, 255, 255, 255, 255, 255, 255, 255, 255, 255, 2), false},
+		"cut place":                 {sharing(11<<3|2, 1, 0x81, 11<<3|2, 1, 0), false},
+		"place as fixed32":          {sharing(11<<3|5, 0, 0, 0, 0), false},
+		"none to share":             {record([]byte{11<<3 | 2, 1, 0}), false},
+		"unknown in a shared read":  {batches([]byte{8<<3 | 2, 2, 15 << 3, 1}), false},
 		"the last schema counts":    {slices.Concat([]byte{1 << 3, level.Newest + 1}, schema), true},
 	}
 	for name, c := range cases {

@@ -941,7 +941,10 @@ type Batch struct {
 	Watermark uint64    `protobuf:"varint,5,opt,name=watermark,proto3" json:"watermark,omitempty"`
 	Records   []*Record `protobuf:"bytes,6,rep,name=records,proto3" json:"records,omitempty"`
 	// The Raft group whose log it is for.
-	Group         uint32 `protobuf:"varint,7,opt,name=group,proto3" json:"group,omitempty"`
+	Group uint32 `protobuf:"varint,7,opt,name=group,proto3" json:"group,omitempty"`
+	// Items of read sets that records name by their places: most records of a batch read
+	// much the same objects.
+	SharedReads   []*Read `protobuf:"bytes,8,rep,name=shared_reads,json=sharedReads,proto3" json:"shared_reads,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1025,6 +1028,13 @@ func (x *Batch) GetGroup() uint32 {
 	return 0
 }
 
+func (x *Batch) GetSharedReads() []*Read {
+	if x != nil {
+		return x.SharedReads
+	}
+	return nil
+}
+
 // Record is one request with its outcome: what it read, on which the outcome
 // depends, the changes that it makes, and its entry in the audit log.
 type Record struct {
@@ -1041,7 +1051,10 @@ type Record struct {
 	NotAfter  int64     `protobuf:"varint,8,opt,name=not_after,json=notAfter,proto3" json:"not_after,omitempty"`
 	Changes   []*Change `protobuf:"bytes,9,rep,name=changes,proto3" json:"changes,omitempty"`
 	// The keys that the request used with success, for GetKeyLastUsage.
-	Uses          []*Use `protobuf:"bytes,10,rep,name=uses,proto3" json:"uses,omitempty"`
+	Uses []*Use `protobuf:"bytes,10,rep,name=uses,proto3" json:"uses,omitempty"`
+	// Further items of the read set, which come after those in reads: their places in the
+	// batch's shared_reads.
+	SharedReads   []uint32 `protobuf:"varint,11,rep,packed,name=shared_reads,json=sharedReads,proto3" json:"shared_reads,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1146,11 +1159,18 @@ func (x *Record) GetUses() []*Use {
 	return nil
 }
 
+func (x *Record) GetSharedReads() []uint32 {
+	if x != nil {
+		return x.SharedReads
+	}
+	return nil
+}
+
 // Use says that a request performed a cryptographic operation with a key, or that it
 // was made with a credential.
 type Use struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	Read  uint32                 `protobuf:"varint,1,opt,name=read,proto3" json:"read,omitempty"` // the item of reads that names the key or the credential
+	Read  uint32                 `protobuf:"varint,1,opt,name=read,proto3" json:"read,omitempty"` // the item of the read set that names the key or the credential
 	// The engine's number for the operation; for a credential, for the service and the
 	// Region.
 	Operation     uint32 `protobuf:"varint,2,opt,name=operation,proto3" json:"operation,omitempty"`
@@ -7404,7 +7424,7 @@ const file_fsm_fsmpb_fsm_proto_rawDesc = "" +
 	"\twatermark\x18\t \x01(\x04R\twatermark\x12\x18\n" +
 	"\aversion\x18\x0f \x01(\x04R\aversion\";\n" +
 	"\aBatches\x120\n" +
-	"\abatches\x18\x01 \x03(\v2\x16.conclave.fsm.v1.BatchR\abatches\"\xe1\x01\n" +
+	"\abatches\x18\x01 \x03(\v2\x16.conclave.fsm.v1.BatchR\abatches\"\xa1\x02\n" +
 	"\x05Batch\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\tR\x04node\x12 \n" +
 	"\vincarnation\x18\x02 \x01(\x04R\vincarnation\x12\x10\n" +
@@ -7412,7 +7432,8 @@ const file_fsm_fsmpb_fsm_proto_rawDesc = "" +
 	"\rsettled_below\x18\x04 \x01(\x04R\fsettledBelow\x12\x1c\n" +
 	"\twatermark\x18\x05 \x01(\x04R\twatermark\x121\n" +
 	"\arecords\x18\x06 \x03(\v2\x17.conclave.fsm.v1.RecordR\arecords\x12\x14\n" +
-	"\x05group\x18\a \x01(\rR\x05groupJ\x04\b\x0f\x10\x10\"\xd5\x02\n" +
+	"\x05group\x18\a \x01(\rR\x05group\x12>\n" +
+	"\fshared_reads\x18\b \x03(\v2\x15.conclave.fsm.v1.ReadB\x04\x88\xb5\x18\x02R\vsharedReadsJ\x04\b\x0f\x10\x10\"\xfe\x02\n" +
 	"\x06Record\x12\x1d\n" +
 	"\n" +
 	"request_id\x18\x01 \x01(\fR\trequestId\x12\x1e\n" +
@@ -7430,7 +7451,8 @@ const file_fsm_fsmpb_fsm_proto_rawDesc = "" +
 	"\tnot_after\x18\b \x01(\x03R\bnotAfter\x121\n" +
 	"\achanges\x18\t \x03(\v2\x17.conclave.fsm.v1.ChangeR\achanges\x12(\n" +
 	"\x04uses\x18\n" +
-	" \x03(\v2\x14.conclave.fsm.v1.UseR\x04uses\"7\n" +
+	" \x03(\v2\x14.conclave.fsm.v1.UseR\x04uses\x12'\n" +
+	"\fshared_reads\x18\v \x03(\rB\x04\x88\xb5\x18\x02R\vsharedReads\"7\n" +
 	"\x03Use\x12\x12\n" +
 	"\x04read\x18\x01 \x01(\rR\x04read\x12\x1c\n" +
 	"\toperation\x18\x02 \x01(\rR\toperation\"[\n" +
@@ -8136,113 +8158,114 @@ var file_fsm_fsmpb_fsm_proto_depIdxs = []int32{
 	7,   // 5: conclave.fsm.v1.Clock.readings:type_name -> conclave.fsm.v1.ClockReading
 	13,  // 6: conclave.fsm.v1.Batches.batches:type_name -> conclave.fsm.v1.Batch
 	14,  // 7: conclave.fsm.v1.Batch.records:type_name -> conclave.fsm.v1.Record
-	16,  // 8: conclave.fsm.v1.Record.reads:type_name -> conclave.fsm.v1.Read
-	17,  // 9: conclave.fsm.v1.Record.changes:type_name -> conclave.fsm.v1.Change
-	15,  // 10: conclave.fsm.v1.Record.uses:type_name -> conclave.fsm.v1.Use
-	0,   // 11: conclave.fsm.v1.Read.kind:type_name -> conclave.fsm.v1.Kind
-	18,  // 12: conclave.fsm.v1.Change.put_cluster:type_name -> conclave.fsm.v1.Cluster
-	29,  // 13: conclave.fsm.v1.Change.put_key:type_name -> conclave.fsm.v1.Key
-	43,  // 14: conclave.fsm.v1.Change.put_key_policy:type_name -> conclave.fsm.v1.KeyPolicy
-	45,  // 15: conclave.fsm.v1.Change.put_key_tags:type_name -> conclave.fsm.v1.KeyTags
-	47,  // 16: conclave.fsm.v1.Change.put_alias:type_name -> conclave.fsm.v1.Alias
-	48,  // 17: conclave.fsm.v1.Change.delete_alias:type_name -> conclave.fsm.v1.AliasName
-	49,  // 18: conclave.fsm.v1.Change.put_credential:type_name -> conclave.fsm.v1.Credential
-	67,  // 19: conclave.fsm.v1.Change.delete_key:type_name -> conclave.fsm.v1.DeleteKey
-	9,   // 20: conclave.fsm.v1.Change.confirm_time:type_name -> conclave.fsm.v1.ConfirmTime
-	33,  // 21: conclave.fsm.v1.Change.put_grant:type_name -> conclave.fsm.v1.Grant
-	35,  // 22: conclave.fsm.v1.Change.delete_grant:type_name -> conclave.fsm.v1.GrantID
-	37,  // 23: conclave.fsm.v1.Change.put_key_store:type_name -> conclave.fsm.v1.KeyStore
-	38,  // 24: conclave.fsm.v1.Change.delete_key_store:type_name -> conclave.fsm.v1.KeyStoreID
-	50,  // 25: conclave.fsm.v1.Change.delete_credential:type_name -> conclave.fsm.v1.CredentialID
-	51,  // 26: conclave.fsm.v1.Change.put_account:type_name -> conclave.fsm.v1.Account
-	52,  // 27: conclave.fsm.v1.Change.put_user:type_name -> conclave.fsm.v1.User
-	66,  // 28: conclave.fsm.v1.Change.delete_user:type_name -> conclave.fsm.v1.EntityID
-	54,  // 29: conclave.fsm.v1.Change.put_group:type_name -> conclave.fsm.v1.Group
-	66,  // 30: conclave.fsm.v1.Change.delete_group:type_name -> conclave.fsm.v1.EntityID
-	55,  // 31: conclave.fsm.v1.Change.put_role:type_name -> conclave.fsm.v1.Role
-	66,  // 32: conclave.fsm.v1.Change.delete_role:type_name -> conclave.fsm.v1.EntityID
-	56,  // 33: conclave.fsm.v1.Change.put_policy:type_name -> conclave.fsm.v1.Policy
-	66,  // 34: conclave.fsm.v1.Change.delete_policy:type_name -> conclave.fsm.v1.EntityID
-	57,  // 35: conclave.fsm.v1.Change.put_policy_version:type_name -> conclave.fsm.v1.PolicyVersion
-	58,  // 36: conclave.fsm.v1.Change.delete_policy_version:type_name -> conclave.fsm.v1.PolicyVersionID
-	61,  // 37: conclave.fsm.v1.Change.put_oidc_provider:type_name -> conclave.fsm.v1.OidcProvider
-	66,  // 38: conclave.fsm.v1.Change.delete_oidc_provider:type_name -> conclave.fsm.v1.EntityID
-	62,  // 39: conclave.fsm.v1.Change.put_certificate_mapping:type_name -> conclave.fsm.v1.CertificateMapping
-	63,  // 40: conclave.fsm.v1.Change.delete_certificate_mapping:type_name -> conclave.fsm.v1.CertificateMappingID
-	10,  // 41: conclave.fsm.v1.Change.raise_level:type_name -> conclave.fsm.v1.RaiseLevel
-	64,  // 42: conclave.fsm.v1.Change.put_setting:type_name -> conclave.fsm.v1.Setting
-	65,  // 43: conclave.fsm.v1.Change.delete_setting:type_name -> conclave.fsm.v1.SettingName
-	26,  // 44: conclave.fsm.v1.Cluster.shares:type_name -> conclave.fsm.v1.ShareSet
-	28,  // 45: conclave.fsm.v1.Cluster.keyring:type_name -> conclave.fsm.v1.WrappedKEK
-	25,  // 46: conclave.fsm.v1.Cluster.origin_keys:type_name -> conclave.fsm.v1.OriginKey
-	24,  // 47: conclave.fsm.v1.Cluster.lineage:type_name -> conclave.fsm.v1.Lineage
-	22,  // 48: conclave.fsm.v1.Cluster.peer_unseal:type_name -> conclave.fsm.v1.PeerUnseal
-	21,  // 49: conclave.fsm.v1.Cluster.seals:type_name -> conclave.fsm.v1.Seal
-	19,  // 50: conclave.fsm.v1.Cluster.authority:type_name -> conclave.fsm.v1.CertificateAuthority
-	20,  // 51: conclave.fsm.v1.Cluster.used_join_tokens:type_name -> conclave.fsm.v1.UsedJoinToken
-	23,  // 52: conclave.fsm.v1.PeerUnseal.keys:type_name -> conclave.fsm.v1.ReturnKey
-	27,  // 53: conclave.fsm.v1.ShareSet.custodians:type_name -> conclave.fsm.v1.ShareCustodian
-	1,   // 54: conclave.fsm.v1.Key.state:type_name -> conclave.fsm.v1.KeyState
-	32,  // 55: conclave.fsm.v1.Key.materials:type_name -> conclave.fsm.v1.Material
-	30,  // 56: conclave.fsm.v1.Key.rotation:type_name -> conclave.fsm.v1.Rotation
-	31,  // 57: conclave.fsm.v1.Key.used_tokens:type_name -> conclave.fsm.v1.UsedToken
-	34,  // 58: conclave.fsm.v1.Grant.context_equals:type_name -> conclave.fsm.v1.GrantContext
-	34,  // 59: conclave.fsm.v1.Grant.context_subset:type_name -> conclave.fsm.v1.GrantContext
-	46,  // 60: conclave.fsm.v1.GrantContext.pairs:type_name -> conclave.fsm.v1.Tag
-	2,   // 61: conclave.fsm.v1.KeyStore.state:type_name -> conclave.fsm.v1.ConnectionState
-	44,  // 62: conclave.fsm.v1.KeyPolicy.bindings:type_name -> conclave.fsm.v1.Binding
-	46,  // 63: conclave.fsm.v1.KeyTags.tags:type_name -> conclave.fsm.v1.Tag
-	3,   // 64: conclave.fsm.v1.Credential.kind:type_name -> conclave.fsm.v1.CredentialKind
-	53,  // 65: conclave.fsm.v1.User.inline:type_name -> conclave.fsm.v1.InlinePolicy
-	46,  // 66: conclave.fsm.v1.User.tags:type_name -> conclave.fsm.v1.Tag
-	53,  // 67: conclave.fsm.v1.Group.inline:type_name -> conclave.fsm.v1.InlinePolicy
-	53,  // 68: conclave.fsm.v1.Role.inline:type_name -> conclave.fsm.v1.InlinePolicy
-	46,  // 69: conclave.fsm.v1.Role.tags:type_name -> conclave.fsm.v1.Tag
-	44,  // 70: conclave.fsm.v1.Role.trust_bindings:type_name -> conclave.fsm.v1.Binding
-	46,  // 71: conclave.fsm.v1.Policy.tags:type_name -> conclave.fsm.v1.Tag
-	46,  // 72: conclave.fsm.v1.OidcProvider.tags:type_name -> conclave.fsm.v1.Tag
-	71,  // 73: conclave.fsm.v1.SnapshotItem.header:type_name -> conclave.fsm.v1.SnapshotHeader
-	18,  // 74: conclave.fsm.v1.SnapshotItem.cluster:type_name -> conclave.fsm.v1.Cluster
-	29,  // 75: conclave.fsm.v1.SnapshotItem.key:type_name -> conclave.fsm.v1.Key
-	43,  // 76: conclave.fsm.v1.SnapshotItem.key_policy:type_name -> conclave.fsm.v1.KeyPolicy
-	45,  // 77: conclave.fsm.v1.SnapshotItem.key_tags:type_name -> conclave.fsm.v1.KeyTags
-	47,  // 78: conclave.fsm.v1.SnapshotItem.alias:type_name -> conclave.fsm.v1.Alias
-	69,  // 79: conclave.fsm.v1.SnapshotItem.key_aliases:type_name -> conclave.fsm.v1.KeyAliases
-	49,  // 80: conclave.fsm.v1.SnapshotItem.credential:type_name -> conclave.fsm.v1.Credential
-	68,  // 81: conclave.fsm.v1.SnapshotItem.tombstone:type_name -> conclave.fsm.v1.Tombstone
-	11,  // 82: conclave.fsm.v1.SnapshotItem.node:type_name -> conclave.fsm.v1.RegisterNode
-	76,  // 83: conclave.fsm.v1.SnapshotItem.session:type_name -> conclave.fsm.v1.Session
-	75,  // 84: conclave.fsm.v1.SnapshotItem.end:type_name -> conclave.fsm.v1.SnapshotEnd
-	33,  // 85: conclave.fsm.v1.SnapshotItem.grant:type_name -> conclave.fsm.v1.Grant
-	36,  // 86: conclave.fsm.v1.SnapshotItem.key_grants:type_name -> conclave.fsm.v1.KeyGrants
-	37,  // 87: conclave.fsm.v1.SnapshotItem.key_store:type_name -> conclave.fsm.v1.KeyStore
-	39,  // 88: conclave.fsm.v1.SnapshotItem.key_stores:type_name -> conclave.fsm.v1.KeyStores
-	40,  // 89: conclave.fsm.v1.SnapshotItem.store_keys:type_name -> conclave.fsm.v1.StoreKeys
-	41,  // 90: conclave.fsm.v1.SnapshotItem.key_use:type_name -> conclave.fsm.v1.KeyUse
-	74,  // 91: conclave.fsm.v1.SnapshotItem.attestation:type_name -> conclave.fsm.v1.Attestation
-	72,  // 92: conclave.fsm.v1.SnapshotItem.state_checks:type_name -> conclave.fsm.v1.StateChecks
-	73,  // 93: conclave.fsm.v1.SnapshotItem.observation:type_name -> conclave.fsm.v1.Observation
-	51,  // 94: conclave.fsm.v1.SnapshotItem.account:type_name -> conclave.fsm.v1.Account
-	52,  // 95: conclave.fsm.v1.SnapshotItem.user:type_name -> conclave.fsm.v1.User
-	54,  // 96: conclave.fsm.v1.SnapshotItem.group:type_name -> conclave.fsm.v1.Group
-	55,  // 97: conclave.fsm.v1.SnapshotItem.role:type_name -> conclave.fsm.v1.Role
-	56,  // 98: conclave.fsm.v1.SnapshotItem.policy:type_name -> conclave.fsm.v1.Policy
-	57,  // 99: conclave.fsm.v1.SnapshotItem.policy_version:type_name -> conclave.fsm.v1.PolicyVersion
-	59,  // 100: conclave.fsm.v1.SnapshotItem.group_members:type_name -> conclave.fsm.v1.GroupMembers
-	60,  // 101: conclave.fsm.v1.SnapshotItem.policy_uses:type_name -> conclave.fsm.v1.PolicyUses
-	61,  // 102: conclave.fsm.v1.SnapshotItem.oidc_provider:type_name -> conclave.fsm.v1.OidcProvider
-	42,  // 103: conclave.fsm.v1.SnapshotItem.credential_use:type_name -> conclave.fsm.v1.CredentialUse
-	62,  // 104: conclave.fsm.v1.SnapshotItem.certificate_mapping:type_name -> conclave.fsm.v1.CertificateMapping
-	64,  // 105: conclave.fsm.v1.SnapshotItem.setting:type_name -> conclave.fsm.v1.Setting
-	8,   // 106: conclave.fsm.v1.StateChecks.checks:type_name -> conclave.fsm.v1.StateCheck
-	77,  // 107: conclave.fsm.v1.Session.batches:type_name -> conclave.fsm.v1.AppliedBatch
-	78,  // 108: conclave.fsm.v1.since:extendee -> google.protobuf.FieldOptions
-	79,  // 109: conclave.fsm.v1.value_since:extendee -> google.protobuf.EnumValueOptions
-	110, // [110:110] is the sub-list for method output_type
-	110, // [110:110] is the sub-list for method input_type
-	110, // [110:110] is the sub-list for extension type_name
-	108, // [108:110] is the sub-list for extension extendee
-	0,   // [0:108] is the sub-list for field type_name
+	16,  // 8: conclave.fsm.v1.Batch.shared_reads:type_name -> conclave.fsm.v1.Read
+	16,  // 9: conclave.fsm.v1.Record.reads:type_name -> conclave.fsm.v1.Read
+	17,  // 10: conclave.fsm.v1.Record.changes:type_name -> conclave.fsm.v1.Change
+	15,  // 11: conclave.fsm.v1.Record.uses:type_name -> conclave.fsm.v1.Use
+	0,   // 12: conclave.fsm.v1.Read.kind:type_name -> conclave.fsm.v1.Kind
+	18,  // 13: conclave.fsm.v1.Change.put_cluster:type_name -> conclave.fsm.v1.Cluster
+	29,  // 14: conclave.fsm.v1.Change.put_key:type_name -> conclave.fsm.v1.Key
+	43,  // 15: conclave.fsm.v1.Change.put_key_policy:type_name -> conclave.fsm.v1.KeyPolicy
+	45,  // 16: conclave.fsm.v1.Change.put_key_tags:type_name -> conclave.fsm.v1.KeyTags
+	47,  // 17: conclave.fsm.v1.Change.put_alias:type_name -> conclave.fsm.v1.Alias
+	48,  // 18: conclave.fsm.v1.Change.delete_alias:type_name -> conclave.fsm.v1.AliasName
+	49,  // 19: conclave.fsm.v1.Change.put_credential:type_name -> conclave.fsm.v1.Credential
+	67,  // 20: conclave.fsm.v1.Change.delete_key:type_name -> conclave.fsm.v1.DeleteKey
+	9,   // 21: conclave.fsm.v1.Change.confirm_time:type_name -> conclave.fsm.v1.ConfirmTime
+	33,  // 22: conclave.fsm.v1.Change.put_grant:type_name -> conclave.fsm.v1.Grant
+	35,  // 23: conclave.fsm.v1.Change.delete_grant:type_name -> conclave.fsm.v1.GrantID
+	37,  // 24: conclave.fsm.v1.Change.put_key_store:type_name -> conclave.fsm.v1.KeyStore
+	38,  // 25: conclave.fsm.v1.Change.delete_key_store:type_name -> conclave.fsm.v1.KeyStoreID
+	50,  // 26: conclave.fsm.v1.Change.delete_credential:type_name -> conclave.fsm.v1.CredentialID
+	51,  // 27: conclave.fsm.v1.Change.put_account:type_name -> conclave.fsm.v1.Account
+	52,  // 28: conclave.fsm.v1.Change.put_user:type_name -> conclave.fsm.v1.User
+	66,  // 29: conclave.fsm.v1.Change.delete_user:type_name -> conclave.fsm.v1.EntityID
+	54,  // 30: conclave.fsm.v1.Change.put_group:type_name -> conclave.fsm.v1.Group
+	66,  // 31: conclave.fsm.v1.Change.delete_group:type_name -> conclave.fsm.v1.EntityID
+	55,  // 32: conclave.fsm.v1.Change.put_role:type_name -> conclave.fsm.v1.Role
+	66,  // 33: conclave.fsm.v1.Change.delete_role:type_name -> conclave.fsm.v1.EntityID
+	56,  // 34: conclave.fsm.v1.Change.put_policy:type_name -> conclave.fsm.v1.Policy
+	66,  // 35: conclave.fsm.v1.Change.delete_policy:type_name -> conclave.fsm.v1.EntityID
+	57,  // 36: conclave.fsm.v1.Change.put_policy_version:type_name -> conclave.fsm.v1.PolicyVersion
+	58,  // 37: conclave.fsm.v1.Change.delete_policy_version:type_name -> conclave.fsm.v1.PolicyVersionID
+	61,  // 38: conclave.fsm.v1.Change.put_oidc_provider:type_name -> conclave.fsm.v1.OidcProvider
+	66,  // 39: conclave.fsm.v1.Change.delete_oidc_provider:type_name -> conclave.fsm.v1.EntityID
+	62,  // 40: conclave.fsm.v1.Change.put_certificate_mapping:type_name -> conclave.fsm.v1.CertificateMapping
+	63,  // 41: conclave.fsm.v1.Change.delete_certificate_mapping:type_name -> conclave.fsm.v1.CertificateMappingID
+	10,  // 42: conclave.fsm.v1.Change.raise_level:type_name -> conclave.fsm.v1.RaiseLevel
+	64,  // 43: conclave.fsm.v1.Change.put_setting:type_name -> conclave.fsm.v1.Setting
+	65,  // 44: conclave.fsm.v1.Change.delete_setting:type_name -> conclave.fsm.v1.SettingName
+	26,  // 45: conclave.fsm.v1.Cluster.shares:type_name -> conclave.fsm.v1.ShareSet
+	28,  // 46: conclave.fsm.v1.Cluster.keyring:type_name -> conclave.fsm.v1.WrappedKEK
+	25,  // 47: conclave.fsm.v1.Cluster.origin_keys:type_name -> conclave.fsm.v1.OriginKey
+	24,  // 48: conclave.fsm.v1.Cluster.lineage:type_name -> conclave.fsm.v1.Lineage
+	22,  // 49: conclave.fsm.v1.Cluster.peer_unseal:type_name -> conclave.fsm.v1.PeerUnseal
+	21,  // 50: conclave.fsm.v1.Cluster.seals:type_name -> conclave.fsm.v1.Seal
+	19,  // 51: conclave.fsm.v1.Cluster.authority:type_name -> conclave.fsm.v1.CertificateAuthority
+	20,  // 52: conclave.fsm.v1.Cluster.used_join_tokens:type_name -> conclave.fsm.v1.UsedJoinToken
+	23,  // 53: conclave.fsm.v1.PeerUnseal.keys:type_name -> conclave.fsm.v1.ReturnKey
+	27,  // 54: conclave.fsm.v1.ShareSet.custodians:type_name -> conclave.fsm.v1.ShareCustodian
+	1,   // 55: conclave.fsm.v1.Key.state:type_name -> conclave.fsm.v1.KeyState
+	32,  // 56: conclave.fsm.v1.Key.materials:type_name -> conclave.fsm.v1.Material
+	30,  // 57: conclave.fsm.v1.Key.rotation:type_name -> conclave.fsm.v1.Rotation
+	31,  // 58: conclave.fsm.v1.Key.used_tokens:type_name -> conclave.fsm.v1.UsedToken
+	34,  // 59: conclave.fsm.v1.Grant.context_equals:type_name -> conclave.fsm.v1.GrantContext
+	34,  // 60: conclave.fsm.v1.Grant.context_subset:type_name -> conclave.fsm.v1.GrantContext
+	46,  // 61: conclave.fsm.v1.GrantContext.pairs:type_name -> conclave.fsm.v1.Tag
+	2,   // 62: conclave.fsm.v1.KeyStore.state:type_name -> conclave.fsm.v1.ConnectionState
+	44,  // 63: conclave.fsm.v1.KeyPolicy.bindings:type_name -> conclave.fsm.v1.Binding
+	46,  // 64: conclave.fsm.v1.KeyTags.tags:type_name -> conclave.fsm.v1.Tag
+	3,   // 65: conclave.fsm.v1.Credential.kind:type_name -> conclave.fsm.v1.CredentialKind
+	53,  // 66: conclave.fsm.v1.User.inline:type_name -> conclave.fsm.v1.InlinePolicy
+	46,  // 67: conclave.fsm.v1.User.tags:type_name -> conclave.fsm.v1.Tag
+	53,  // 68: conclave.fsm.v1.Group.inline:type_name -> conclave.fsm.v1.InlinePolicy
+	53,  // 69: conclave.fsm.v1.Role.inline:type_name -> conclave.fsm.v1.InlinePolicy
+	46,  // 70: conclave.fsm.v1.Role.tags:type_name -> conclave.fsm.v1.Tag
+	44,  // 71: conclave.fsm.v1.Role.trust_bindings:type_name -> conclave.fsm.v1.Binding
+	46,  // 72: conclave.fsm.v1.Policy.tags:type_name -> conclave.fsm.v1.Tag
+	46,  // 73: conclave.fsm.v1.OidcProvider.tags:type_name -> conclave.fsm.v1.Tag
+	71,  // 74: conclave.fsm.v1.SnapshotItem.header:type_name -> conclave.fsm.v1.SnapshotHeader
+	18,  // 75: conclave.fsm.v1.SnapshotItem.cluster:type_name -> conclave.fsm.v1.Cluster
+	29,  // 76: conclave.fsm.v1.SnapshotItem.key:type_name -> conclave.fsm.v1.Key
+	43,  // 77: conclave.fsm.v1.SnapshotItem.key_policy:type_name -> conclave.fsm.v1.KeyPolicy
+	45,  // 78: conclave.fsm.v1.SnapshotItem.key_tags:type_name -> conclave.fsm.v1.KeyTags
+	47,  // 79: conclave.fsm.v1.SnapshotItem.alias:type_name -> conclave.fsm.v1.Alias
+	69,  // 80: conclave.fsm.v1.SnapshotItem.key_aliases:type_name -> conclave.fsm.v1.KeyAliases
+	49,  // 81: conclave.fsm.v1.SnapshotItem.credential:type_name -> conclave.fsm.v1.Credential
+	68,  // 82: conclave.fsm.v1.SnapshotItem.tombstone:type_name -> conclave.fsm.v1.Tombstone
+	11,  // 83: conclave.fsm.v1.SnapshotItem.node:type_name -> conclave.fsm.v1.RegisterNode
+	76,  // 84: conclave.fsm.v1.SnapshotItem.session:type_name -> conclave.fsm.v1.Session
+	75,  // 85: conclave.fsm.v1.SnapshotItem.end:type_name -> conclave.fsm.v1.SnapshotEnd
+	33,  // 86: conclave.fsm.v1.SnapshotItem.grant:type_name -> conclave.fsm.v1.Grant
+	36,  // 87: conclave.fsm.v1.SnapshotItem.key_grants:type_name -> conclave.fsm.v1.KeyGrants
+	37,  // 88: conclave.fsm.v1.SnapshotItem.key_store:type_name -> conclave.fsm.v1.KeyStore
+	39,  // 89: conclave.fsm.v1.SnapshotItem.key_stores:type_name -> conclave.fsm.v1.KeyStores
+	40,  // 90: conclave.fsm.v1.SnapshotItem.store_keys:type_name -> conclave.fsm.v1.StoreKeys
+	41,  // 91: conclave.fsm.v1.SnapshotItem.key_use:type_name -> conclave.fsm.v1.KeyUse
+	74,  // 92: conclave.fsm.v1.SnapshotItem.attestation:type_name -> conclave.fsm.v1.Attestation
+	72,  // 93: conclave.fsm.v1.SnapshotItem.state_checks:type_name -> conclave.fsm.v1.StateChecks
+	73,  // 94: conclave.fsm.v1.SnapshotItem.observation:type_name -> conclave.fsm.v1.Observation
+	51,  // 95: conclave.fsm.v1.SnapshotItem.account:type_name -> conclave.fsm.v1.Account
+	52,  // 96: conclave.fsm.v1.SnapshotItem.user:type_name -> conclave.fsm.v1.User
+	54,  // 97: conclave.fsm.v1.SnapshotItem.group:type_name -> conclave.fsm.v1.Group
+	55,  // 98: conclave.fsm.v1.SnapshotItem.role:type_name -> conclave.fsm.v1.Role
+	56,  // 99: conclave.fsm.v1.SnapshotItem.policy:type_name -> conclave.fsm.v1.Policy
+	57,  // 100: conclave.fsm.v1.SnapshotItem.policy_version:type_name -> conclave.fsm.v1.PolicyVersion
+	59,  // 101: conclave.fsm.v1.SnapshotItem.group_members:type_name -> conclave.fsm.v1.GroupMembers
+	60,  // 102: conclave.fsm.v1.SnapshotItem.policy_uses:type_name -> conclave.fsm.v1.PolicyUses
+	61,  // 103: conclave.fsm.v1.SnapshotItem.oidc_provider:type_name -> conclave.fsm.v1.OidcProvider
+	42,  // 104: conclave.fsm.v1.SnapshotItem.credential_use:type_name -> conclave.fsm.v1.CredentialUse
+	62,  // 105: conclave.fsm.v1.SnapshotItem.certificate_mapping:type_name -> conclave.fsm.v1.CertificateMapping
+	64,  // 106: conclave.fsm.v1.SnapshotItem.setting:type_name -> conclave.fsm.v1.Setting
+	8,   // 107: conclave.fsm.v1.StateChecks.checks:type_name -> conclave.fsm.v1.StateCheck
+	77,  // 108: conclave.fsm.v1.Session.batches:type_name -> conclave.fsm.v1.AppliedBatch
+	78,  // 109: conclave.fsm.v1.since:extendee -> google.protobuf.FieldOptions
+	79,  // 110: conclave.fsm.v1.value_since:extendee -> google.protobuf.EnumValueOptions
+	111, // [111:111] is the sub-list for method output_type
+	111, // [111:111] is the sub-list for method input_type
+	111, // [111:111] is the sub-list for extension type_name
+	109, // [109:111] is the sub-list for extension extendee
+	0,   // [0:109] is the sub-list for field type_name
 }
 
 func init() { file_fsm_fsmpb_fsm_proto_init() }

@@ -25,6 +25,10 @@ const (
 	Newest = 2
 )
 
+// SharedReads is the level from which on the records of a batch may share items of their
+// read sets.
+const SharedReads = 2
+
 // Range is the range of schemas that a release can read and write.
 type Range struct{ Oldest, Newest uint32 }
 

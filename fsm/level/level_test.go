@@ -103,3 +103,13 @@ func TestRange(t *testing.T) {
 		}
 	}
 }
+
+// TestSharedReads: the level that decoding and encoding use is the one in the schema.
+func TestSharedReads(t *testing.T) {
+	for _, m := range []protoreflect.ProtoMessage{new(fsmpb.Batch), new(fsmpb.Record)} {
+		fd := m.ProtoReflect().Descriptor().Fields().ByName("shared_reads")
+		if got := forms.Load().since[fd.FullName()]; got != SharedReads {
+			t.Errorf("%s has level %d, want %d", fd.FullName(), got, SharedReads)
+		}
+	}
+}

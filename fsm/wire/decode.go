@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"iter"
+	"slices"
 	"unicode/utf8"
 
 	"google.golang.org/protobuf/encoding/protowire"
@@ -40,16 +42,23 @@ type Batch struct {
 	Incarnation, Seq, SettledBelow, Watermark uint64
 	Records                                   []Record
 	Group                                     uint32
+	SharedReads                               []Read
 }
 
 // Record is a decoded fsmpb.Record.
 type Record struct {
 	RequestID, Commitment, Body, Salt []byte
 	Generation                        uint32
-	Reads                             []Read
-	NotBefore, NotAfter               int64
-	Changes                           []*fsmpb.Change
-	Uses                              []Use
+	// Reads has what the record shares with others too. Several records can have the same
+	// slice.
+	Reads               []Read
+	NotBefore, NotAfter int64
+	Changes             []*fsmpb.Change
+	Uses                []Use
+
+	// shared are the places of shared reads, encoded, each of which is complete and valid;
+	// nil if the record was encoded without that field.
+	shared []byte
 }
 
 // Read is a decoded fsmpb.Read.
@@ -127,6 +136,9 @@ func (r *Record) Levels() (l Levels) {
 	for _, read := range r.Reads {
 		l.Needed = max(l.Needed, level.OfKind(read.Kind))
 	}
+	if r.shared != nil {
+		l.Needed = max(l.Needed, level.SharedReads)
+	}
 	return l
 }
 
@@ -155,6 +167,9 @@ func ReadBatch(b []byte, maxRecords int) (head Head, err error) {
 		for i := range batch.Records {
 			head.Levels = head.Both(batch.Records[i].Levels())
 		}
+		if len(batch.SharedReads) > 0 {
+			head.Needed = max(head.Needed, level.SharedReads)
+		}
 	}
 	if err != nil {
 		err = fmt.Errorf("%w: %w", ErrUnreadable, err)
@@ -162,10 +177,15 @@ func ReadBatch(b []byte, maxRecords int) (head Head, err error) {
 	return head, err
 }
 
-// CheckRecord checks an encoded record by the same rules, and returns its levels.
+// CheckRecord checks an encoded record by the same rules, and returns its levels. Only in a
+// batch can a record have shared reads.
 func CheckRecord(b []byte) (Levels, error) {
 	r := Record{Reads: make([]Read, 0, 8), Uses: make([]Use, 0, 2)} // usually enough
-	if err := r.decode(b, nil); err != nil {
+	err := r.decode(b, nil)
+	if err == nil && r.shared != nil {
+		err = errShared
+	}
+	if err != nil {
 		return Levels{}, fmt.Errorf("%w: %w", ErrUnreadable, err)
 	}
 	return r.Levels(), nil
@@ -188,7 +208,9 @@ const (
 
 // passed reports whether decoding continues after an error, because what follows can
 // replace what caused it, or be a worse error.
-func passed(err error) bool { return errors.Is(err, errUnknownField) || errors.Is(err, ErrGroup) }
+func passed(err error) bool {
+	return errors.Is(err, errUnknownField) || errors.Is(err, errShared) || errors.Is(err, ErrGroup)
+}
 
 // fields calls fn with the tag of each field of a message, and with its bytes or its
 // number. An error that is passed over does not end the loop, but is returned if there is
@@ -302,8 +324,8 @@ func (t *Batch) decode(b []byte) error {
 	// Sized for what a batch of this size usually has. The reads of all records
 	// share one slice, as do the uses.
 	t.Records = make([]Record, 0, len(b)/512)
-	var before []Read // of the record before
-	reads, uses := make([]Read, 0, len(b)/128), make([]Use, 0, len(b)/256)
+	var before, reads []Read // before is of the record before
+	uses := make([]Use, 0, len(b)/256)
 	err := fields(b, func(tag uint64, v []byte, n uint64) error {
 		switch tag {
 		case 1<<3 | length:
@@ -323,19 +345,74 @@ func (t *Batch) decode(b []byte) error {
 			r := Record{Reads: reads[len(reads):], Uses: uses[len(uses):]}
 			err := r.decode(v, before)
 			before, reads, uses = r.Reads, r.Reads, r.Uses
+			if len(t.Records) == 0 && len(reads) > 0 {
+				reads = make([]Read, 0, len(b)/128)
+			}
 			t.Records = append(t.Records, r)
 			return err
 		case 7<<3 | varint:
 			t.Group = uint32(n)
+		case 8<<3 | length:
+			var one Read
+			err := one.decode(v)
+			t.SharedReads = append(t.SharedReads, one)
+			return err
 		default:
 			return errUnknownField
 		}
 		return nil
 	})
+	if err == nil {
+		err = t.share()
+	}
 	if err != nil {
 		return err
 	}
 	return CheckGroup(t.Group)
+}
+
+// maxShared bounds what a few bytes can become in memory. No level allows more reads.
+const maxShared = 256
+
+// share adds to the records' reads those that they share. They may come after the records.
+func (t *Batch) share() error {
+	var before *Record // the newest one that has shared reads and no others
+	for i := range t.Records {
+		r := &t.Records[i]
+		if len(r.shared) == 0 {
+			continue
+		}
+		alone := len(r.Reads) == 0
+		if alone && before != nil && bytes.Equal(r.shared, before.shared) {
+			r.Reads = before.Reads
+			continue
+		}
+		reads := make([]Read, len(r.Reads), len(r.Reads)+min(len(r.shared), maxShared))
+		copy(reads, r.Reads)
+		for n := range numbers(r.shared) {
+			if len(reads)-len(r.Reads) == maxShared || uint64(n) >= uint64(len(t.SharedReads)) {
+				return errShared
+			}
+			reads = append(reads, t.SharedReads[n])
+		}
+		if r.Reads = reads; alone {
+			before = r
+		}
+	}
+	return nil
+}
+
+// numbers are those of a valid list of encoded numbers.
+func numbers(b []byte) iter.Seq[uint32] {
+	return func(yield func(uint32) bool) {
+		for len(b) > 0 {
+			n, k := protowire.ConsumeVarint(b)
+			if k < 0 || !yield(uint32(n)) {
+				return
+			}
+			b = b[k:]
+		}
+	}
 }
 
 // decode decodes a record. Records by one caller with one key read the same objects in the same
@@ -375,6 +452,21 @@ func (r *Record) decode(b []byte, before []Read) error {
 			err := one.decode(v)
 			r.Uses = append(r.Uses, one)
 			return err
+		case 11<<3 | length: // a list in one field, which can come in pieces
+			for rest := v; len(rest) > 0; {
+				_, k := protowire.ConsumeVarint(rest)
+				if k < 0 {
+					return protowire.ParseError(k)
+				}
+				rest = rest[k:]
+			}
+			if r.shared == nil {
+				r.shared = v
+				return nil
+			}
+			r.shared = append(slices.Clip(r.shared), v...)
+		case 11<<3 | varint: // one item
+			r.shared = protowire.AppendVarint(slices.Clip(r.shared), n)
 		default:
 			return errUnknownField
 		}

@@ -17,6 +17,9 @@ const (
 	entryOrigin    protowire.Number = 20 // Entry.origin
 	batchesBatches protowire.Number = 1  // Batches.batches
 	batchRecords   protowire.Number = 6  // Batch.records
+	batchShared    protowire.Number = 8  // Batch.shared_reads
+	recordReads    protowire.Number = 6  // Record.reads
+	recordShared   protowire.Number = 11 // Record.shared_reads
 )
 
 // EncodeEntry encodes an entry for the Raft log. Its schema is that of the cluster's level,
@@ -33,9 +36,10 @@ func EncodeRecord(r *fsmpb.Record) ([]byte, error) { return deterministic.Marsha
 // EncodeRegistration encodes a node's registration.
 func EncodeRegistration(r *fsmpb.RegisterNode) ([]byte, error) { return deterministic.Marshal(r) }
 
-// EncodeBatch encodes a batch with records that are encoded already. b has none
-// of its own.
-func EncodeBatch(b *fsmpb.Batch, records [][]byte) ([]byte, error) {
+// EncodeBatch encodes a batch with records that EncodeRecord has encoded. b has none of its
+// own. With share, which needs level.SharedReads, the batch has each item of their read sets
+// once, and the records name its place.
+func EncodeBatch(b *fsmpb.Batch, records [][]byte, share bool) ([]byte, error) {
 	size := deterministic.Size(b)
 	for _, r := range records {
 		size += sizeOfField(batchRecords, len(r))
@@ -44,10 +48,78 @@ func EncodeBatch(b *fsmpb.Batch, records [][]byte) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
+	if !share {
+		for _, r := range records {
+			out = appendField(out, batchRecords, r)
+		}
+		return out, nil
+	}
+	shared := sharedReads{places: make(map[string]uint64)}
 	for _, r := range records {
-		out = appendField(out, batchRecords, r)
+		head, tail, err := shared.cut(r)
+		if err != nil {
+			return nil, err
+		}
+		size := len(head) + len(tail)
+		if len(shared.record) > 0 {
+			size += sizeOfField(recordShared, len(shared.record))
+		}
+		out = protowire.AppendTag(out, batchRecords, protowire.BytesType)
+		out = protowire.AppendVarint(out, uint64(size))
+		out = append(append(out, head...), tail...)
+		if len(shared.record) > 0 {
+			out = appendField(out, recordShared, shared.record)
+		}
+	}
+	for _, v := range shared.items {
+		out = appendField(out, batchShared, v)
 	}
 	return out, nil
+}
+
+// sharedReads collects what the records of a batch have read.
+type sharedReads struct {
+	items  [][]byte          // encoded
+	places map[string]uint64 // of items in items
+	reads  []byte            // of the newest record, as it was encoded
+	record []byte            // the places of those reads, as they are encoded
+}
+
+// cut returns what is before and after the reads of an encoded record, and sets record to
+// the places of its reads.
+func (s *sharedReads) cut(record []byte) (head, tail []byte, err error) {
+	begin, end := len(record), len(record)
+	for at := 0; at < len(record); {
+		n, _, size := protowire.ConsumeField(record[at:])
+		if size < 0 {
+			return nil, nil, protowire.ParseError(size)
+		}
+		if n >= recordReads {
+			begin = min(begin, at)
+		}
+		if n > recordReads {
+			end = at
+			break
+		}
+		at += size
+	}
+	// Most records have read the same as the one before.
+	if reads := record[begin:end]; !bytes.Equal(reads, s.reads) {
+		s.reads, s.record = reads, nil
+		for len(reads) > 0 {
+			_, _, tag := protowire.ConsumeTag(reads)
+			v, size := protowire.ConsumeBytes(reads[tag:])
+			reads = reads[tag+size:]
+			place, ok := s.places[string(v)]
+			if !ok {
+				place = uint64(len(s.items))
+				s.places[string(v)] = place
+				s.items = append(s.items, v)
+			}
+			s.record = protowire.AppendVarint(s.record, place)
+		}
+	}
+	return record[:begin], record[end:], nil
 }
 
 // EncodeBatches is EncodeEntry for an entry whose command is a list of encoded

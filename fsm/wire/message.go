@@ -8,7 +8,7 @@ import (
 	"google.golang.org/protobuf/reflect/protoreflect"
 )
 
-// MaxEntry bounds one Raft entry's command, in bytes. Batches are merged to 64
+// MaxEntry bounds one Raft entry's command, in bytes. Batches are merged to 128
 // KiB; one record with the largest policy and audit body is below 256 KiB.
 const MaxEntry = 1 << 20
 
@@ -30,9 +30,12 @@ func CheckGroup(group uint32) error {
 // ErrUnreadable is returned for something that this binary cannot read in full.
 var ErrUnreadable = errors.New("unreadable by this version")
 
-// Neither errUnknownField nor ErrGroup ends the decoding of an entry, as a command of another
-// kind may follow that replaces this one.
-var errUnknownField = errors.New("unknown field")
+// None of errUnknownField, errShared and ErrGroup ends the decoding of an entry, as a command
+// of another kind may follow that replaces this one.
+var (
+	errUnknownField = errors.New("unknown field")
+	errShared       = errors.New("a record names reads that its batch does not have, or too many")
+)
 
 var deterministic = proto.MarshalOptions{Deterministic: true}
 

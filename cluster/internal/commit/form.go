@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/conclavekms/conclave/fsm/fsmpb"
+	"github.com/conclavekms/conclave/fsm/level"
 	"github.com/conclavekms/conclave/fsm/wire"
 )
 
@@ -75,14 +76,17 @@ func (pr *Proposer) cut() (n, size int, full bool) {
 
 func (pr *Proposer) send(b *sentBatch) {
 	if b.encoded == nil {
+		share := len(b.records) > 1 && pr.cfg.Level() >= level.SharedReads
 		encoded, err := wire.EncodeBatch(&fsmpb.Batch{
 			Node: pr.cfg.Node, Incarnation: pr.cfg.Incarnation, Seq: b.seq,
 			SettledBelow: pr.unsettled[0].seq, Watermark: pr.cfg.Watermark(), Group: wire.Group,
-		}, b.records)
+		}, b.records, share)
 		if err != nil {
 			panic(err) // the only text in it is the node's id, which was checked
 		}
-		b.encoded = encoded
+		if b.encoded = encoded; share {
+			b.levels.Needed = max(b.levels.Needed, level.SharedReads)
+		}
 	}
 	var generation uint32
 	var mac []byte

@@ -56,6 +56,8 @@ type ProposerConfig struct {
 	MAC       func(kind string, encoded []byte) (generation uint32, mac []byte, err error)
 	// Watermark returns the index of the node's state.
 	Watermark func() uint64
+	// Level returns the cluster's feature level, as far as this node has applied the log.
+	Level func() uint32
 	// Fenced is called when a newer incarnation of the node exists.
 	Fenced func(error)
 }

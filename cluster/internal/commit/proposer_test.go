@@ -5,15 +5,19 @@ import (
 	"errors"
 	"math"
 	"slices"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"google.golang.org/protobuf/proto"
 
 	"github.com/conclavekms/conclave/cluster/clusterpb"
 	"github.com/conclavekms/conclave/cluster/internal/clustertest"
 	"github.com/conclavekms/conclave/fsm"
 	"github.com/conclavekms/conclave/fsm/fsmpb"
+	"github.com/conclavekms/conclave/fsm/level"
 )
 
 // fakeLink records what is sent on it.
@@ -28,15 +32,19 @@ func (l *fakeLink) Local() bool        { return false }
 func (l *fakeLink) Close()             {}
 
 // testProposer is a Proposer of node n1 with links from dial.
-func testProposer(t testing.TB, timeouts Timeouts, dial func(func(*clusterpb.SubmitResponse)) Link) *Proposer {
-	o := NewProposer(ProposerConfig{
+func testProposer(t testing.TB, timeouts Timeouts, dial func(func(*clusterpb.SubmitResponse)) Link, edit ...func(*ProposerConfig)) *Proposer {
+	cfg := ProposerConfig{
 		Node: "n1", Incarnation: 1, MaxRecords: 100, MaxBytes: 1 << 20, Resubmitted: prometheus.NewCounter(prometheus.CounterOpts{}),
 		Timeouts: timeouts, Dial: dial, Moved: func(string) bool { return false },
 		Register:  func() *fsmpb.RegisterNode { return &fsmpb.RegisterNode{} },
 		Powerless: func() bool { return false },
 		MAC:       func(string, []byte) (uint32, []byte, error) { return 0, nil, nil },
-		Watermark: func() uint64 { return 0 }, Fenced: func(err error) { t.Error(err) },
-	})
+		Watermark: func() uint64 { return 0 }, Level: func() uint32 { return level.Oldest }, Fenced: func(err error) { t.Error(err) },
+	}
+	for _, e := range edit {
+		e(&cfg)
+	}
+	o := NewProposer(cfg)
 	t.Cleanup(func() {
 		select {
 		case <-o.done: // the test closed it
@@ -187,6 +195,74 @@ func TestOutcomeIsAwaited(t *testing.T) {
 	}
 	if err := <-propose(background); !errors.Is(err, ErrShutdown) {
 		t.Errorf("after close: %v, want %v", err, ErrShutdown)
+	}
+}
+
+// TestRecordsShareReads: several records share what they have read, once the cluster has
+// reached the level for it.
+func TestRecordsShareReads(t *testing.T) {
+	var reached atomic.Uint32
+	links := make(chan *fakeLink, 1)
+	o := testProposer(t, Timeouts{LeaderWait: time.Minute, Resubmit: time.Minute, Outcome: time.Minute, Release: time.Minute},
+		func(answer func(*clusterpb.SubmitResponse)) Link {
+			l := &fakeLink{sent: make(chan *Submission, 16), answer: answer}
+			links <- l
+			return l
+		}, func(cfg *ProposerConfig) { cfg.Level = reached.Load })
+	l := <-links
+	l.answer(applies(<-l.sent))
+	var proposing sync.WaitGroup
+	propose := func() {
+		proposing.Go(func() {
+			if _, err := o.Propose(t.Context(), clustertest.UsualRecord(), false); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	// batch returns a batch of n records.
+	batch := func(n int) *Submission {
+		var before []*Submission
+		for range BatchesInFlight {
+			propose()
+			before = append(before, <-l.sent)
+		}
+		for range n {
+			propose()
+		}
+		clustertest.Eventually(t, 5*time.Second, "waiting proposals", func() bool { return o.waitingRecords.Load() == int64(n) })
+		for _, s := range before {
+			l.answer(applies(s))
+		}
+		s := <-l.sent
+		l.answer(applies(s))
+		proposing.Wait()
+		if s.Batch.Records != n {
+			t.Fatalf("a batch of %d records, want %d", s.Batch.Records, n)
+		}
+		return s
+	}
+	for _, tc := range []struct {
+		level   uint32
+		records int
+		shared  int
+	}{
+		{level.SharedReads - 1, 5, 0}, {level.SharedReads, 5, len(clustertest.UsualRecord().Reads)}, {level.SharedReads, 1, 0},
+	} {
+		reached.Store(tc.level)
+		s := batch(tc.records)
+		var b fsmpb.Batch
+		if err := proto.Unmarshal(s.Batch.Encoded, &b); err != nil {
+			t.Fatal(err)
+		}
+		needed := uint32(1)
+		if tc.shared > 0 {
+			needed = level.SharedReads
+		}
+		got, err := CheckBatch(s.Batch.Encoded)
+		if err != nil || got.Needed != needed || s.Batch.Needed != needed || len(b.SharedReads) != tc.shared {
+			t.Errorf("%d records at level %d: %d shared reads, level %d, to the leader %+v (%v)",
+				tc.records, tc.level, len(b.SharedReads), s.Batch.Needed, got, err)
+		}
 	}
 }
 

@@ -27,6 +27,12 @@ func decodedCheck(encoded []byte) (*fsmpb.Batch, error) {
 	if b.Group != 0 {
 		return b, errors.New("of another Raft group")
 	}
+	for _, r := range b.Records {
+		beyond := func(n uint32) bool { return int(n) >= len(b.SharedReads) }
+		if len(r.SharedReads) > 256 || slices.ContainsFunc(r.SharedReads, beyond) {
+			return b, errors.New("shared reads that are not there")
+		}
+	}
 	return b, allKnown(b.ProtoReflect())
 }
 
@@ -73,6 +79,8 @@ func TestEncodedBatchesAreChecked(t *testing.T) {
 	for _, r := range whole.Records { // short, so that most damage hits what counts
 		r.Body, r.Commitment = r.Body[:min(len(r.Body), 3)], nil
 	}
+	whole.SharedReads = whole.Records[1].Reads[:2]
+	whole.Records[0].SharedReads, whole.Records[2].SharedReads = []uint32{0, 1}, []uint32{1}
 	good, err := proto.Marshal(whole)
 	if err != nil {
 		t.Fatal(err)

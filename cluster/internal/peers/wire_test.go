@@ -91,7 +91,7 @@ func BenchmarkSubmission(b *testing.B) {
 			}
 			out = append(out, record)
 		}
-		encoded, err := wire.EncodeBatch(&fsmpb.Batch{Node: "n1", Incarnation: 1, Seq: 5, SettledBelow: 1, Watermark: 1000}, out)
+		encoded, err := wire.EncodeBatch(&fsmpb.Batch{Node: "n1", Incarnation: 1, Seq: 5, SettledBelow: 1, Watermark: 1000}, out, false)
 		if err != nil {
 			b.Fatal(err)
 		}
