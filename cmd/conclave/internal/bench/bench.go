@@ -154,11 +154,14 @@ func (b *Plan) Measure(ctx context.Context) (points []Point, err error) {
 	return points, nil
 }
 
-// start starts and unseals the cluster, and creates a key.
+// start starts and unseals the cluster, raises its feature level and creates a key.
 func (b *Plan) start(ctx context.Context, c *localcluster.Cluster) (key string, err error) {
 	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
 	defer cancel()
 	if err := c.StartOpen(ctx); err != nil {
+		return "", err
+	}
+	if err := c.Finalize(ctx); err != nil {
 		return "", err
 	}
 	cl, err := c.Connect(ctx, c.Nodes[0])

@@ -277,6 +277,27 @@ func (c *Cluster) StartOpen(ctx context.Context) error {
 	return nil
 }
 
+// Finalize raises the feature level to the newest one as soon as all nodes have registered,
+// as is recommended for a new cluster.
+func (c *Cluster) Finalize(ctx context.Context) error {
+	op, err := c.Connect(ctx, c.Nodes[0])
+	if err != nil {
+		return err
+	}
+	defer op.Close()
+	err = whenLed(ctx, func() error {
+		_, err := op.Cluster().FinalizeUpgrade(ctx, &kmspb.FinalizeUpgradeRequest{})
+		return err
+	}, func(err error) bool {
+		f, ok := client.FromError(err)
+		return ok && (f.Type == "ServiceUnavailable" || f.Type == "NotUpgradedException")
+	})
+	if err != nil {
+		return cli.Explain("raising the feature level", c.Nodes[0].GRPC, err)
+	}
+	return nil
+}
+
 // LastLogs returns the end of each node's log, for a report of a failure.
 func (c *Cluster) LastLogs() (logs []string) {
 	for _, n := range c.Nodes {

@@ -50,11 +50,11 @@ func waitFor(ctx context.Context, ops, path string, ended func() error) error {
 	})
 }
 
-// whenLed makes the call that initialises a cluster, and repeats it as long as it
-// fails because the cluster has no leader yet. tooEarly recognises such errors.
-func whenLed(ctx context.Context, found func() error, tooEarly func(error) bool) error {
+// whenLed makes a call to a cluster that was just started, and repeats it as long as it fails
+// because the cluster has no leader yet, or a node is missing. tooEarly recognises such errors.
+func whenLed(ctx context.Context, call func() error, tooEarly func(error) bool) error {
 	return Poll(ctx, func() (bool, error) {
-		err := found()
+		err := call()
 		if err != nil && tooEarly(err) {
 			return false, nil
 		}
