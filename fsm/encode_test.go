@@ -143,7 +143,36 @@ func TestReadsAreShared(t *testing.T) {
 			}
 		}
 	}
-	if _, err := wire.EncodeBatch(&fsmpb.Batch{Node: "n1"}, [][]byte{{6<<3 | 2, 9}}, true); err == nil {
-		t.Error("a record that cannot be read was encoded")
+	// Nodes refuse a record with that many reads, but must be able to read it.
+	many := record()
+	for n := range 257 {
+		reads(many, fsmpb.Kind_KIND_KEY, []byte{byte(n)}, 1)
+	}
+	few := reads(record(), fsmpb.Kind_KIND_KEY, []byte{1}, 1)
+	var encoded [][]byte
+	for _, r := range []*fsmpb.Record{few, many, few, many} {
+		encoded = append(encoded, mustMarshal(t, r))
+	}
+	b, err := wire.EncodeBatch(&fsmpb.Batch{Node: "n1"}, encoded, true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	entry, err := wire.EncodeBatches(&fsmpb.Entry{}, [][]byte{b})
+	if err != nil || !compareDecoders(t, entry) {
+		t.Fatalf("a batch with a record of 257 reads is not readable (%v)", err)
+	}
+	e, err := wire.Decode(entry)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i, want := range []int{1, 257, 1, 257} {
+		if got := len(e.Command.([]wire.Batch)[0].Records[i].Reads); got != want {
+			t.Errorf("record %d has %d reads, want %d", i, got, want)
+		}
+	}
+	for _, r := range [][]byte{{6<<3 | 2, 9}, {6 << 3, 9}} {
+		if _, err := wire.EncodeBatch(&fsmpb.Batch{Node: "n1"}, [][]byte{r}, true); err == nil {
+			t.Errorf("%x, which is no record, was put into a batch", r)
+		}
 	}
 }

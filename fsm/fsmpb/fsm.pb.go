@@ -942,7 +942,7 @@ type Batch struct {
 	Records   []*Record `protobuf:"bytes,6,rep,name=records,proto3" json:"records,omitempty"`
 	// The Raft group whose log it is for.
 	Group uint32 `protobuf:"varint,7,opt,name=group,proto3" json:"group,omitempty"`
-	// Items of read sets that records name by their places: most records of a batch read
+	// Items of read sets that records name by their indexes: most records of a batch read
 	// much the same objects.
 	SharedReads   []*Read `protobuf:"bytes,8,rep,name=shared_reads,json=sharedReads,proto3" json:"shared_reads,omitempty"`
 	unknownFields protoimpl.UnknownFields
@@ -1052,7 +1052,7 @@ type Record struct {
 	Changes   []*Change `protobuf:"bytes,9,rep,name=changes,proto3" json:"changes,omitempty"`
 	// The keys that the request used with success, for GetKeyLastUsage.
 	Uses []*Use `protobuf:"bytes,10,rep,name=uses,proto3" json:"uses,omitempty"`
-	// Further items of the read set, which come after those in reads: their places in the
+	// Further items of the read set, which come after those in reads: their indexes in the
 	// batch's shared_reads.
 	SharedReads   []uint32 `protobuf:"varint,11,rep,packed,name=shared_reads,json=sharedReads,proto3" json:"shared_reads,omitempty"`
 	unknownFields protoimpl.UnknownFields

@@ -56,7 +56,7 @@ type Record struct {
 	Changes             []*fsmpb.Change
 	Uses                []Use
 
-	// shared are the places of shared reads, encoded, each of which is complete and valid;
+	// shared are the indexes of shared reads, encoded, each of which is complete and valid;
 	// nil if the record was encoded without that field.
 	shared []byte
 }

@@ -38,7 +38,7 @@ func EncodeRegistration(r *fsmpb.RegisterNode) ([]byte, error) { return determin
 
 // EncodeBatch encodes a batch with records that EncodeRecord has encoded. b has none of its
 // own. With share, which needs level.SharedReads, the batch has each item of their read sets
-// once, and the records name its place.
+// once, and the records have its index.
 func EncodeBatch(b *fsmpb.Batch, records [][]byte, share bool) ([]byte, error) {
 	size := deterministic.Size(b)
 	for _, r := range records {
@@ -54,21 +54,21 @@ func EncodeBatch(b *fsmpb.Batch, records [][]byte, share bool) ([]byte, error) {
 		}
 		return out, nil
 	}
-	shared := sharedReads{places: make(map[string]uint64)}
+	shared := sharedReads{index: make(map[string]uint64)}
 	for _, r := range records {
 		head, tail, err := shared.cut(r)
 		if err != nil {
 			return nil, err
 		}
 		size := len(head) + len(tail)
-		if len(shared.record) > 0 {
-			size += sizeOfField(recordShared, len(shared.record))
+		if len(shared.indexes) > 0 {
+			size += sizeOfField(recordShared, len(shared.indexes))
 		}
 		out = protowire.AppendTag(out, batchRecords, protowire.BytesType)
 		out = protowire.AppendVarint(out, uint64(size))
 		out = append(append(out, head...), tail...)
-		if len(shared.record) > 0 {
-			out = appendField(out, recordShared, shared.record)
+		if len(shared.indexes) > 0 {
+			out = appendField(out, recordShared, shared.indexes)
 		}
 	}
 	for _, v := range shared.items {
@@ -79,16 +79,16 @@ func EncodeBatch(b *fsmpb.Batch, records [][]byte, share bool) ([]byte, error) {
 
 // sharedReads collects what the records of a batch have read.
 type sharedReads struct {
-	items  [][]byte          // encoded
-	places map[string]uint64 // of items in items
-	reads  []byte            // of the newest record, as it was encoded
-	record []byte            // the places of those reads, as they are encoded
+	items   [][]byte          // encoded
+	index   map[string]uint64 // of each item in items
+	newest  []byte            // the reads of the newest record, encoded
+	indexes []byte            // of these, encoded
 }
 
-// cut returns what is before and after the reads of an encoded record, and sets record to
-// the places of its reads.
+// cut returns what is before and after the reads of an encoded record, and sets indexes to
+// those of its reads. It leaves the reads where they are if there are too many to share.
 func (s *sharedReads) cut(record []byte) (head, tail []byte, err error) {
-	begin, end := len(record), len(record)
+	begin, end, count := len(record), len(record), 0
 	for at := 0; at < len(record); {
 		n, _, size := protowire.ConsumeField(record[at:])
 		if size < 0 {
@@ -101,22 +101,32 @@ func (s *sharedReads) cut(record []byte) (head, tail []byte, err error) {
 			end = at
 			break
 		}
+		if n == recordReads {
+			count++
+		}
 		at += size
 	}
+	if count > maxShared {
+		s.newest, s.indexes = nil, nil
+		return record, nil, nil
+	}
 	// Most records have read the same as the one before.
-	if reads := record[begin:end]; !bytes.Equal(reads, s.reads) {
-		s.reads, s.record = reads, nil
+	if reads := record[begin:end]; !bytes.Equal(reads, s.newest) {
+		s.newest, s.indexes = reads, nil
 		for len(reads) > 0 {
 			_, _, tag := protowire.ConsumeTag(reads)
 			v, size := protowire.ConsumeBytes(reads[tag:])
+			if size < 0 { // the field has another type
+				return nil, nil, protowire.ParseError(size)
+			}
 			reads = reads[tag+size:]
-			place, ok := s.places[string(v)]
+			at, ok := s.index[string(v)]
 			if !ok {
-				place = uint64(len(s.items))
-				s.places[string(v)] = place
+				at = uint64(len(s.items))
+				s.index[string(v)] = at
 				s.items = append(s.items, v)
 			}
-			s.record = protowire.AppendVarint(s.record, place)
+			s.indexes = protowire.AppendVarint(s.indexes, at)
 		}
 	}
 	return record[:begin], record[end:], nil
