@@ -30,7 +30,8 @@ take longer than three seconds.
 
 With --user, it also measures Encrypt of a user with two managed policies, between two
 halves of that of the account's root user or around both, in turn, so that the ratios
-show what it costs to evaluate the policies.
+show what it costs to evaluate the policies. Each ratio has its standard error: it
+takes --duration 1m or more to tell a difference of a few percent.
 
 With --check, the exit code is 1 if, at concurrency 64, Encrypt has less than 0.19
 of an echo's throughput or a Raft entry has fewer than 16 records on average, or if
@@ -84,7 +85,7 @@ func printPoints(a *cli.App, points []bench.Point, asJSON bool) error {
 		for _, p := range points {
 			u := p.User
 			cli.Line(w, p.Face, p.Concurrency, fmt.Sprintf("%.0f", u.Rate), fmt.Sprintf("%.2f", u.P50), fmt.Sprintf("%.2f", u.P99),
-				fmt.Sprintf("%.3f", u.CPU), fmt.Sprintf("%.3f", u.RateRatio), fmt.Sprintf("%.3f", u.CPURatio))
+				fmt.Sprintf("%.3f", u.CPU), fmt.Sprintf("%.3f ± %.3f", u.RateRatio, u.RateError), fmt.Sprintf("%.3f ± %.3f", u.CPURatio, u.CPUError))
 		}
 	})
 }

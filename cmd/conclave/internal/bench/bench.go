@@ -12,6 +12,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"math"
 	"net"
 	"os"
 	"path/filepath"
@@ -87,14 +88,17 @@ type Point struct {
 }
 
 // AsUser is Encrypt of a user with two managed policies at the same point. The ratios compare
-// it with the root user's, which was measured right before and after it.
+// it with the root user's, which was measured right before and after it. Each has its standard
+// error, as far as the rounds differ: that of a median of as many normally distributed values.
 type AsUser struct {
 	Rate      float64 `json:"operations_per_second"`
 	P50       float64 `json:"p50_ms"`
 	P99       float64 `json:"p99_ms"`
 	CPU       float64 `json:"cpu_seconds_per_1000"`
 	RateRatio float64 `json:"operations_ratio"`
+	RateError float64 `json:"operations_ratio_error"`
 	CPURatio  float64 `json:"cpu_ratio"`
+	CPUError  float64 `json:"cpu_ratio_error"`
 }
 
 // principal is a user with an access key, or the root user.
@@ -371,7 +375,25 @@ func (s *samples) asUser() *AsUser {
 		ratios[i] = sample{Rate: (u[0].Rate + u[1].Rate) / (r[0].Rate + r[1].Rate), CPU: (u[0].CPU + u[1].CPU) / (r[0].CPU + r[1].CPU)}
 	}
 	u, ratio := medians(s.user), medians(ratios)
-	return &AsUser{Rate: u.Rate, P50: ms(u.P50), P99: ms(u.P99), CPU: u.CPU, RateRatio: ratio.Rate, CPURatio: ratio.CPU}
+	return &AsUser{
+		Rate: u.Rate, P50: ms(u.P50), P99: ms(u.P99), CPU: u.CPU,
+		RateRatio: ratio.Rate, RateError: medianError(ratios, func(s sample) float64 { return s.Rate }),
+		CPURatio: ratio.CPU, CPUError: medianError(ratios, func(s sample) float64 { return s.CPU }),
+	}
+}
+
+// medianError returns the standard error of the median of a figure of at least two samples: for
+// a normal distribution, √(π/2) times that of the mean.
+func medianError(s []sample, figure func(sample) float64) float64 {
+	var mean, squares float64
+	for i := range s {
+		mean += figure(s[i]) / float64(len(s))
+	}
+	for i := range s {
+		squares += (figure(s[i]) - mean) * (figure(s[i]) - mean)
+	}
+	n := float64(len(s))
+	return math.Sqrt(math.Pi / 2 * squares / (n - 1) / n)
 }
 
 func ms(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }

@@ -7,6 +7,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"io"
+	"math"
 	"net/http"
 	"os"
 	"strings"
@@ -162,6 +163,17 @@ func TestAsUser(t *testing.T) {
 	}
 	if got := s.asUser(); got.RateRatio != 0.9 || got.CPURatio != 1.25 || got.Rate != 290 || got.CPU != 2 {
 		t.Errorf("got %+v, want ratios of 0.9 and 1.25, and the user's own medians", *got)
+	}
+	// Deviations of 0.1, -0.1 and 0 from the mean.
+	even := []sample{{Rate: 1.1, CPU: 2}, {Rate: 0.9, CPU: 2}, {Rate: 1, CPU: 2}}
+	if got, want := medianError(even, func(s sample) float64 { return s.Rate }), 1.2533*0.1/math.Sqrt(3); math.Abs(got-want) > 1e-5 {
+		t.Errorf("the standard error is %f, want %f", got, want)
+	}
+	if got := medianError(even, func(s sample) float64 { return s.CPU }); got != 0 {
+		t.Errorf("the standard error of equal samples is %f", got)
+	}
+	if got := s.asUser(); got.RateError <= 0 || got.CPUError <= 0 || got.RateError == got.CPUError {
+		t.Errorf("got %+v, want the errors of both ratios", *got)
 	}
 	if (&samples{root: s.root}).asUser() != nil {
 		t.Error("there is a user where none was measured")
