@@ -97,7 +97,7 @@ func TestReceivedSnapshotsAreChecked(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	store := &snapshotStore{SnapshotStore: files, state: n.State, note: func(uint64, raft.Configuration) {}}
+	store := &snapshotStore{SnapshotStore: files, state: n.State, note: func(*raft.SnapshotMeta) {}}
 	receive := func(index uint64, b []byte, cancel bool) error {
 		t.Helper()
 		_, trans := raft.NewInmemTransport("")

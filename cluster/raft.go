@@ -51,8 +51,14 @@ func (t transportNode) Leader() string {
 	leader, _ := t.n.Leader()
 	return leader
 }
-func (t transportNode) Cluster() *fsmpb.Cluster         { return t.n.auth.Cluster() }
-func (t transportNode) Applied() uint64                 { return t.n.State().Index() }
+func (t transportNode) Cluster() *fsmpb.Cluster { return t.n.auth.Cluster() }
+func (t transportNode) Applied() uint64         { return t.n.State().Index() }
+func (t transportNode) SnapshotEnd() (index, term uint64) {
+	if m := t.n.snapshot.Load(); m != nil {
+		return m.Index, m.Term
+	}
+	return 0, 0
+}
 func (t transportNode) CheckEntry(encoded []byte) error { return t.n.machine.fsm.CheckEntry(encoded) }
 func (t transportNode) Unsealed() bool                  { return t.n.auth.Unsealed() }
 func (t transportNode) Sign(domain string, digest [32]byte) (uint32, []byte, error) {

@@ -18,8 +18,8 @@ import (
 type snapshotStore struct {
 	raft.SnapshotStore
 	state func() *fsm.State
-	// note is called with the configuration of each snapshot that was received.
-	note func(index uint64, c raft.Configuration)
+	// note is called with each snapshot that was stored.
+	note func(*raft.SnapshotMeta)
 }
 
 // errSnapshotIndex is returned for a snapshot whose content has another index than its
@@ -32,7 +32,8 @@ func (s *snapshotStore) Create(version raft.SnapshotVersion, index, term uint64,
 	if err != nil {
 		return nil, err
 	}
-	return &snapshotSink{SnapshotSink: sink, index: index, state: s.state, note: func() { s.note(configIndex, c) }}, nil
+	meta := &raft.SnapshotMeta{Index: index, Term: term, Configuration: c, ConfigurationIndex: configIndex}
+	return &snapshotSink{SnapshotSink: sink, index: index, state: s.state, note: func() { s.note(meta) }}, nil
 }
 
 // Open implements raft.SnapshotStore. It verifies the index in the metadata, because Raft

@@ -52,6 +52,9 @@ type Node interface {
 	Cluster() *fsmpb.Cluster
 	// Applied returns the index of the newest applied state.
 	Applied() uint64
+	// SnapshotEnd returns the index and the term of the last entry that the newest snapshot
+	// covers; 0 if there is no snapshot.
+	SnapshotEnd() (index, term uint64)
 	// CheckEntry returns an error for an entry that the state machine could not apply.
 	CheckEntry(encoded []byte) error
 

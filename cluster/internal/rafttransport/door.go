@@ -78,6 +78,7 @@ func (d *door) request(from string, proven bool, command any) error {
 			d.node.CutOff(standing.Sender{Node: from, Proven: proven}, err.Error())
 			return err
 		}
+		d.continueSnapshot(r)
 	case *raft.InstallSnapshotRequest:
 		term = r.Term
 		if installed = d.checkInstall(from, proven, r); installed != nil && !errors.Is(installed, errInstalled) {
@@ -233,6 +234,21 @@ func (d *door) checkEntries(r *raft.AppendEntriesRequest) error {
 		}
 	}
 	return nil
+}
+
+// continueSnapshot lets Raft accept entries that continue where this node's snapshot ends.
+// Raft looks for the entry before them in its log. If the log begins after the snapshot, as on
+// a node that received it or was restored from a backup, Raft finds the entry only while it
+// has no later one. So a leader that did not get the answer to its first entries could never
+// send them again: it would send the snapshot, which the node has, and then the same entries,
+// until there is another snapshot or another leader (hashicorp/raft issue 205). An entry that
+// is in an applied snapshot is committed, so the logs agree up to it if the leader has the
+// same term there. Without a previous entry in the request, Raft compares only those that follow.
+func (d *door) continueSnapshot(r *raft.AppendEntriesRequest) {
+	index, term := d.node.SnapshotEnd()
+	if index > 0 && r.PrevLogEntry == index && r.PrevLogTerm == term && d.node.Applied() >= index {
+		r.PrevLogEntry, r.PrevLogTerm = 0, 0
+	}
 }
 
 // checkInstall refuses a snapshot that is older than this node's state, with errInstalled,

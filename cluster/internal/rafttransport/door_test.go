@@ -2,10 +2,12 @@ package rafttransport
 
 import (
 	"errors"
+	"io"
 	"math"
 	"testing"
 	"time"
 
+	"github.com/hashicorp/go-hclog"
 	"github.com/hashicorp/raft"
 
 	"github.com/conclavekms/conclave/cluster/internal/clustertest"
@@ -191,5 +193,94 @@ func TestSignedConfigurations(t *testing.T) {
 		if index, _ := d.History.Latest(); index != 0 {
 			t.Errorf("the configuration of index %d was removed", index)
 		}
+	}
+}
+
+// nothingFSM is a state machine without a state.
+type nothingFSM struct{}
+
+func (nothingFSM) Apply(*raft.Log) any                 { return nil }
+func (nothingFSM) Snapshot() (raft.FSMSnapshot, error) { return nil, errors.New("there is nothing") }
+func (nothingFSM) Restore(r io.ReadCloser) error       { return r.Close() }
+
+// TestEntriesAfterASnapshot: a leader that did not get the answer to the first entries after a
+// snapshot sends them again, to a node that has nothing before them in its log. Raft refuses
+// them for ever; with the door, it accepts them.
+func TestEntriesAfterASnapshot(t *testing.T) {
+	n := newTestNode()
+	d := n.transport(t).door
+	d.Standings.Prove("n2", time.Now())
+	addr, trans := raft.NewInmemTransport("192.0.2.1:1")
+	leader, leading := raft.NewInmemTransport("192.0.2.2:1")
+	leading.Connect(addr, trans)
+	trans.Connect(leader, leading)
+	store, snapshots := raft.NewInmemStore(), raft.NewInmemSnapshotStore()
+	sink, err := snapshots.Create(1, 18, 2, n.Configuration(), 1, trans)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := sink.Close(); err != nil {
+		t.Fatal(err)
+	}
+	entries := func(terms ...uint64) (list []*raft.Log) {
+		for i, term := range terms {
+			list = append(list, &raft.Log{Index: 19 + uint64(i), Term: term, Type: raft.LogNoop})
+		}
+		return list
+	}
+	if err := errors.Join(store.StoreLogs(entries(3, 3)), store.SetUint64([]byte("CurrentTerm"), 3)); err != nil {
+		t.Fatal(err)
+	}
+	conf := raft.DefaultConfig()
+	conf.LocalID, conf.Logger = "n1", hclog.NewNullLogger()
+	conf.HeartbeatTimeout, conf.ElectionTimeout = time.Minute, time.Minute // it only follows
+	if n.raft, err = raft.NewRaft(conf, nothingFSM{}, store, store, snapshots, trans); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { n.raft.Shutdown().Error() })
+
+	send := func(term, prev, prevTerm uint64, list []*raft.Log, door bool) bool {
+		t.Helper()
+		r := &raft.AppendEntriesRequest{
+			RPCHeader: raft.RPCHeader{ProtocolVersion: 3, ID: []byte("n2"), Addr: []byte(leader)},
+			Term:      term, PrevLogEntry: prev, PrevLogTerm: prevTerm, Entries: list,
+		}
+		if door {
+			if err := d.request("n2", true, r); err != nil {
+				t.Fatal(err)
+			}
+		}
+		var answer raft.AppendEntriesResponse
+		if err := leading.AppendEntries("n1", addr, r, &answer); err != nil {
+			t.Fatal(err)
+		}
+		return answer.Success
+	}
+	n.applied, n.snapshotIndex, n.snapshotTerm = 18, 18, 2
+	if send(3, 18, 2, entries(3, 3, 3), false) {
+		t.Error("this Raft accepts such entries by itself: continueSnapshot is needed no more")
+	}
+	for name, set := range map[string]func(){
+		"the snapshot has another term": func() { n.snapshotTerm = 1 },
+		"the snapshot ends elsewhere":   func() { n.snapshotIndex = 17 },
+		"the snapshot was not restored": func() { n.applied = 17 },
+		"there is no snapshot":          func() { n.snapshotIndex, n.snapshotTerm = 0, 0 },
+	} {
+		n.applied, n.snapshotIndex, n.snapshotTerm = 20, 18, 2
+		if set(); send(3, 18, 2, entries(3, 3, 3), true) {
+			t.Errorf("%s: the entries were accepted", name)
+		}
+	}
+	n.applied, n.snapshotIndex, n.snapshotTerm = 18, 18, 2
+	if !send(3, 18, 2, entries(3, 3, 3), true) || n.raft.LastIndex() != 21 {
+		t.Errorf("the entries were not accepted; the last one is %d", n.raft.LastIndex())
+	}
+	// Raft still compares the entries themselves.
+	if !send(4, 18, 2, entries(3, 4), true) || n.raft.LastIndex() != 20 {
+		t.Errorf("entries of another leader were not accepted; the last one is %d", n.raft.LastIndex())
+	}
+	var last raft.Log
+	if err := store.GetLog(20, &last); err != nil || last.Term != 4 {
+		t.Errorf("entry 20 has term %d (%v), want 4", last.Term, err)
 	}
 }

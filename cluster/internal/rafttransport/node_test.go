@@ -26,6 +26,8 @@ type testNode struct {
 	sealed  atomic.Bool
 	raft    *raft.Raft
 	servers []raft.Server
+
+	applied, snapshotIndex, snapshotTerm uint64
 }
 
 // newTestNode is an unsealed node of an initialised cluster whose voters are n1 to n3.
@@ -90,7 +92,8 @@ func (n *testNode) Configuration() raft.Configuration { return raft.Configuratio
 func (n *testNode) IsMember(string) bool              { return true }
 func (n *testNode) Leader() string                    { return "n1" }
 func (n *testNode) Cluster() *fsmpb.Cluster           { return n.cluster.Load() }
-func (n *testNode) Applied() uint64                   { return 0 }
+func (n *testNode) Applied() uint64                   { return n.applied }
+func (n *testNode) SnapshotEnd() (index, term uint64) { return n.snapshotIndex, n.snapshotTerm }
 func (n *testNode) CheckEntry(encoded []byte) error   { return fsm.New(fsm.Config{}).CheckEntry(encoded) }
 func (n *testNode) Unsealed() bool                    { return !n.sealed.Load() }
 func (n *testNode) Sign(domain string, digest [32]byte) (uint32, []byte, error) {
