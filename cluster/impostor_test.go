@@ -393,7 +393,8 @@ func TestRequestsOverOldConnectionsDoNotDisturb(t *testing.T) {
 
 // requestOverOldConnection is a round of the test. It reports whether the request waited
 // for the disk: Raft answers it if it comes before what makes Raft wait, and nothing does if
-// the leader changes.
+// the leader changes, or if the follower stopped with an entry that the leader does not have:
+// it keeps such an entry, and accepts no others, until it knows an unsealed leader.
 func requestOverOldConnection(t *testing.T) (waited bool) {
 	disks := newSlowDisks()
 	c := startCluster(t, 3, func(id string, cfg *Config) {
@@ -411,10 +412,11 @@ func requestOverOldConnection(t *testing.T) (waited bool) {
 	var lost atomic.Bool
 	go func() { lost.Store(barrier.Error() != nil) }()
 	hangs := func() bool { return f.store.Meter().Behind() > 50*time.Millisecond }
-	clustertest.Eventually(t, time.Minute, "the follower's disk to hang", func() bool { return hangs() || lost.Load() })
-	if !hangs() {
-		t.Log("the leader changed before the follower had anything to write")
-		return false
+	for deadline := time.Now().Add(20 * time.Second); !hangs(); time.Sleep(5 * time.Millisecond) {
+		if lost.Load() || time.Now().After(deadline) {
+			t.Logf("void: the follower has nothing to write; its log ends at %d, the leader's at %d", f.raft.Load().LastIndex(), l.raft.Load().LastIndex())
+			return false
+		}
 	}
 	id, target := raft.ServerID(f.id), raft.ServerAddress(f.advertise)
 	header := raft.RPCHeader{ProtocolVersion: 3, ID: []byte(l.id), Addr: []byte(l.advertise)}
