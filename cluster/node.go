@@ -65,7 +65,7 @@ type Node struct {
 	dir       *dataDir
 	store     *raftlog.Store
 	snapshots raft.SnapshotStore
-	snapshot  atomic.Pointer[raft.SnapshotMeta] // the newest one; nil if there is none
+	snapshot  latestSnapshot
 	space     *room.Keeper
 	onDisk    *bootstrap.Disk
 	boot      *bootstrap.Joiner
@@ -316,9 +316,13 @@ func (n *Node) openDisk() error {
 		return fmt.Errorf("snapshots: %w", err)
 	}
 	n.space = room.New(diskspace.NewTracker(n.dir.path, n.cfg.Space, n.cfg.Hooks.StatDisk), n.store.Gate(), n.log)
-	n.snapshots = n.space.Snapshots(&snapshotStore{SnapshotStore: privateSnapshots{files, filepath.Join(path, "snapshots")}, state: n.State, note: n.noteSnapshot})
+	note := func(m *raft.SnapshotMeta) {
+		n.members.History().Note(m.ConfigurationIndex, m.Configuration)
+		n.snapshot.note(m)
+	}
+	n.snapshots = n.space.Snapshots(&snapshotStore{SnapshotStore: privateSnapshots{files, filepath.Join(path, "snapshots")}, state: n.State, note: note})
 	if list, err := n.snapshots.List(); err == nil && len(list) > 0 {
-		n.noteSnapshot(list[0])
+		note(list[0])
 	}
 	n.space.Look() // before Raft stores anything
 	if err := makePrivate(filepath.Join(path, "snapshots")); err != nil {
@@ -326,18 +330,6 @@ func (n *Node) openDisk() error {
 	}
 	n.onDisk, err = bootstrap.Inspect(n.store, n.snapshots)
 	return err
-}
-
-// noteSnapshot records a snapshot that is stored. Raft can take one while it receives a later
-// one, and be done with it after that.
-func (n *Node) noteSnapshot(m *raft.SnapshotMeta) {
-	n.members.History().Note(m.ConfigurationIndex, m.Configuration)
-	for {
-		was := n.snapshot.Load()
-		if was != nil && was.Index >= m.Index || n.snapshot.CompareAndSwap(was, m) {
-			return
-		}
-	}
 }
 
 // startRaft starts Raft from what is on the disk.

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"sync/atomic"
 	"time"
 
 	"github.com/hashicorp/raft"
@@ -20,6 +21,22 @@ type snapshotStore struct {
 	state func() *fsm.State
 	// note is called with each snapshot that was stored.
 	note func(*raft.SnapshotMeta)
+}
+
+// latestSnapshot is the metadata of the snapshot that reaches furthest; nil if there is none.
+type latestSnapshot struct {
+	atomic.Pointer[raft.SnapshotMeta]
+}
+
+// note records a snapshot that is stored. Raft can take one while it receives one that reaches
+// further, and be done with it after that.
+func (s *latestSnapshot) note(m *raft.SnapshotMeta) {
+	for {
+		was := s.Load()
+		if was != nil && was.Index >= m.Index || s.CompareAndSwap(was, m) {
+			return
+		}
+	}
 }
 
 // errSnapshotIndex is returned for a snapshot whose content has another index than its
