@@ -412,11 +412,11 @@ func requestOverOldConnection(t *testing.T) (waited bool) {
 	var lost atomic.Bool
 	go func() { lost.Store(barrier.Error() != nil) }()
 	hangs := func() bool { return f.store.Meter().Behind() > 50*time.Millisecond }
-	for deadline := time.Now().Add(20 * time.Second); !hangs(); time.Sleep(5 * time.Millisecond) {
-		if lost.Load() || time.Now().After(deadline) {
-			t.Logf("void: the follower has nothing to write; its log ends at %d, the leader's at %d", f.raft.Load().LastIndex(), l.raft.Load().LastIndex())
-			return false
-		}
+	void := time.Now().Add(20 * time.Second)
+	clustertest.Eventually(t, time.Minute, "the follower's disk to hang", func() bool { return hangs() || lost.Load() || time.Now().After(void) })
+	if !hangs() {
+		t.Logf("void: the follower has nothing to write; its log ends at %d, the leader's at %d", f.raft.Load().LastIndex(), l.raft.Load().LastIndex())
+		return false
 	}
 	id, target := raft.ServerID(f.id), raft.ServerAddress(f.advertise)
 	header := raft.RPCHeader{ProtocolVersion: 3, ID: []byte(l.id), Addr: []byte(l.advertise)}

@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/hashicorp/raft"
 	"github.com/prometheus/client_golang/prometheus"
 	dto "github.com/prometheus/client_model/go"
 	"go.uber.org/goleak"
@@ -217,6 +218,28 @@ func TestExecuteOnLeader(t *testing.T) {
 	})
 }
 
+// resendAfterSnapshot sends a follower the first entry after the snapshot that it received once
+// more, as a leader does that did not get the answer.
+func resendAfterSnapshot(t *testing.T, l, f *testNode) {
+	t.Helper()
+	meta, _ := newestSnapshot(t, f)
+	if err := f.store.GetLog(meta.Index, new(raft.Log)); !errors.Is(err, raft.ErrLogNotFound) {
+		t.Fatalf("void: the follower's log has the entry with which its snapshot ends: %v", err)
+	}
+	next := new(raft.Log)
+	if err := l.store.GetLog(meta.Index+1, next); err != nil {
+		t.Fatal(err)
+	}
+	var answer raft.AppendEntriesResponse
+	err := l.trans.AppendEntries(raft.ServerID(f.id), raft.ServerAddress(f.advertise), &raft.AppendEntriesRequest{
+		RPCHeader: raft.RPCHeader{ProtocolVersion: 3, ID: []byte(l.id), Addr: []byte(l.advertise)},
+		Term:      l.term(), PrevLogEntry: meta.Index, PrevLogTerm: meta.Term, Entries: []*raft.Log{next},
+	}, &answer)
+	if err != nil || !answer.Success {
+		t.Errorf("the follower refuses an entry that continues its snapshot: %+v, %v", answer, err)
+	}
+}
+
 // TestSnapshotAndBackfill has a node miss so much that the log no longer has it:
 // it gets a snapshot, which lacks the audit records, and fetches those.
 func TestSnapshotAndBackfill(t *testing.T) {
@@ -257,6 +280,7 @@ func TestSnapshotAndBackfill(t *testing.T) {
 			t.Errorf("record %x is %d times in the filled log", id, got[id])
 		}
 	}
+	resendAfterSnapshot(t, c.leader(), f)
 	// And from its own snapshot and log after a restart.
 	if err := f.raft.Load().Snapshot().Error(); err != nil {
 		t.Fatal(err)

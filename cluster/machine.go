@@ -60,7 +60,7 @@ type ownSnapshot struct {
 func (s ownSnapshot) Persist(sink raft.SnapshotSink) error {
 	start := time.Now()
 	if to, ok := sink.(*snapshotSink); ok {
-		if to.index != s.index {
+		if to.meta.Index != s.index {
 			return errors.Join(errSnapshotBarrier, sink.Cancel())
 		}
 		to.own = true

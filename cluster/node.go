@@ -65,7 +65,7 @@ type Node struct {
 	dir       *dataDir
 	store     *raftlog.Store
 	snapshots raft.SnapshotStore
-	snapshot  latestSnapshot
+	latest    latestSnapshot
 	space     *room.Keeper
 	onDisk    *bootstrap.Disk
 	boot      *bootstrap.Joiner
@@ -318,7 +318,7 @@ func (n *Node) openDisk() error {
 	n.space = room.New(diskspace.NewTracker(n.dir.path, n.cfg.Space, n.cfg.Hooks.StatDisk), n.store.Gate(), n.log)
 	note := func(m *raft.SnapshotMeta) {
 		n.members.History().Note(m.ConfigurationIndex, m.Configuration)
-		n.snapshot.note(m)
+		n.latest.note(m)
 	}
 	n.snapshots = n.space.Snapshots(&snapshotStore{SnapshotStore: privateSnapshots{files, filepath.Join(path, "snapshots")}, state: n.State, note: note})
 	if list, err := n.snapshots.List(); err == nil && len(list) > 0 {

@@ -54,7 +54,7 @@ func (t transportNode) Leader() string {
 func (t transportNode) Cluster() *fsmpb.Cluster { return t.n.auth.Cluster() }
 func (t transportNode) Applied() uint64         { return t.n.State().Index() }
 func (t transportNode) SnapshotEnd() (index, term uint64) {
-	if m := t.n.snapshot.Load(); m != nil {
+	if m := t.n.latest.Load(); m != nil {
 		return m.Index, m.Term
 	}
 	return 0, 0

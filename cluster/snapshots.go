@@ -50,7 +50,7 @@ func (s *snapshotStore) Create(version raft.SnapshotVersion, index, term uint64,
 		return nil, err
 	}
 	meta := &raft.SnapshotMeta{Index: index, Term: term, Configuration: c, ConfigurationIndex: configIndex}
-	return &snapshotSink{SnapshotSink: sink, index: index, state: s.state, note: func() { s.note(meta) }}, nil
+	return &snapshotSink{SnapshotSink: sink, store: s, meta: meta}, nil
 }
 
 // Open implements raft.SnapshotStore. It verifies the index in the metadata, because Raft
@@ -74,9 +74,8 @@ func (s *snapshotStore) Open(id string) (*raft.SnapshotMeta, io.ReadCloser, erro
 // snapshotSink receives one snapshot. One of another node is verified while it is written.
 type snapshotSink struct {
 	raft.SnapshotSink
-	index uint64
-	state func() *fsm.State
-	note  func()
+	store *snapshotStore
+	meta  *raft.SnapshotMeta
 	own   bool
 	check *io.PipeWriter
 	found chan error
@@ -92,7 +91,7 @@ func (s *snapshotSink) Write(b []byte) (int, error) {
 		r, s.check = io.Pipe()
 		s.found = make(chan error, 1)
 		go func() {
-			err := fsm.CheckSnapshot(r, s.state(), s.index)
+			err := fsm.CheckSnapshot(r, s.store.state(), s.meta.Index)
 			r.CloseWithError(err)
 			s.found <- err
 		}()
@@ -113,7 +112,7 @@ func (s *snapshotSink) Close() error {
 	if err := s.SnapshotSink.Close(); err != nil {
 		return err
 	}
-	s.note()
+	s.store.note(s.meta)
 	return nil
 }
 
