@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
-	"iter"
 	"slices"
 	"unicode/utf8"
 
@@ -389,11 +388,16 @@ func (t *Batch) share() error {
 		}
 		reads := make([]Read, len(r.Reads), len(r.Reads)+min(len(r.shared), maxShared))
 		copy(reads, r.Reads)
-		for n := range numbers(r.shared) {
-			if len(reads)-len(r.Reads) == maxShared || uint64(n) >= uint64(len(t.SharedReads)) {
+		err := numbers(r.shared, func(n uint64) error {
+			n = uint64(uint32(n)) // as protobuf reads it
+			if len(reads)-len(r.Reads) == maxShared || n >= uint64(len(t.SharedReads)) {
 				return errShared
 			}
 			reads = append(reads, t.SharedReads[n])
+			return nil
+		})
+		if err != nil {
+			return err
 		}
 		if r.Reads = reads; alone {
 			before = r
@@ -402,17 +406,19 @@ func (t *Batch) share() error {
 	return nil
 }
 
-// numbers are those of a valid list of encoded numbers.
-func numbers(b []byte) iter.Seq[uint32] {
-	return func(yield func(uint32) bool) {
-		for len(b) > 0 {
-			n, k := protowire.ConsumeVarint(b)
-			if k < 0 || !yield(uint32(n)) {
-				return
-			}
-			b = b[k:]
+// numbers calls fn with each of a list of encoded numbers.
+func numbers(b []byte, fn func(n uint64) error) error {
+	for len(b) > 0 {
+		n, k := protowire.ConsumeVarint(b)
+		if k < 0 {
+			return protowire.ParseError(k)
 		}
+		if err := fn(n); err != nil {
+			return err
+		}
+		b = b[k:]
 	}
+	return nil
 }
 
 // decode decodes a record. Records by one caller with one key read the same objects in the same
@@ -453,12 +459,8 @@ func (r *Record) decode(b []byte, before []Read) error {
 			r.Uses = append(r.Uses, one)
 			return err
 		case 11<<3 | length: // a list in one field, which can come in pieces
-			for rest := v; len(rest) > 0; {
-				_, k := protowire.ConsumeVarint(rest)
-				if k < 0 {
-					return protowire.ParseError(k)
-				}
-				rest = rest[k:]
+			if err := numbers(v, func(uint64) error { return nil }); err != nil {
+				return err
 			}
 			if r.shared == nil {
 				r.shared = v

@@ -48,17 +48,13 @@ func EncodeBatch(b *fsmpb.Batch, records [][]byte, share bool) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	if !share {
-		for _, r := range records {
-			out = appendField(out, batchRecords, r)
-		}
-		return out, nil
-	}
-	shared := sharedReads{index: make(map[string]uint64)}
+	var shared sharedReads
 	for _, r := range records {
-		head, tail, err := shared.cut(r)
-		if err != nil {
-			return nil, err
+		head, tail := r, []byte(nil)
+		if share {
+			if head, tail, err = shared.cut(r); err != nil {
+				return nil, err
+			}
 		}
 		size := len(head) + len(tail)
 		if len(shared.indexes) > 0 {
@@ -122,6 +118,9 @@ func (s *sharedReads) cut(record []byte) (head, tail []byte, err error) {
 			reads = reads[tag+size:]
 			at, ok := s.index[string(v)]
 			if !ok {
+				if s.index == nil {
+					s.index = make(map[string]uint64)
+				}
 				at = uint64(len(s.items))
 				s.index[string(v)] = at
 				s.items = append(s.items, v)
