@@ -180,22 +180,14 @@ func ConnectAs(ctx context.Context, n *Node, accessKeyID, secret string) (*clien
 
 // Init initialises the cluster as soon as its nodes have found each other.
 func (c *Cluster) Init(ctx context.Context, shares, threshold uint32) error {
-	op, err := c.Connect(ctx, c.Nodes[0])
-	if err != nil {
-		return err
-	}
-	defer op.Close()
 	var res *kmspb.InitResponse
 	var once *kmspb.InitSecrets
-	err = whenLed(ctx, func() (err error) {
+	err := c.operate(ctx, "initialising", "ClusterNotReadyException", func(op *client.Client) (err error) {
 		res, once, err = client.Init(ctx, op.Operator(), &kmspb.InitRequest{Shares: shares, Threshold: threshold, Account: "000000000000", Region: "us-east-1"})
 		return err
-	}, func(err error) bool {
-		f, ok := client.FromError(err)
-		return ok && (f.Type == "ServiceUnavailable" || f.Type == "ClusterNotReadyException")
 	})
 	if err != nil {
-		return cli.Explain("initialising", c.Nodes[0].GRPC, err)
+		return err
 	}
 	c.Keys = Keys{AccessKeyID: res.GetAccessKeyId(), SecretAccessKey: string(once.GetSecretAccessKey()), VerifierKey: res.GetVerifierKey()}
 	for _, share := range once.GetShares() {
@@ -280,20 +272,26 @@ func (c *Cluster) StartOpen(ctx context.Context) error {
 // Finalize raises the feature level to the newest one as soon as all nodes have registered,
 // as is recommended for a new cluster.
 func (c *Cluster) Finalize(ctx context.Context) error {
+	return c.operate(ctx, "raising the feature level", "NotUpgradedException", func(op *client.Client) error {
+		_, err := op.Cluster().FinalizeUpgrade(ctx, &kmspb.FinalizeUpgradeRequest{})
+		return err
+	})
+}
+
+// operate makes a call to the first node of a cluster that was just started. It repeats the call
+// as long as there is no leader, or the type of the error is tooEarly.
+func (c *Cluster) operate(ctx context.Context, what, tooEarly string, call func(*client.Client) error) error {
 	op, err := c.Connect(ctx, c.Nodes[0])
 	if err != nil {
 		return err
 	}
 	defer op.Close()
-	err = whenLed(ctx, func() error {
-		_, err := op.Cluster().FinalizeUpgrade(ctx, &kmspb.FinalizeUpgradeRequest{})
-		return err
-	}, func(err error) bool {
+	err = whenLed(ctx, func() error { return call(op) }, func(err error) bool {
 		f, ok := client.FromError(err)
-		return ok && (f.Type == "ServiceUnavailable" || f.Type == "NotUpgradedException")
+		return ok && (f.Type == "ServiceUnavailable" || f.Type == tooEarly)
 	})
 	if err != nil {
-		return cli.Explain("raising the feature level", c.Nodes[0].GRPC, err)
+		return cli.Explain(what, c.Nodes[0].GRPC, err)
 	}
 	return nil
 }
