@@ -177,7 +177,7 @@ func (m memberNode) meetStrangers() {
 		cancel()
 		// A node registers after it was added. So if its registration is in this node's state,
 		// the configuration that added it is in the log, and a later one without it removed it.
-		index, conf := m.committed()
+		index, conf := n.members.Committed()
 		if index == 0 || slices.ContainsFunc(conf.Servers, func(s raft.Server) bool { return string(s.ID) == node }) {
 			continue
 		}
@@ -191,16 +191,6 @@ func (m memberNode) meetStrangers() {
 		n.log.Info("a node that was removed wanted to connect", "peer", node, "err", err)
 		n.peers.Keep(n.members.Has)
 	}
-}
-
-// committed returns the newest configuration if this node knows that it is committed, and its
-// index; 0 otherwise.
-func (m memberNode) committed() (uint64, raft.Configuration) {
-	index, c := m.n.members.Latest()
-	if r := m.n.raft.Load(); r == nil || r.CommitIndex() < index {
-		return 0, raft.Configuration{}
-	}
-	return index, c
 }
 
 // registered returns the address that a node registered, or "".
@@ -257,12 +247,15 @@ func (m memberNode) watch() {
 	}
 }
 
-// learn records a configuration that another node told.
-func (m memberNode) learn(index uint64, c raft.Configuration, proven bool) {
-	if proven {
-		m.n.members.Learn(index, c.Servers)
-	} else {
-		m.n.members.Hint(c.Servers)
+// learn prepares to record a configuration that another node will tell.
+func (m memberNode) learn() func(index uint64, c raft.Configuration, proven bool) {
+	own, _ := m.n.members.Latest()
+	return func(index uint64, c raft.Configuration, proven bool) {
+		if proven {
+			m.n.members.Learn(index, c.Servers, own)
+		} else {
+			m.n.members.Hint(c.Servers)
+		}
 	}
 }
 

@@ -381,6 +381,64 @@ func TestNodeThatWasCutOffWhenOthersJoined(t *testing.T) {
 	c.noFaults()
 }
 
+// TestRemovalThatWasNotCommitted: a leader was cut off when the removal of a node was in its own
+// log alone, and the others go on with that node as their leader. The one that was cut off
+// follows it when it is back, whether it has restarted in between or not.
+func TestRemovalThatWasNotCommitted(t *testing.T) {
+	t.Parallel()
+	for name, restarts := range map[string]bool{"restarted": true, "still running": false} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			w := &network{cut: make(map[string]bool)}
+			c := startCluster(t, 3, func(id string, cfg *Config) { cfg.Hooks.Dial = w.dialer(id) })
+			c.finalize()
+			c.converged()
+			l, stays := c.leader(), c.followers()[0]
+			if restarts { // it reaches nobody any more until then
+				l.port.Close()
+				l.peers.Close()
+			} else {
+				w.set(l.id, true)
+			}
+			before, _ := l.members.Latest()
+			removal := l.raft.Load().RemoveServer(raft.ServerID(stays.id), before, time.Minute)
+			clustertest.Eventually(t, time.Minute, "the removal in its log", func() bool {
+				index, _ := l.members.Latest()
+				return index > before
+			})
+			if restarts {
+				c.kill(l.id)
+			}
+			if removal.Error() == nil {
+				t.Fatal("a leader that was cut off has removed a node")
+			}
+			clustertest.Eventually(t, time.Minute, stays.id+" as leader", func() bool {
+				for _, n := range c.up() {
+					if n.id != l.id && n.id != stays.id && n.IsLeader() {
+						_ = n.Changes().TransferLeadership(within(t, time.Minute), stays.id)
+					}
+				}
+				return stays.IsLeader()
+			})
+			if restarts {
+				l = c.start(l.id)
+			} else {
+				w.set(l.id, false)
+			}
+			clustertest.Eventually(t, time.Minute, "the leader's log on "+l.id, func() bool {
+				index, _ := l.members.Latest()
+				return index == before && l.auth.Initialised()
+			})
+			mustPropose(t, l, clustertest.Record())
+			if !stays.IsLeader() {
+				t.Errorf("%s does not lead any more", stays.id)
+			}
+			c.converged()
+			c.noFaults()
+		})
+	}
+}
+
 // TestJoiningWithASnapshot: the new node gets a snapshot, as the log no longer begins where
 // the node would need it, and what it learns from that survives a restart.
 func TestJoiningWithASnapshot(t *testing.T) {

@@ -270,7 +270,7 @@ func (n *Node) bootstrapConfig() bootstrap.Config {
 	c := bootstrap.Config{
 		Node: n.cfg.NodeID, Advertise: n.advertise, Peers: n.cfg.Peers, Expect: n.cfg.BootstrapExpect, Release: n.cfg.Release, Known: n.cfg.Hooks.Known,
 		Incarnation: n.dir.file.Incarnation, Disk: n.onDisk, Patience: n.cfg.Timeouts.Hello, Before: n.cfg.Hooks.BeforeBootstrap, Log: n.log,
-		Others: n.Peers, Configuration: memberNode{n}.committed, Learn: memberNode{n}.learn, State: n.State, Watermark: n.machine.watermark, Unsealed: n.auth.Unsealed, Sign: n.auth.Sign, Barrier: n.Barrier,
+		Others: n.Peers, Configuration: n.members.Committed, Learn: memberNode{n}.learn, State: n.State, Watermark: n.machine.watermark, Unsealed: n.auth.Unsealed, Sign: n.auth.Sign, Barrier: n.Barrier,
 		StartRaft: func() error { return n.life.Start(n.startRaft) }, Go: n.life.Go, Fault: n.life.Fence,
 		Lineage: n.peers.Lineage, SetLineage: func(lineage string) error {
 			n.dir.file.Lineage = lineage

@@ -45,10 +45,12 @@ type Config struct {
 	// Others returns the other nodes in the Raft configuration, or the other first nodes
 	// before there is one.
 	Others func() []string
-	// Configuration returns the newest Raft configuration and its index; 0 for none. Learn
-	// records one that another node told. If it is not proven, it is no more than a hint.
+	// Configuration returns the newest Raft configuration and its index if it is known to be
+	// committed; 0 otherwise.
 	Configuration func() (index uint64, c raft.Configuration)
-	Learn         func(index uint64, c raft.Configuration, proven bool)
+	// Learn prepares to ask another node for its configuration. The function that it returns
+	// records the answer. If that is not proven, it is no more than a hint.
+	Learn func() func(index uint64, c raft.Configuration, proven bool)
 	// Lineage asks another node for its lineage, and SetLineage takes it over for good.
 	Lineage    func(ctx context.Context, node string) (string, error)
 	SetLineage func(lineage string) error

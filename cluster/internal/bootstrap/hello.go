@@ -112,9 +112,8 @@ func membersDigest(asker string, nonce []byte, a *clusterpb.HelloResponse) [32]b
 	return [32]byte(h.Sum(nil))
 }
 
-// learn takes over the configuration in an answer to this node's nonce. Without a proof it
-// is no more than a hint.
-func (j *Joiner) learn(nonce []byte, r *clusterpb.HelloResponse) {
+// learn passes the configuration in an answer to this node's nonce to record.
+func (j *Joiner) learn(nonce []byte, r *clusterpb.HelloResponse, record func(index uint64, c raft.Configuration, proven bool)) {
 	if r.ConfigurationIndex == 0 || len(r.Configuration) > maxConfiguration {
 		return
 	}
@@ -123,7 +122,7 @@ func (j *Joiner) learn(nonce []byte, r *clusterpb.HelloResponse) {
 		return
 	}
 	proven := origin.Verify(j.cluster(), r.Generation, membersDomain, membersDigest(j.cfg.Node, nonce, r), r.ConfigurationProof)
-	j.cfg.Learn(r.ConfigurationIndex, c, proven)
+	record(r.ConfigurationIndex, c, proven)
 }
 
 // cluster returns the cluster's record in the state, or before that is applied the one on the
@@ -251,7 +250,7 @@ func (j *Joiner) ask(ctx context.Context, node string) (r *clusterpb.HelloRespon
 	}
 	ctx, cancel := context.WithTimeout(ctx, askTimeout)
 	defer cancel()
-	nonce := peerproof.NewNonce()
+	nonce, record := peerproof.NewNonce(), j.cfg.Learn()
 	r, err = client.Hello(ctx, &clusterpb.HelloRequest{
 		Group: wire.Group, Node: j.cfg.Node, LastIndex: j.cfg.Disk.last, Bootstrap: j.firstNodes(), Nonce: nonce,
 		SchemaMin: j.cfg.Known.Oldest, SchemaMax: j.cfg.Known.Newest, Version: j.cfg.Release,
@@ -266,7 +265,7 @@ func (j *Joiner) ask(ctx context.Context, node string) (r *clusterpb.HelloRespon
 	}
 	proven = r.Node == node && Proven(j.cluster(), j.cfg.Node, nonce, r)
 	if r.Node == node {
-		j.learn(nonce, r)
+		j.learn(nonce, r, record)
 	}
 	return r, proven, nil
 }

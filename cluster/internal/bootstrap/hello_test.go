@@ -94,8 +94,10 @@ func TestAnswerIsProven(t *testing.T) {
 			learned := "nothing"
 			asking := New(Config{
 				Node: "n2", Disk: disk, State: empty.Current,
-				Learn: func(index uint64, c raft.Configuration, proven bool) {
-					learned = fmt.Sprint(index, len(c.Servers), proven)
+				Learn: func() func(uint64, raft.Configuration, bool) {
+					return func(index uint64, c raft.Configuration, proven bool) {
+						learned = fmt.Sprint(index, len(c.Servers), proven)
+					}
 				},
 				Client: func(string) (clusterpb.PeerClient, error) { return directly{to: answering}, nil },
 			})

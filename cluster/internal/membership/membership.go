@@ -40,10 +40,13 @@ type Members struct {
 	hinted atomic.Pointer[[]raft.Server]
 }
 
-// learned is a configuration that another node told.
+// learned is a committed configuration that another node told.
 type learned struct {
 	index   uint64
 	servers []raft.Server
+	// own is the index of this node's newest configuration when it asked. If that is a later
+	// one, it was not committed then.
+	own uint64
 }
 
 // New returns the Members of a node.
@@ -65,15 +68,20 @@ func (m *Members) Latest() (index uint64, c raft.Configuration) { return m.histo
 // History returns the record of the configurations on the disk.
 func (m *Members) History() *History { return &m.history }
 
-// Learn records a configuration that another node told. It counts only until this node's
-// own one is as new. The caller has made sure that the other node can be trusted with it.
-func (m *Members) Learn(index uint64, servers []raft.Server) {
+// Learn records the newest committed configuration, which another node told. own is the index
+// of this node's newest one when it asked. The learned one counts until this node's own one is
+// as new, and also instead of the own one of that index until this node knows it to be
+// committed: this node may have been the leader that wanted to remove a node, and have ended
+// when only its own log had the entry, and the node that it has to follow now may be that one.
+// The caller has made sure that the other node can be trusted, and had all that was committed
+// when it was asked.
+func (m *Members) Learn(index uint64, servers []raft.Server, own uint64) {
 	for {
 		was := m.learned.Load()
-		if was != nil && was.index >= index {
+		if was != nil && (was.index > index || was.index == index && was.own >= own) {
 			return
 		}
-		if m.learned.CompareAndSwap(was, &learned{index, servers}) {
+		if m.learned.CompareAndSwap(was, &learned{index, servers, own}) {
 			return
 		}
 	}
@@ -88,7 +96,7 @@ func (m *Members) Hint(servers []raft.Server) { m.hinted.Store(&servers) }
 // one.
 func (m *Members) servers() []raft.Server {
 	index, c := m.Latest()
-	if l := m.learned.Load(); l != nil && l.index > index {
+	if l := m.learned.Load(); l != nil && (l.index > index || l.own == index && !m.committed(index)) {
 		return l.servers
 	}
 	now := m.Configuration().Servers
@@ -105,6 +113,21 @@ func (m *Members) servers() []raft.Server {
 		return all
 	}
 	return now
+}
+
+// Committed returns the newest configuration on the disk and its index if this node knows that
+// it is committed; 0 otherwise.
+func (m *Members) Committed() (index uint64, c raft.Configuration) {
+	if index, c = m.Latest(); !m.committed(index) {
+		return 0, raft.Configuration{}
+	}
+	return index, c
+}
+
+// committed reports whether this node knows that the entry of that index is committed.
+func (m *Members) committed(index uint64) bool {
+	r := m.cfg.Raft()
+	return r != nil && r.CommitIndex() >= index
 }
 
 func has(servers []raft.Server, node string) bool {

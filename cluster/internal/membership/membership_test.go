@@ -58,8 +58,8 @@ func TestLearnedConfiguration(t *testing.T) {
 		Raft: func() *raft.Raft { return nil }, Gossiped: func(string) string { return "" },
 		Registered: func(node string) string { return map[string]string{"d": "d:2"}[node] }, Stranger: func(string) {},
 	})
-	m.Learn(9, []raft.Server{{ID: "a", Address: "a:1"}, {ID: "d", Address: "d:1"}})
-	m.Learn(8, []raft.Server{{ID: "b", Address: "b:1"}})
+	m.Learn(9, []raft.Server{{ID: "a", Address: "a:1"}, {ID: "d", Address: "d:1"}}, 0)
+	m.Learn(8, []raft.Server{{ID: "b", Address: "b:1"}}, 0)
 	for node, want := range map[string]bool{"a": true, "d": true, "b": false} {
 		if got := m.Admit(node, "") == nil; got != want {
 			t.Errorf("%s is admitted: %v", node, got)
@@ -74,4 +74,35 @@ func TestLearnedConfiguration(t *testing.T) {
 	if got := m.Others(); !slices.Equal(got, []string{"d"}) {
 		t.Errorf("others: %v", got)
 	}
+}
+
+// TestConfigurationThatWasNotCommitted: what others told instead of this node's own newest
+// configuration decides until that one is removed from the log or followed by another one.
+func TestConfigurationThatWasNotCommitted(t *testing.T) {
+	m := New(Config{Node: "a", Raft: func() *raft.Raft { return nil }, Stranger: func(string) {}})
+	both := []raft.Server{{ID: "a", Address: "a:1"}, {ID: "b", Address: "b:1"}}
+	alone := both[:1]
+	expect := func(when string, want bool) {
+		t.Helper()
+		if got := m.Has("b"); got != want {
+			t.Errorf("%s: b is a member: %v", when, got)
+		}
+	}
+	m.History().Note(4, raft.Configuration{Servers: both})
+	m.Learn(4, both, 4)
+	m.History().Note(5, raft.Configuration{Servers: alone})
+	expect("the others were asked before", false)
+	m.Learn(4, both, 5)
+	expect("it was not committed when they were asked", true)
+	m.Learn(4, both, 4)
+	expect("an answer to an earlier question comes late", true)
+	m.Learn(3, alone, 5)
+	expect("an answer of one that lags", true)
+	m.History().Note(6, raft.Configuration{Servers: alone})
+	expect("there is a newer one", false)
+	m.History().Truncate(5)
+	expect("it was removed from the log", true)
+	m.History().Note(5, raft.Configuration{Servers: both})
+	m.Learn(7, alone, 5)
+	expect("the others have a newer one", false)
 }
