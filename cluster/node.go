@@ -277,11 +277,7 @@ func (n *Node) bootstrapConfig() bootstrap.Config {
 			n.cfg.Identity.SetLineage(lineage)
 			return n.dir.save()
 		},
-		Client: func(node string) (clusterpb.PeerClient, error) {
-			client, err := n.peers.Client(node)
-			n.peers.Reset(node)
-			return client, err
-		},
+		Client: n.peers.Client,
 	}
 	if n.dir.hasJoined() {
 		c.Joined = identityFile

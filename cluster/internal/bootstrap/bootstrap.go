@@ -54,8 +54,7 @@ type Config struct {
 	// Lineage asks another node for its lineage, and SetLineage takes it over for good.
 	Lineage    func(ctx context.Context, node string) (string, error)
 	SetLineage func(lineage string) error
-	// Client returns the client of another node's service, which connects at once even if
-	// the last attempt has only just failed.
+	// Client returns the client of another node's service.
 	Client func(node string) (clusterpb.PeerClient, error)
 	// State returns the newest applied state, and Watermark the watermark of a node in it.
 	State     func() *fsm.State

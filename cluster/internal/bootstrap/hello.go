@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/hashicorp/raft"
+	"google.golang.org/grpc"
 
 	"github.com/conclavekms/conclave/cluster/clusterpb"
 	"github.com/conclavekms/conclave/cluster/internal/membership"
@@ -254,7 +255,7 @@ func (j *Joiner) ask(ctx context.Context, node string) (r *clusterpb.HelloRespon
 	r, err = client.Hello(ctx, &clusterpb.HelloRequest{
 		Group: wire.Group, Node: j.cfg.Node, LastIndex: j.cfg.Disk.last, Bootstrap: j.firstNodes(), Nonce: nonce,
 		SchemaMin: j.cfg.Known.Oldest, SchemaMax: j.cfg.Known.Newest, Version: j.cfg.Release,
-	})
+	}, grpc.WaitForReady(true)) // the other node may be just starting, too
 	if err != nil {
 		return nil, false, err
 	}

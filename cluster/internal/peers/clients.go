@@ -173,6 +173,8 @@ func (p *Clients) Client(node string) (clusterpb.PeerClient, error) {
 		grpc.WithDisableServiceConfig(),
 		grpc.WithDisableRetry(),
 		grpc.WithIdleTimeout(0),
+		// It is short, and nobody cuts it shorter: ResetConnectBackoff (grpc 1.85) iterates
+		// over a map that others write at the same time, which ends the process.
 		grpc.WithConnectParams(grpc.ConnectParams{
 			Backoff:           backoff.Config{BaseDelay: 50 * time.Millisecond, Multiplier: 1.6, Jitter: 0.2, MaxDelay: time.Second},
 			MinConnectTimeout: dialTimeout,
@@ -216,15 +218,6 @@ func (p *Clients) Reach(ctx context.Context, node string) (clusterpb.PeerClient,
 		if !c.WaitForStateChange(ctx, state) {
 			return nil, fmt.Errorf("%w: %s: %w", peerport.ErrUnreachable, node, ctx.Err())
 		}
-	}
-}
-
-// Reset makes a connection that is in backoff try again at once.
-func (p *Clients) Reset(node string) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if c := p.conns[node]; c != nil {
-		c.ResetConnectBackoff()
 	}
 }
 
