@@ -298,7 +298,7 @@ func startNode(cfg Config) record.Event {
 }
 
 // sealing prepares for being sealed by an operator.
-func (e *Engine) sealing() (add func(*fsm.State, *record.Event)) {
+func (e *Engine) sealing() (add func(*fsm.State, *record.Event), done func()) {
 	e.Sinks.Rest(context.Background()) // it takes no more than a few seconds
 	return e.PeerUnseal.Forget()
 }

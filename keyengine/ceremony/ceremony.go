@@ -76,9 +76,9 @@ type Config struct {
 	// Services evaluate the record that makes a break-glass access key.
 	Services *request.Services
 	// Sealing, if not nil, is called when an operator seals the node, before that is
-	// recorded. It returns a function that adds to the record, for a state, what has to change
-	// with it.
-	Sealing func() (add func(*fsm.State, *record.Event))
+	// recorded. add adds to the record, for a state, what has to change with it. done is called
+	// when the node is sealed.
+	Sealing func() (add func(*fsm.State, *record.Event), done func())
 	// Waiting, if not nil, says what a sealed node waits for; see SealStatus.Waiting.
 	Waiting func() string
 	// Opened, if not nil, is called when the custodians have unsealed the node, with the root
@@ -469,7 +469,9 @@ func (r *Ceremonies) Seal(ctx context.Context, op Operator) error {
 	ev.At = r.cfg.Clock.Now()
 	add := func(*fsm.State, *record.Event) {}
 	if r.cfg.Sealing != nil {
-		add = r.cfg.Sealing()
+		var done func()
+		add, done = r.cfg.Sealing()
+		defer done()
 	}
 	r.cfg.Events.RecordPendingWithin(ctx, sealPatience/2) // record earlier events first
 	ctx, cancel := context.WithTimeout(ctx, sealPatience)

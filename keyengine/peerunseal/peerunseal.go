@@ -74,8 +74,9 @@ type Service struct {
 	status  string
 	// enrolled is the return key that this process has put into the state.
 	enrolled []byte
-	// forgotten counts the calls of Forget.
-	forgotten int
+	// forgotten counts the calls of Forget, and sealing those after which the node is not
+	// sealed yet.
+	forgotten, sealing int
 }
 
 // New returns the Service of a node.
@@ -149,25 +150,32 @@ func (s *Service) Run(ctx context.Context) {
 }
 
 // Forget removes the file with the return key of this node. It is called when an operator
-// seals the node, and returns a function that removes the key from the state with the record
-// of that. The peers do not unseal the node any more until the custodians have. Forget waits
-// for no other node: whatever happens, the node has to be sealed.
-func (s *Service) Forget() (add func(*fsm.State, *record.Event)) {
+// seals the node. add removes the key from the state with the record of that, and done is
+// called when the node is sealed; until then it gets no other return key. The peers do not
+// unseal the node any more until the custodians have. Forget waits for no other node:
+// whatever happens, the node has to be sealed.
+func (s *Service) Forget() (add func(*fsm.State, *record.Event), done func()) {
 	if s.cfg.Peers == nil {
-		return func(*fsm.State, *record.Event) {}
+		return func(*fsm.State, *record.Event) {}, func() {}
 	}
 	s.keys.Lock()
 	defer s.keys.Unlock()
 	s.mu.Lock()
 	s.was, s.enrolled = true, nil
 	s.forgotten++
+	s.sealing++
 	s.mu.Unlock()
 	if err := s.cfg.Peers.RemoveKeys(); err != nil {
 		s.cfg.Log.Error("the file with the return key of a node that is sealed could not be removed", "err", err)
 	}
-	return func(state *fsm.State, ev *record.Event) {
+	add = func(state *fsm.State, ev *record.Event) {
 		if c, _ := state.Cluster(); returnKeyOf(c, s.cfg.NodeID) != nil {
 			s.changeKey(state, ev, nil)
 		}
+	}
+	return add, func() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		s.sealing--
 	}
 }

@@ -505,7 +505,11 @@ func mustLoad(t *testing.T, b []byte) *returnKeys {
 func TestForget(t *testing.T) {
 	g := newGroup(t, 3, 2)
 	s := g.services["n3"]
-	add := s.Forget()
+	add, done := s.Forget()
+	// The node is not sealed yet, and has no return key that it could miss.
+	if s.enrol(t.Context(), g.cluster()) || g.files["n3"].b != nil {
+		t.Error("the node got another return key while it was being sealed")
+	}
 	if _, err := g.nodes["n3"].Events.CommitEvent(t.Context(), func(state *fsm.State) (record.Event, error) {
 		ev := record.ServiceEvent("Seal", g.c.Clock.Now())
 		add(state, &ev)
@@ -517,7 +521,14 @@ func TestForget(t *testing.T) {
 	if err := s.edit(0, func(*returnKeys) {}); !errors.Is(err, errForgotten) {
 		t.Errorf("writing the file afterwards: %v", err)
 	}
+	if s.enrol(t.Context(), g.cluster()) {
+		t.Error("the node got another return key after the record of its sealing")
+	}
 	g.nodes["n3"].Vault.Seal()
+	done()
+	if s.enrol(t.Context(), g.cluster()) {
+		t.Error("the node got another return key when it was sealed")
+	}
 	if g.files["n3"].b != nil || returnKeyOf(g.cluster(), "n3") != nil {
 		t.Error("there is a return key")
 	}

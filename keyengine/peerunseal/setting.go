@@ -99,8 +99,11 @@ func (s *Service) Set(ctx context.Context, op ceremony.Operator, agreements int)
 // and a key that may be in the state already is used again.
 func (s *Service) enrol(ctx context.Context, c *fsmpb.Cluster) bool {
 	s.mu.Lock()
-	enrolled, forgotten := s.enrolled, s.forgotten
+	enrolled, forgotten, sealing := s.enrolled, s.forgotten, s.sealing > 0
 	s.mu.Unlock()
+	if sealing || s.cfg.Vault.Sealed() { // after the lines above: it may have been sealed since Run looked
+		return false
+	}
 	if enrolled != nil && bytes.Equal(returnKeyOf(c, s.cfg.NodeID), enrolled) {
 		return true
 	}
@@ -120,6 +123,9 @@ func (s *Service) enrol(ctx context.Context, c *fsmpb.Cluster) bool {
 	d, err := s.cfg.Events.CommitEvent(ctx, func(state *fsm.State) (record.Event, error) {
 		if c, _ := state.Cluster(); c.GetPeerUnseal().GetAgreements() == 0 {
 			return record.Event{}, errDisabled
+		}
+		if s.forgottenSince(forgotten) { // its record and this one replace the same version of the cluster
+			return record.Event{}, errForgotten
 		}
 		ev := record.ServiceEvent("PutReturnKey", s.cfg.Clock.Now(), auditfield.Text("node", s.cfg.NodeID))
 		s.changeKey(state, &ev, public)
@@ -146,14 +152,18 @@ func (s *Service) enrol(ctx context.Context, c *fsmpb.Cluster) bool {
 // errForgotten is returned when an operator has sealed the node meanwhile.
 var errForgotten = errors.New("the node was sealed by an operator")
 
+// forgottenSince reports whether Forget was called since the given count.
+func (s *Service) forgottenSince(count int) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.forgotten != count
+}
+
 // edit changes the file of return keys, unless Forget was called since the given count.
 func (s *Service) edit(forgotten int, change func(*returnKeys)) error {
 	s.keys.Lock()
 	defer s.keys.Unlock()
-	s.mu.Lock()
-	now := s.forgotten
-	s.mu.Unlock()
-	if now != forgotten {
+	if s.forgottenSince(forgotten) {
 		return errForgotten
 	}
 	k, err := loadKeys(s.cfg.Peers)
