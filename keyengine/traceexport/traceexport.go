@@ -145,19 +145,21 @@ func spansOf(r *trace.Done) int { return 1 + len(r.Parts) }
 
 // Run sends traces until ctx ends, and then, for a short time, what is left.
 func (e *Exporter) Run(ctx context.Context) {
-	for {
+	// With requests in the queue, select can choose them again and again after ctx has ended, and
+	// each sending takes its time.
+	for ctx.Err() == nil {
 		select {
 		case <-ctx.Done():
-			e.finish()
-			return
 		case r := <-e.queue:
-			e.gather(ctx, r)
-			e.send(ctx, attempt)
+			if e.gather(ctx, r); ctx.Err() == nil {
+				e.send(ctx, attempt)
+			}
 		}
 	}
+	e.finish()
 }
 
-// finish sends what is left in the queue, in one go.
+// finish sends what is left, gathered or in the queue, in one go.
 func (e *Exporter) finish() {
 	for n := len(e.queue); n > 0; n-- {
 		e.span(<-e.queue)
