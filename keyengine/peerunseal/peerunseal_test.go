@@ -537,6 +537,34 @@ func TestForget(t *testing.T) {
 	}
 }
 
+// TestForgetDuringEnrolment: an operator seals a node while the record of its next return key is
+// on its way. The record loses to that of the sealing, and is not written again.
+func TestForgetDuringEnrolment(t *testing.T) {
+	g := newGroup(t, 3, 2)
+	s := g.restart("n3")
+	n := g.nodes["n3"]
+	if n.Vault.Sealed() || returnKeyOf(g.cluster(), "n3") == nil {
+		t.Fatalf("the node is sealed, or has no return key to replace: %s", s.Status())
+	}
+	var once sync.Once
+	n.Events.Replica = &racing{n.Replica, func() {
+		once.Do(func() {
+			add, done := s.Forget()
+			defer done()
+			if _, err := g.nodes["n1"].Events.CommitEvent(t.Context(), func(state *fsm.State) (record.Event, error) {
+				ev := record.ServiceEvent("Seal", g.c.Clock.Now())
+				add(state, &ev)
+				return ev, nil
+			}); err != nil {
+				t.Error(err)
+			}
+		})
+	}}
+	if s.enrol(t.Context(), g.cluster()) || returnKeyOf(g.cluster(), "n3") != nil || g.files["n3"].b != nil {
+		t.Error("the node that was sealed has a return key")
+	}
+}
+
 // TestSet: who sets what is checked and recorded.
 func TestSet(t *testing.T) {
 	g := newGroup(t, 3, 2)
