@@ -194,6 +194,18 @@ func (g *group) enrol(id string) {
 	}
 }
 
+// recordSealing has a node commit the record of a sealing, with what Forget adds to it.
+func (g *group) recordSealing(id string, add func(*fsm.State, *record.Event)) {
+	g.t.Helper()
+	if _, err := g.nodes[id].Events.CommitEvent(g.t.Context(), func(state *fsm.State) (record.Event, error) {
+		ev := record.ServiceEvent("Seal", g.c.Clock.Now())
+		add(state, &ev)
+		return ev, nil
+	}); err != nil {
+		g.t.Fatal(err)
+	}
+}
+
 // restart starts a new process of a node, which asks once.
 func (g *group) restart(id string) *Service {
 	g.t.Helper()
@@ -510,13 +522,7 @@ func TestForget(t *testing.T) {
 	if s.enrol(t.Context(), g.cluster()) || g.files["n3"].b != nil {
 		t.Error("the node got another return key while it was being sealed")
 	}
-	if _, err := g.nodes["n3"].Events.CommitEvent(t.Context(), func(state *fsm.State) (record.Event, error) {
-		ev := record.ServiceEvent("Seal", g.c.Clock.Now())
-		add(state, &ev)
-		return ev, nil
-	}); err != nil {
-		t.Fatal(err)
-	}
+	g.recordSealing("n3", add)
 	// An enrolment that was under way does not bring the file back.
 	if err := s.edit(0, func(*returnKeys) {}); !errors.Is(err, errForgotten) {
 		t.Errorf("writing the file afterwards: %v", err)
@@ -551,13 +557,7 @@ func TestForgetDuringEnrolment(t *testing.T) {
 		once.Do(func() {
 			add, done := s.Forget()
 			defer done()
-			if _, err := g.nodes["n1"].Events.CommitEvent(t.Context(), func(state *fsm.State) (record.Event, error) {
-				ev := record.ServiceEvent("Seal", g.c.Clock.Now())
-				add(state, &ev)
-				return ev, nil
-			}); err != nil {
-				t.Error(err)
-			}
+			g.recordSealing("n1", add) // the Events of n3 are those that race
 		})
 	}}
 	if s.enrol(t.Context(), g.cluster()) || returnKeyOf(g.cluster(), "n3") != nil || g.files["n3"].b != nil {
